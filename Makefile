@@ -1,0 +1,51 @@
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+RUN := .venv/bin
+DEMO := demo
+SOURCES := manifests curation training pipelines tests benchmarks
+
+help: ## what can be made
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## virtual environment, pinned packages, Java; nothing on a second run
+	@./setup.sh
+
+demo: setup ## samples -> curate -> report -> TAE training -> pictures, in ./demo
+	@$(RUN)/dailies samples $(DEMO)/media
+	@$(RUN)/dailies curate $(DEMO)/media --out $(DEMO)/dataset --config tiny
+	@$(RUN)/dailies verify $(DEMO)/dataset
+	@$(RUN)/dailies train tae --data $(DEMO)/dataset --out $(DEMO)/tae --config tiny
+	@$(RUN)/dailies report $(DEMO)/dataset
+	@echo
+	@echo "Look at:  $(DEMO)/dataset/report.html                  what came in, what each rule decided"
+	@echo "          $(DEMO)/tae/pictures/                        held-out clips beside their reconstructions"
+	@echo "          $(RUN)/tensorboard --logdir $(DEMO)/tae      the loss and PSNR"
+	@echo "          $(RUN)/dailies explain $(DEMO)/dataset pan_right.mp4"
+
+test: setup ## every test: units, engines, training
+	@PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python -m pytest $(ARGS)
+
+quick: setup ## unit tests only, seconds
+	@PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python -m pytest tests/unit -q -m "not engine and not train" $(ARGS)
+
+lint: setup ## ruff and mypy
+	@$(RUN)/ruff check $(SOURCES)
+	@$(RUN)/ruff format --check $(SOURCES)
+	@$(RUN)/mypy
+
+format: setup ## rewrite the sources in the one format
+	@$(RUN)/ruff check --fix $(SOURCES)
+	@$(RUN)/ruff format $(SOURCES)
+
+bench: setup ## the figures in README, each beside its peer
+	@$(RUN)/python benchmarks/decode.py
+	@$(RUN)/python benchmarks/accuracy.py
+
+lock: setup ## renew requirements.txt from pyproject.toml, without addresses
+	@(command -v uv >/dev/null && uv=uv || uv=.tools/uv/bin/uv; $$uv pip compile pyproject.toml --extra curate --extra train --extra audit --extra dev \
+		--python-version 3.11 --universal --no-header --no-annotate --no-emit-index-url --quiet -o requirements.txt)
+
+clean: ## remove what the demo made
+	@rm -rf $(DEMO)
+
+.PHONY: help setup demo test quick lint format bench lock clean

@@ -1,0 +1,178 @@
+"""Near-duplicates: clips that show the same pictures, grouped, with one keeper a group. Table stage, one row out for one row in.
+
+In:   clip_id string, kind string, quality double, n_pixels long, pdq list<binary 32>, and optionally pdq_frame list<int>
+Out:  clip_id, dup_group string, dup_rank int, dup_distance int
+
+`pdq` holds PDQ hashes of the clip's key frames (those of quality >= 50; it may be empty). A frame may have several, for instance of
+centre crops: `pdq_frame` then says which frame each hash belongs to; without it every hash is a frame of its own.
+
+Definition: frame i matches frame j when any hash of one is within `max_distance` bits of any hash of the other. Clips A and B of one
+kind are near-duplicates when m >= max(min_matches, ceil(min_share * s)), where s is the number of frames of the shorter one and
+m = min(frames of A that match one of B, frames of B that match one of A), so that one still picture repeated through a clip counts
+once. Groups are the connected components; the keeper is the first by quality, then pixels, both descending, then clip_id.
+
+`label_duplicates` is that definition over all pairs; `label_duplicates_on_spark` finds the same pairs through `near_hashes`.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from curation import near_hashes
+from curation.components import connected_components, spark_schema
+from curation.near_hashes import to_frames, to_words
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+OUTPUT = pa.schema([("clip_id", pa.string()), ("dup_group", pa.string()), ("dup_rank", pa.int32()), ("dup_distance", pa.int32())])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DuplicatesConfig:
+    """When two clips are near-duplicates. The paper uses SSCD at cosine >= 0.99 (Movie Gen, Three filter stages); PDQ needs no weights."""
+
+    max_distance: int = 31  # bits of 256: what PDQ's authors recommend
+    min_share: float = 0.5  # of the shorter clip's frames that must match; ours
+    min_matches: int = 1  # frames that must match at least, or all of a clip that has fewer; ours
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_distance <= near_hashes.MAX_DISTANCE:
+            raise ValueError(f"duplicates: max_distance is {self.max_distance}, expected 0 to {near_hashes.MAX_DISTANCE}: beyond, pairs are missed")
+        if not 0 < self.min_share <= 1:
+            raise ValueError(f"duplicates: min_share is {self.min_share}, expected more than 0 and at most 1")
+        if self.min_matches < 1:
+            raise ValueError(f"duplicates: min_matches is {self.min_matches}, expected at least 1")
+
+    def enough(self, matched: int, n_a: int, n_b: int) -> bool:
+        """Whether that many matching frames make near-duplicates of two clips with n_a and n_b frames."""
+        shorter = min(n_a, n_b)
+        return matched >= max(min(self.min_matches, shorter), math.ceil(self.min_share * shorter))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Clip:
+    clip_id: str
+    kind: str
+    order: tuple[float, float, str]  # the keeper sorts first
+    words: np.ndarray  # uint64 [hashes, 4]
+    frames: np.ndarray  # int32 [hashes]
+
+
+def label_duplicates(table: pa.Table, cfg: DuplicatesConfig) -> pa.Table:
+    """Every clip has its group, rank and distance to the keeper, in the order of the rows. All pairs: O(hashes^2). Raises HashError."""
+    clips = [_read(row) for row in table.to_pylist()]
+    parent = list(range(len(clips)))
+    for a, b in _links(clips, cfg):
+        parent[_root(parent, a)] = _root(parent, b)
+    groups = defaultdict(list)
+    for i in range(len(clips)):
+        groups[_root(parent, i)].append(i)
+    rows: list[dict[str, Any]] = [{"clip_id": c.clip_id, "dup_group": None, "dup_rank": 0, "dup_distance": None} for c in clips]
+    for members in groups.values():
+        if len(members) > 1:
+            members.sort(key=lambda i: clips[i].order)
+            keeper = clips[members[0]]
+            for rank, i in enumerate(members):
+                rows[i].update(dup_group=keeper.clip_id, dup_rank=rank, dup_distance=nearest(clips[i].words, keeper.words))
+    return pa.Table.from_pylist(rows, schema=OUTPUT)
+
+
+def nearest(a: np.ndarray, b: np.ndarray) -> int:
+    """The smallest Hamming distance in bits between any hash of a and any of b; uint64 [n, 4] and [m, 4], neither empty."""
+    return int(near_hashes.distances(a, b).min())
+
+
+def _read(row: dict[str, Any]) -> _Clip:
+    clip_id, quality, n_pixels = row["clip_id"], row["quality"], row["n_pixels"]
+    words = to_words(row["pdq"], clip_id)
+    worst = quality is None or math.isnan(quality)
+    order = (math.inf if worst else -quality, math.inf if n_pixels is None else -n_pixels, clip_id)
+    return _Clip(clip_id=clip_id, kind=row["kind"], order=order, words=words, frames=to_frames(row.get("pdq_frame"), len(words), clip_id))
+
+
+def _links(clips: list[_Clip], cfg: DuplicatesConfig) -> Iterator[tuple[int, int]]:
+    """Pairs of clip positions that are near-duplicates, from the distances of all pairs of hashes of a kind."""
+    for kind in sorted({c.kind for c in clips}):
+        own = [i for i, c in enumerate(clips) if c.kind == kind and len(c.words)]
+        if not own:
+            continue
+        words = np.concatenate([clips[i].words for i in own])
+        frame = np.concatenate([clips[i].frames for i in own])
+        owner = np.repeat(own, [len(clips[i].words) for i in own])
+        matched: dict[tuple[int, int], tuple[set[int], set[int]]] = defaultdict(lambda: (set(), set()))
+        for left, right in near_hashes.near_pairs(words, words, cfg.max_distance):
+            once = owner[left] < owner[right]
+            a, b = left[once], right[once]
+            for pair in zip(owner[a].tolist(), owner[b].tolist(), frame[a].tolist(), frame[b].tolist(), strict=True):
+                in_a, in_b = matched[pair[:2]]
+                in_a.add(pair[2])
+                in_b.add(pair[3])
+        count = {i: len(set(clips[i].frames.tolist())) for i in own}
+        for (first, second), (in_a, in_b) in matched.items():
+            if cfg.enough(min(len(in_a), len(in_b)), count[first], count[second]):
+                yield first, second
+
+
+def _root(parent: list[int], i: int) -> int:
+    while parent[i] != i:
+        parent[i] = parent[parent[i]]
+        i = parent[i]
+    return i
+
+
+def label_duplicates_on_spark(rows: "DataFrame", cfg: DuplicatesConfig) -> "DataFrame":
+    """The rows of `label_duplicates` in any order. Collects nothing; the components run some eager jobs."""
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    frames = F.col("pdq_frame") if "pdq_frame" in rows.columns else F.lit(None)
+    quality = F.when(~F.isnan("quality"), F.col("quality")).alias("quality")
+    clips = rows.select("clip_id", "kind", quality, "n_pixels", "pdq", frames.cast("array<int>").alias("pdq_frame"))
+    # Clips with the very same hashes (re-uploads) are joined to one head first: k of them cost k rows, not k^2 / 2 pairs.
+    same = Window.partitionBy("kind", "pdq", "pdq_frame")
+    hashed = clips.where(F.size("pdq") > 0).withColumn("head", F.min("clip_id").over(same))
+    copies = hashed.where("clip_id != head").select(F.col("clip_id").alias("u"), F.col("head").alias("v"))
+    groups = connected_components(copies.unionByName(_links_on_spark(hashed.where("clip_id = head"), cfg)))
+
+    order = Window.partitionBy("label").orderBy(F.desc_nulls_last("quality"), F.desc_nulls_last("n_pixels"), F.asc("clip_id"))
+    ranked = groups.join(clips, "clip_id").select(
+        "clip_id",
+        F.first("clip_id").over(order).alias("dup_group"),
+        (F.row_number().over(order) - 1).alias("dup_rank"),
+        "pdq",
+        F.first("pdq").over(order).alias("keeper_pdq"),
+    )
+    labelled = ranked.mapInArrow(_measure, spark_schema(OUTPUT))
+    alone = {"dup_rank": 0}
+    return rows.select("clip_id").join(labelled, "clip_id", "left").fillna(alone).select(*OUTPUT.names)
+
+
+def _links_on_spark(heads: "DataFrame", cfg: DuplicatesConfig) -> "DataFrame":
+    """Edges (u, v) between near-duplicate clips."""
+    from pyspark.sql import functions as F
+
+    # The number is given so that Spark does not merge partitions by bytes: this step is bound by comparing, not by volume.
+    n = int(str(heads.sparkSession.conf.get("spark.sql.shuffle.partitions")))
+    blocks = heads.select("clip_id", "kind", "pdq", "pdq_frame").mapInArrow(near_hashes.block_batches, spark_schema(near_hashes.BLOCK_ROWS))
+    sorted_blocks = blocks.repartition(n, "kind", "block").sortWithinPartitions("kind", "block")
+    matches = sorted_blocks.mapInArrow(near_hashes.match_batches(cfg.max_distance), spark_schema(near_hashes.MATCHES))
+    in_a, in_b = F.size(F.collect_set("fa")).alias("in_a"), F.size(F.collect_set("fb")).alias("in_b")
+    matched = matches.groupBy("a", "b", "na", "nb").agg(in_a, in_b)
+    shorter = F.least("na", "nb")
+    needed = F.greatest(F.least(F.lit(cfg.min_matches), shorter), F.ceil(F.lit(cfg.min_share) * shorter))
+    return matched.where(F.least("in_a", "in_b") >= needed).select(F.col("a").alias("u"), F.col("b").alias("v"))
+
+
+def _measure(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The ranked rows with their distance to the keeper in place of the hashes."""
+    for batch in batches:
+        ids = batch["clip_id"].to_pylist()
+        both = zip(ids, batch["pdq"].to_pylist(), batch["keeper_pdq"].to_pylist(), strict=True)
+        found = pa.array([nearest(to_words(own, i), to_words(keeper, i)) for i, own, keeper in both], pa.int32())
+        yield pa.RecordBatch.from_arrays([batch["clip_id"], batch["dup_group"], batch["dup_rank"], found], schema=OUTPUT)

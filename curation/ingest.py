@@ -1,0 +1,295 @@
+"""From what a person names on the command line to assets: listing, hashing, rights.
+
+`list_inputs` (folders, globs, file lists, CSV and Parquet tables, WebDataset tars) gives listings; `ingest` is a map stage,
+Listing -> Asset, that hashes the bytes and reads the rights; `merge_copies` keeps each content once.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import glob
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote, unquote_to_bytes
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curation import rights
+from curation.rights import Rights
+from manifests import ids
+from manifests.records import Asset, column
+from manifests.shards import list_members
+
+_DOCUMENTS = {".json", ".txt", ".csv", ".tsv", ".md", ".parquet", ".xml", ".yaml", ".yml", ".srt", ".vtt", ".log", ".html", ".pdf"}
+"""Names in a folder that are never media: sidecars, tables and texts. Everything else is listed and judged by its content."""
+
+_URI_COLUMNS = ("uri", "path", "file", "url")
+
+
+class InputError(Exception):
+    """An input named by the user cannot be listed; the message says which, what was expected and what was found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestConfig:
+    """How assets come in. `default_licence` (SPDX) holds for the whole source where no sidecar states a licence."""
+
+    default_licence: str | None = None
+    max_bytes: int = 64 << 30
+    """Largest file taken in: ours; a guard against endless files."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """One file to ingest, found but not opened. `key` changes when its bytes or its sidecars may have."""
+
+    key: str = column(pa.string(), "digest of address, size, times and stated fields")
+    uri: str = column(pa.string(), "absolute path, address, or 'archive.tar#offset+size'")
+    source: str = column(pa.string(), "the input it was listed from")
+    sidecar: str | None = column(pa.string(), "path of the JSON sidecar", default=None)
+    caption_file: str | None = column(pa.string(), "path of the text sidecar", default=None)
+    fields_json: str | None = column(pa.string(), "fields of the table row or tar members that state rights", default=None)
+
+
+def list_inputs(inputs: Iterable[str], config: IngestConfig) -> list[Listing]:
+    """Every file behind the inputs, sorted by address, each once."""
+    found: dict[str, Listing] = {}
+    for given in inputs:
+        for listing in _list_one(given, config):
+            found.setdefault(listing.uri, listing)
+    return [found[uri] for uri in sorted(found)]
+
+
+def ingest(listing: Listing, config: IngestConfig, fetched: Path) -> Asset:
+    """The asset behind a listing: hashed, with the rights its sidecars state. Bytes that are not a plain local file are kept under `fetched`."""
+    stated = _rights(listing, config)
+    values: dict[str, Any] = {n: getattr(stated, n) for n in Rights.__slots__ if n != "supplier"}
+    try:
+        sha256, md5, size = _hash(listing.uri, fetched, config)
+    except (OSError, ValueError, ImportError) as error:
+        missing = ids.digest("unreadable", listing.uri)
+        values |= {"error_stage": "ingest", "error_code": "unreadable", "error_detail": rights.clean_text(f"{type(error).__name__}: {error}", 500)}
+        return Asset(asset_id=missing, asset_sha256=b"", asset_md5=b"", size_bytes=0, uri=listing.uri, readable=0.0, **values)
+    return Asset(asset_id=ids.asset_id(sha256), asset_sha256=sha256, asset_md5=md5, size_bytes=size, uri=listing.uri, **values)
+
+
+def merge_copies(assets: Iterable[Asset]) -> list[Asset]:
+    """Each content once, by asset id: the first address stands, copies are counted, and the strictest rights of all copies hold."""
+    groups: dict[str, list[Asset]] = {}
+    for asset in assets:
+        groups.setdefault(asset.asset_id, []).append(asset)
+    return [_merge(sorted(groups[k], key=lambda a: a.uri)) for k in sorted(groups)]
+
+
+def local_path(asset: Asset, fetched: Path) -> Path:
+    """Where the bytes of an ingested asset lie on this machine."""
+    if "://" in asset.uri or "#" in asset.uri:
+        kept = fetched / asset.asset_id
+        if kept.exists():
+            return kept
+    return _path_of(asset.uri)
+
+
+def uri_of(path: Path) -> str:
+    """The address of a local file: its absolute path, or a percent-encoded file: address when the name is not valid Unicode."""
+    text = os.path.abspath(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "file:" + quote(os.fsencode(text))
+    return text
+
+
+def _path_of(uri: str) -> Path:
+    return Path(os.fsdecode(unquote_to_bytes(uri[5:]))) if uri.startswith("file:") else Path(uri)
+
+
+def _list_one(given: str, config: IngestConfig) -> Iterator[Listing]:
+    path = Path(given)
+    if path.is_dir():
+        yield from _list_folder(path, given, config)
+    elif path.suffix == ".tar" and path.is_file():
+        yield from _list_tar(path, given, config)
+    elif path.suffix in (".csv", ".parquet") and path.is_file():
+        yield from _list_table(path, given, config)
+    elif path.suffix in (".txt", ".lst") and path.is_file():
+        yield from _list_lines(path, given, config)
+    elif path.is_file():
+        yield _listing(path, given, config)
+    elif matches := sorted(glob.glob(given, recursive=True)):
+        for match in matches:
+            yield from _list_one(match, config)
+    else:
+        raise InputError(f"{given}: expected a folder, media file, glob, file list (.txt), table (.csv, .parquet) or .tar; found nothing there")
+
+
+def _list_folder(folder: Path, given: str, config: IngestConfig) -> Iterator[Listing]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(n for n in folders if not n.startswith("."))
+        for name in sorted(names):
+            path = Path(parent, name)
+            if name.startswith(".") or path.suffix.lower() in _DOCUMENTS or not path.is_file():
+                continue
+            yield from _list_tar(path, given, config) if path.suffix == ".tar" else [_listing(path, given, config)]
+
+
+def _list_lines(path: Path, given: str, config: IngestConfig) -> Iterator[Listing]:
+    for line in path.read_text("utf-8", "replace").splitlines():
+        if entry := line.strip():
+            yield _entry(entry, path.parent, given, config, None)
+
+
+def _list_table(path: Path, given: str, config: IngestConfig) -> Iterator[Listing]:
+    if path.suffix == ".csv":
+        with path.open(newline="", encoding="utf-8") as source:
+            rows: list[dict[str, Any]] = list(csv.DictReader(source))
+        names = list(rows[0]) if rows else list(_URI_COLUMNS)
+    else:
+        table = pq.read_table(path)
+        rows, names = table.to_pylist(), table.schema.names
+    name = next((n for n in _URI_COLUMNS if n in names), None)
+    if name is None:
+        raise InputError(f"{path}: expected a column named one of {', '.join(_URI_COLUMNS)}; found {', '.join(map(str, names))}")
+    for row in rows:
+        if row[name]:
+            stated = {str(k): v for k, v in row.items() if k != name and isinstance(v, (str, int)) and v != ""}
+            yield _entry(str(row[name]), path.parent, given, config, json.dumps(stated, sort_keys=True) if stated else None)
+
+
+def _list_tar(path: Path, given: str, config: IngestConfig) -> Iterator[Listing]:
+    """One listing per media member; members of the same stem named .json or .txt state its rights and caption."""
+    with path.open("rb") as source:
+        members = list(list_members(source))
+        documents = {name: _read_at(source, offset, size) for name, offset, size in members if Path(name).suffix in (".json", ".txt")}
+    stat = path.stat()
+    for name, offset, size in members:
+        if Path(name).suffix.lower() in _DOCUMENTS:
+            continue
+        stated = _member_fields(documents.get(_stem(name) + ".json"), documents.get(_stem(name) + ".txt"))
+        uri = f"{uri_of(path)}#{offset}+{size}"
+        yield Listing(
+            key=ids.digest("listing/v1", uri, stat.st_size, stat.st_mtime_ns, stated, config),
+            uri=uri,
+            source=given,
+            fields_json=json.dumps(stated | {"title": stated.get("title", name)}, sort_keys=True),
+        )
+
+
+def _stem(name: str) -> str:
+    """The name up to the first dot of its last part: the sample key of the WebDataset format."""
+    folder, slash, last = name.rpartition("/")
+    return folder + slash + last.split(".", 1)[0]
+
+
+def _member_fields(document: bytes | None, caption: bytes | None) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    if document is not None and len(document) <= rights.MAX_SIDECAR_BYTES:
+        with contextlib.suppress(ValueError, RecursionError):  # a broken sidecar states nothing, and the licence stays unknown
+            loaded = json.loads(document)
+            fields = {k: v for k, v in loaded.items() if isinstance(v, (str, int))} if isinstance(loaded, dict) else {}
+    if caption:
+        fields.setdefault("caption", caption[: rights.MAX_TEXT].decode("utf-8", "replace"))
+    return fields
+
+
+def _read_at(source: BinaryIO, offset: int, size: int) -> bytes:
+    """At most a sidecar's worth of bytes from a place in the file."""
+    source.seek(offset)
+    return source.read(min(size, rights.MAX_SIDECAR_BYTES + 1))
+
+
+def _entry(entry: str, base: Path, given: str, config: IngestConfig, fields: str | None) -> Listing:
+    """The listing of one line or row: a path relative to the list's own folder, or an address with a scheme."""
+    if "://" in entry:
+        return Listing(key=ids.digest("listing/v1", entry, fields, config), uri=entry, source=given, fields_json=fields)
+    return _listing(base / entry, given, config, fields)
+
+
+def _listing(path: Path, given: str, config: IngestConfig, fields: str | None = None) -> Listing:
+    sidecar = next((p for p in (path.with_name(path.name + ".json"), path.with_suffix(".json")) if p.is_file()), None)
+    caption = next((p for p in (path.with_name(path.name + ".txt"), path.with_suffix(".txt")) if p.is_file()), None)
+    marks = [(p.stat().st_size, p.stat().st_mtime_ns) if p is not None and p.exists() else None for p in (path, sidecar, caption)]
+    return Listing(
+        key=ids.digest("listing/v1", uri_of(path), marks, fields, config),
+        uri=uri_of(path),
+        source=given,
+        sidecar=uri_of(sidecar) if sidecar else None,
+        caption_file=uri_of(caption) if caption else None,
+        fields_json=fields,
+    )
+
+
+def _rights(listing: Listing, config: IngestConfig) -> Rights:
+    """Sidecar before table row before source default."""
+    stated = Rights()
+    if listing.sidecar:
+        stated = rights.merge(stated, rights.read_sidecar(_head(listing.sidecar), f"sidecar {Path(listing.sidecar).name}"))
+    if listing.fields_json:
+        stated = rights.merge(stated, rights.from_fields(json.loads(listing.fields_json), f"table or archive {Path(listing.source).name}"))
+    if listing.caption_file and stated.supplied_caption is None:
+        caption = rights.clean_text(_head(listing.caption_file).decode("utf-8", "replace"))
+        stated = dataclasses.replace(stated, supplied_caption=caption or None)
+    if config.default_licence and stated.licence_expr is None:
+        expression, licence_class = rights.parse_licence(config.default_licence)
+        stated = dataclasses.replace(
+            stated,
+            licence_expr=expression,
+            licence_class=licence_class,
+            licence_evidence="source default",
+            optout_state=stated.optout_state or 0,
+        )
+    return stated
+
+
+def _head(uri: str) -> bytes:
+    with _path_of(uri).open("rb") as source:
+        return source.read(rights.MAX_SIDECAR_BYTES + 1)
+
+
+def _hash(uri: str, fetched: Path, config: IngestConfig) -> tuple[bytes, bytes, int]:
+    """Hashes of the bytes behind an address; bytes from archives and remote stores are kept under `fetched/<asset id>`."""
+    if "#" in uri and not Path(uri).exists():
+        archive, _, span = uri.rpartition("#")
+        offset, size = (int(n) for n in span.split("+"))
+        with _path_of(archive).open("rb") as source:
+            source.seek(offset)
+            return _keep(io.BytesIO(source.read(size)), fetched, config)
+    if "://" in uri:
+        import fsspec
+
+        with fsspec.open(uri, "rb") as source:
+            return _keep(source, fetched, config)
+    with _path_of(uri).open("rb") as source:
+        if (size := os.fstat(source.fileno()).st_size) > config.max_bytes:
+            raise ValueError(f"{size} bytes, more than the limit of {config.max_bytes}")
+        return ids.hash_stream(source)
+
+
+def _keep(source: Any, fetched: Path, config: IngestConfig) -> tuple[bytes, bytes, int]:
+    fetched.mkdir(parents=True, exist_ok=True)
+    temporary = fetched / f".{os.getpid()}.tmp"
+    copied = 0
+    with temporary.open("wb") as sink:
+        while block := source.read(1 << 20):
+            copied += len(block)
+            if copied > config.max_bytes:
+                raise ValueError(f"more than the limit of {config.max_bytes} bytes")
+            sink.write(block)
+    with temporary.open("rb") as again:
+        hashes = ids.hash_stream(again)
+    os.replace(temporary, fetched / ids.asset_id(hashes[0]))
+    return hashes
+
+
+def _merge(copies: list[Asset]) -> Asset:
+    names = [n for n in Rights.__slots__ if n != "supplier"]
+    stated = Rights(**{n: getattr(copies[0], n) for n in names})
+    for copy in copies[1:]:
+        stated = rights.merge(stated, Rights(**{n: getattr(copy, n) for n in names}))
+    return dataclasses.replace(copies[0], n_copies=len(copies), **{n: getattr(stated, n) for n in names})

@@ -1,0 +1,88 @@
+"""Spherical k-means whose result is a function of the vectors alone: not of row order, batch size, threads or machine.
+
+Unit vectors are rounded to whole numbers of 2^-20. A dot product of two of them is a sum of whole numbers that stays below 2^41
+(Cauchy-Schwarz), and so do its partial sums in absolute value below 2^53 for fewer than 2^12 dimensions; such sums are exact in
+float64 in any order, so BLAS may do as it likes. Cluster sums are exact in the same way for fewer than 2^32 members.
+"""
+
+import numpy as np
+
+from manifests import ids
+
+UNIT = 2.0**20
+"""Length of a unit vector in whole numbers: components are resolved to 1e-6."""
+
+MAX_DIMENSIONS = 4096
+_CELLS_AT_ONCE = 1 << 24  # scores held at once: 128 MB
+
+
+def to_whole(vectors: np.ndarray) -> np.ndarray:
+    """The vectors [n, d] scaled to length UNIT and rounded, as float64 that holds whole numbers; zero vectors stay zero."""
+    x = np.ascontiguousarray(vectors, np.float64)
+    # cumsum adds strictly from left to right, so that a row's length does not depend on how numpy splits the sum.
+    length = np.sqrt(np.cumsum(x * x, axis=1)[:, -1:])
+    return np.asarray(np.rint(x / np.where(length == 0, 1, length) * UNIT))
+
+
+def assign(x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """The index int64 [n] of the centroid with the largest cosine for each row of x, the lowest on a tie; both from `to_whole`."""
+    out = np.empty(len(x), np.int64)
+    step = max(1, _CELLS_AT_ONCE // len(centroids))
+    for start in range(0, len(x), step):
+        out[start : start + step] = (x[start : start + step] @ centroids.T).argmax(axis=1)
+    return out
+
+
+def train(x: np.ndarray, k: int, max_iterations: int, seed: int) -> np.ndarray:
+    """At most k centroids [k, d] of the rows of x (from `to_whole`), by k-means++ seeding and Lloyd's iterations until nothing moves.
+
+    The order of the rows decides the seeding: give them in an order of their own. Fewer come out when x has fewer distinct rows.
+    """
+    centroids = _seeds(x, k, seed)
+    labels = np.full(len(x), -1)
+    for _ in range(max_iterations):
+        moved = assign(x, centroids)
+        if np.array_equal(moved, labels):
+            break
+        labels = moved
+        centroids = _means(x, labels, centroids)
+    return centroids
+
+
+def merge(centroids: np.ndarray, min_cosine: float) -> np.ndarray:
+    """For each centroid the smallest index int64 [k] of those it is joined to by a chain of cosines >= min_cosine."""
+    name = np.arange(len(centroids))
+    step = max(1, _CELLS_AT_ONCE // len(centroids))
+    for start in range(0, len(centroids), step):
+        near = centroids[start : start + step] @ centroids.T >= min_cosine * UNIT * UNIT
+        for i, j in zip(*np.nonzero(near), strict=True):
+            a, b = name[i + start], name[j]
+            if a != b:
+                name[name == max(a, b)] = min(a, b)
+    return name
+
+
+def _seeds(x: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """k-means++ (Arthur and Vassilvitskii 2007): each next seed is drawn with probability proportional to its squared distance."""
+    squared = np.einsum("nd,nd->n", x, x)
+    chosen = [int(ids.uniform(seed, "kmeans", 0) * len(x))]
+    nearest = np.full(len(x), np.inf)
+    for i in range(1, k):
+        last = chosen[-1]
+        nearest = np.minimum(nearest, squared + squared[last] - 2 * (x @ x[last]))
+        reach = np.cumsum(nearest)
+        if reach[-1] == 0:
+            break
+        chosen.append(int(np.searchsorted(reach, ids.uniform(seed, "kmeans", i) * reach[-1], side="right")))
+    return x[chosen]
+
+
+def _means(x: np.ndarray, labels: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """The directions of the clusters' sums; a cluster without members, or whose members cancel out, keeps its centroid."""
+    order = np.argsort(labels, kind="stable")
+    present, starts = np.unique(labels[order], return_index=True)
+    sums = np.add.reduceat(x[order], starts, axis=0)
+    out = centroids.copy()
+    usable = sums.any(axis=1)
+    out[present[usable]] = to_whole(sums[usable])
+    return out

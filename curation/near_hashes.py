@@ -1,0 +1,164 @@
+"""PDQ hashes that lie near one another, found block by block: complete, without comparing all pairs. Arrow batches in and out.
+
+Multi-index hashing (Norouzi, Punjani and Fleet 2012, arXiv 1307.2982) for distances up to 31 of 256 bits. Cut the bits into 16 bands
+of 16. Were every band to differ by 2 bits or more, the distance would be at least 32; so some band differs by at most 1 bit, and
+then one of its two bytes is equal and the other differs by at most 1 bit. Each hash is therefore sent to 32 of 32 x 256 blocks (place
+of a byte, its value), and inside a block only hashes whose sibling byte differs by at most 1 bit are compared. One pair in 240 is
+compared where hashes are evenly spread, and 32 rows a hash are shuffled instead of the 288 of bands with sent-out probes. The work is
+still quadratic in the number of hashes, divided by 240; for 10^8 hashes and more, wider bands would pay.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+
+HASH_BYTES = 32
+MAX_DISTANCE = 31
+"""Largest Hamming distance in bits for which the blocks are complete: 16 bands x 2 bits, less one."""
+
+_PAIRS_AT_ONCE = 1 << 21  # 2 M pairs x 4 words of 8 bytes: 64 MB of working memory
+_FLIPS = np.array([1 << k for k in range(8)], np.int32)
+
+BLOCK_ROWS = pa.schema(
+    [("kind", pa.string()), ("block", pa.int32()), ("hash", pa.binary()), ("clip_id", pa.string()), ("frame", pa.int32()), ("n", pa.int32())]
+)
+MATCHES = pa.schema([("a", pa.string()), ("b", pa.string()), ("fa", pa.int32()), ("fb", pa.int32()), ("na", pa.int32()), ("nb", pa.int32())])
+"""Frame fa of clip a matches frame fb of clip b, a < b; na and nb are the clips' numbers of frames."""
+
+
+class HashError(ValueError):
+    """A row of hashes is not what the stage can read; names the clip, the expected and the found."""
+
+
+def to_words(hashes: list[bytes] | None, clip_id: str) -> np.ndarray:
+    """PDQ hashes as uint64 words [n, 4]; a hash that is not 32 bytes raises HashError."""
+    for h in hashes or []:
+        if h is None or len(h) != HASH_BYTES:
+            found = "null" if h is None else f"{len(h)} bytes"
+            raise HashError(f"clip {clip_id}: duplicates: a PDQ hash of {HASH_BYTES} bytes expected, found {found}")
+    return np.frombuffer(b"".join(hashes or []), np.uint64).reshape(-1, HASH_BYTES // 8)
+
+
+def to_frames(numbers: list[int] | None, n: int, clip_id: str) -> np.ndarray:
+    """The frame of each of n hashes, int32: as given, or 0 to n - 1. A list of another length raises HashError."""
+    if numbers is None:
+        return np.arange(n, dtype=np.int32)
+    if len(numbers) != n or None in numbers:
+        raise HashError(f"clip {clip_id}: duplicates: pdq_frame with a number for each of {n} hashes expected, found {numbers}")
+    return np.array(numbers, np.int32)
+
+
+def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Hamming distances in bits, int32 [n, m], between hashes given as uint64 words [n, 4] and [m, 4]."""
+    total = np.zeros((len(a), len(b)), np.int32)
+    for word in range(a.shape[1]):
+        total += np.bitwise_count(a[:, None, word] ^ b[None, :, word])
+    return total
+
+
+def near_pairs(a: np.ndarray, b: np.ndarray, max_distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Index arrays (i, j) of the pairs of a[i] and b[j] within max_distance, in pieces that bound the memory."""
+    if not len(b):
+        return
+    step = max(1, _PAIRS_AT_ONCE // len(b))
+    for start in range(0, len(a), step):
+        i, j = np.nonzero(distances(a[start : start + step], b) <= max_distance)
+        yield i + start, j
+
+
+def block_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """For rows (clip_id, kind, pdq, pdq_frame), 32 rows a hash: one for each of its bytes, in the block of the byte's place and value."""
+    places = np.arange(HASH_BYTES, dtype=np.int32) * 256
+    for batch in batches:
+        ids, hashes, numbers = (batch.column(c).to_pylist() for c in ("clip_id", "pdq", "pdq_frame"))
+        words = [to_words(own, clip_id) for own, clip_id in zip(hashes, ids, strict=True)]
+        frames = [to_frames(own, len(w), clip_id) for own, w, clip_id in zip(numbers, words, ids, strict=True)]
+        if not sum(len(w) for w in words):
+            continue
+        flat = np.concatenate(words)
+        owner = np.repeat(np.repeat(np.arange(len(ids)), [len(w) for w in words]), HASH_BYTES)
+        spread = np.repeat(np.arange(len(flat)), HASH_BYTES)
+        n_frames = np.array([len(set(f.tolist())) for f in frames], np.int32)
+        columns = [
+            batch.column("kind").take(pa.array(owner)),
+            pa.array((flat.view(np.uint8).reshape(-1, HASH_BYTES).astype(np.int32) + places).ravel()),
+            pa.array([h for own in hashes for h in own or []], pa.binary()).take(pa.array(spread)),
+            batch.column("clip_id").take(pa.array(owner)),
+            pa.array(np.concatenate(frames)[spread]),
+            pa.array(n_frames[owner]),
+        ]
+        yield pa.RecordBatch.from_arrays(columns, schema=BLOCK_ROWS)
+
+
+def match_batches(max_distance: int) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """A function for mapInArrow over block rows sorted by (kind, block): pairs of hashes of different clips that match, each pair once."""
+
+    def match(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for block in _whole_blocks(batches):
+            yield from _match_block(block, max_distance)
+
+    return match
+
+
+def _whole_blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """The runs of equal (kind, block) of more than one row; a run may span batches."""
+    held: list[pa.RecordBatch] = []
+    for batch in batches:
+        block, kind = batch.column("block").to_numpy(), batch.column("kind").to_numpy(zero_copy_only=False)
+        changes = np.flatnonzero((block[1:] != block[:-1]) | (kind[1:] != kind[:-1])) + 1
+        starts = [0, *changes.tolist(), len(block)]
+        for start, end in zip(starts, starts[1:], strict=False):
+            piece = batch.slice(start, end - start)
+            if held and not _same_block(held[-1], piece):
+                yield from _several(held)
+                held = []
+            held += [piece] if piece.num_rows else []
+    yield from _several(held)
+
+
+def _same_block(a: pa.RecordBatch, b: pa.RecordBatch) -> bool:
+    return not b.num_rows or (a["block"][0].as_py(), a["kind"][0].as_py()) == (b["block"][0].as_py(), b["kind"][0].as_py())
+
+
+def _several(pieces: list[pa.RecordBatch]) -> Iterator[pa.Table]:
+    if sum(p.num_rows for p in pieces) > 1:
+        yield pa.Table.from_batches(pieces)
+
+
+def _match_block(block: pa.Table, max_distance: int) -> Iterator[pa.RecordBatch]:
+    """Matches within one block: rows are sorted by the sibling byte, and runs at most one bit apart are compared."""
+    place = block["block"][0].as_py() // 256
+    words = np.frombuffer(b"".join(block["hash"].to_pylist()), np.uint64).reshape(-1, 4)
+    sibling = words.view(np.uint8).reshape(-1, HASH_BYTES)[:, place ^ 1]
+    order = np.argsort(sibling, kind="stable")
+    starts = np.searchsorted(sibling[order], np.arange(257)).tolist()
+    for value in np.unique(sibling).tolist():
+        own = order[starts[value] : starts[value + 1]]
+        near = [order[starts[w] : starts[w + 1]] for w in (value ^ _FLIPS).tolist() if w > value]
+        # A band that is equal would be met in the blocks of both its bytes: only the even byte's compares a run with itself.
+        n_equal = len(own) if place % 2 == 0 else 0
+        partners = np.concatenate([own[:n_equal], *near])
+        for i, j in near_pairs(words[own], words[partners], max_distance):
+            once = (j >= n_equal) | (j > i)
+            left, right = own[i[once]], partners[j[once]]
+            here = _first_band(words[left] ^ words[right]) == place // 2
+            if here.any():
+                yield from _matches(block, left[here], right[here])
+
+
+def _first_band(differing: np.ndarray) -> np.ndarray:
+    """The first of the 16 bands with at most one bit set, for words [n, 4]: the one band in which a pair is reported."""
+    bands = np.ascontiguousarray(differing).view(np.uint16).reshape(len(differing), -1)
+    return (np.bitwise_count(bands) <= 1).argmax(axis=1)
+
+
+def _matches(block: pa.Table, left: np.ndarray, right: np.ndarray) -> Iterator[pa.RecordBatch]:
+    """Matching rows as MATCHES, the smaller clip_id first; pairs within one clip are left out."""
+    ids = np.array(block["clip_id"].to_pylist(), object)
+    a, b = np.where(ids[left] < ids[right], left, right), np.where(ids[left] < ids[right], right, left)
+    other = ids[a] != ids[b]
+    if other.any():
+        sides = [block.take(pa.array(side[other])) for side in (a, b)]
+        columns = [side[name].combine_chunks() for name in ("clip_id", "frame", "n") for side in sides]
+        yield pa.RecordBatch.from_arrays(columns, schema=MATCHES)

@@ -1,0 +1,44 @@
+"""Files that appear whole or not at all, whatever is killed while they are written."""
+
+import os
+from pathlib import Path
+
+
+def write_atomic(path: Path, data: bytes | memoryview) -> None:
+    """The file holds exactly these bytes; before the rename the old content, or nothing, was visible."""
+    temporary = _temporary(path, data)
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def publish(path: Path, data: bytes) -> bool:
+    """True when this call created the file with these bytes; False when it was there already, then it is untouched."""
+    temporary = _temporary(path, data)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+    sync_folder(path.parent)
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """The folder's entries are on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _temporary(path: Path, data: bytes | memoryview) -> Path:
+    """The bytes, synced, under a name beside `path` that no reader looks at and that names the writing process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    with temporary.open("wb") as sink:
+        sink.write(data)
+        sink.flush()
+        os.fsync(sink.fileno())
+    return temporary

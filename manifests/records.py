@@ -1,0 +1,327 @@
+"""The records of the project and every column that is stored: Arrow type, unit, meaning.
+
+One frozen dataclass a table; `manifests.schema` turns them into Arrow schemas. Allowed Arrow types are those that Delta, DuckDB
+and Spark read alike: string, binary, bool, int32, int64, float32, float64, timestamp(us, UTC), list, struct.
+`None` means "not measured"; NaN is never stored; 0 is a score. Add columns freely, never rename or retype one.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+UTC = pa.timestamp("us", tz="UTC")
+
+
+def column(type_: pa.DataType, doc: str, unit: str = "", default: Any = ...) -> Any:
+    """A dataclass field that is also a stored column. Without a default it is required and never null."""
+    meta = {"type": type_, "doc": doc, "unit": unit}
+    return field(metadata=meta) if default is ... else field(metadata=meta, default=default)
+
+
+def _text(doc: str) -> Any:
+    return column(pa.string(), doc, default=None)
+
+
+def _whole(doc: str, unit: str = "") -> Any:
+    return column(pa.int64(), doc, unit, None)
+
+
+def _small(doc: str, unit: str = "") -> Any:
+    return column(pa.int32(), doc, unit, None)
+
+
+def _score(doc: str, unit: str = "") -> Any:
+    return column(pa.float32(), doc, unit, None)
+
+
+def _flag(doc: str) -> Any:
+    return column(pa.bool_(), doc, default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A collection with one supplier, licence default and contract."""
+
+    source_no: int = column(pa.int32(), "dense key")
+    name: str = column(pa.string(), "folder, table or archive the assets were listed from")
+    supplier: str | None = _text("who delivered it, as the sidecars say")
+    licence_default: str | None = _text("SPDX expression that holds where an asset states none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asset:
+    """One ingested file, known by the hash of its bytes. Rights live here."""
+
+    asset_id: str = column(pa.string(), "first 128 bits of the SHA-256 of the bytes, hexadecimal")
+    asset_no: int = column(pa.int64(), "dense key, given at commit; -1 before", default=-1)
+    asset_sha256: bytes = column(pa.binary(), "SHA-256 of the bytes")
+    asset_md5: bytes = column(pa.binary(), "MD5 of the bytes, because external hash lists use it")
+    size_bytes: int = column(pa.int64(), "size", "byte")
+    uri: str = column(pa.string(), "where it was first found; for a tar member 'archive.tar#offset+size'")
+    n_copies: int = column(pa.int32(), "how many listed files had exactly these bytes", default=1)
+    source_no: int = column(pa.int32(), "collection it came from", default=0)
+    kind: str | None = _text("video, image or audio, as the container shows; null when unreadable")
+    # rights, read before any re-encoding
+    source_url: str | None = _text("where it was fetched from (purgeable)")
+    title: str | None = _text("title (purgeable)")
+    creator: str | None = _text("creator, for attribution (purgeable)")
+    licence_expr: str | None = _text("SPDX expression or LicenseRef; null when nothing states one")
+    licence_class: int | None = _small("0 commercial use allowed, 1 non-commercial, 2 academic, 3 unspecified; null when no licence is stated")
+    licence_evidence: str | None = _text("which file or default states the licence")
+    consent: str | None = _text("consent of the people shown: given, none, not-needed")
+    optout_state: int | None = _small("0 none seen, 1 training reserved; null when no signal was looked for")
+    optout_signals: str | None = _text("raw signals as seen, one 'name=value' a line")
+    supplied_caption: str | None = _text("caption that came with the file (purgeable)")
+    # container facts
+    container: str | None = _text("container format")
+    vcodec: str | None = _text("video codec")
+    acodec: str | None = _text("audio codec")
+    duration_us: int | None = _whole("duration of the picture (of the sound for audio files)", "us")
+    start_us: int | None = _whole("presentation time of the first frame", "us")
+    width: int | None = _small("width as shown, after rotation and pixel aspect", "px")
+    height: int | None = _small("height as shown, after rotation and pixel aspect", "px")
+    rotation: int | None = _small("clockwise rotation the container asks for", "degree")
+    fps_num: int | None = _small("average frame rate, numerator")
+    fps_den: int | None = _small("average frame rate, denominator")
+    time_base_num: int | None = _small("time base of the video stream, numerator")
+    time_base_den: int | None = _small("time base of the video stream, denominator")
+    n_frames: int | None = _whole("frames in the container's index, or frames decoded once analysed", "frame")
+    is_vfr: bool | None = _flag("frame intervals vary by more than rounding")
+    has_audio: bool | None = _flag("carries a sound track that opens")
+    sample_rate_hz: int | None = _small("sample rate of the sound", "Hz")
+    channels: int | None = _small("sound channels")
+    # derived from the facts, so that rules can compare them
+    readable: float | None = _score("1 when the container opened and a first frame or sample decoded, else 0")
+    short_side_px: float | None = _score("the smaller of width and height", "px")
+    aspect_ratio: float | None = _score("longer side over shorter side")
+    duration_s: float | None = _score("duration", "s")
+    n_clips: float | None = _score("clips found in it; null before analysis")
+    # what happened to it
+    error_stage: str | None = _text("stage that could not do its work: ingest, probe or analyse")
+    error_code: str | None = _text("machine-readable reason, e.g. truncated, empty, not_media, timeout")
+    error_detail: str | None = _text("expected and found, for a person")
+    decision: str = column(pa.string(), "keep or drop by the asset rules; pending before", default="pending")
+    first_fail_rule: int | None = _small("rule_no of the first rule that did not pass")
+    state: str = column(pa.string(), "live, quarantined or removed", default="live")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """A training candidate: a span of one shot, one image, or a span of sound. Current state; `decisions` is the truth behind it."""
+
+    clip_id: str = column(pa.string(), "32 hexadecimal digits from asset, kind, start and end")
+    clip_no: int = column(pa.int64(), "dense key, given at commit; -1 before", default=-1)
+    asset_id: str = column(pa.string(), "the asset it is cut from")
+    asset_no: int = column(pa.int64(), "dense key of the asset", default=-1)
+    kind: str = column(pa.string(), "video, image or audio")
+    start_us: int = column(pa.int64(), "first presentation time", "us")
+    end_us: int = column(pa.int64(), "end, exclusive", "us")
+    shot_no: int | None = _small("index of the shot in its asset")
+    n_frames: int | None = _small("frames decoded in the span", "frame")
+    width: int | None = _small("width as shown", "px")
+    height: int | None = _small("height as shown", "px")
+    fps_num: int | None = _small("average frame rate, numerator")
+    fps_den: int | None = _small("average frame rate, denominator")
+    has_audio: bool | None = _flag("the asset carries sound")
+    keyframe_part: str | None = _text("file under the dataset that holds its key frames")
+    asset_kept: float | None = _score("1 when the asset passed its rules, else 0")
+    duration_s: float | None = _score("end - start; 0 for images", "s")
+    # scores; null = not run
+    motion: float | None = _score("mean VMAF-style motion at 1/24 s steps inside the clip")
+    motion_vector_px: float | None = _score("mean magnitude of codec motion vectors, per frame, at full size", "px")
+    motion_vector_source: str | None = _text("codec, or null where the codec has none")
+    static_fraction: float | None = _score("share of frame steps that do not change visibly")
+    shots_per_s: float | None = _score("shots per second that a sensitive detector sees inside the clip", "1/s")
+    border_share: float | None = _score("share of the picture covered by plain borders")
+    border_top: int | None = _small("border at the top, at full size", "px")
+    border_bottom: int | None = _small("border at the bottom, at full size", "px")
+    border_left: int | None = _small("border at the left, at full size", "px")
+    border_right: int | None = _small("border at the right, at full size", "px")
+    brightness: float | None = _score("mean luma, 0 black to 1 white")
+    contrast: float | None = _score("standard deviation of luma, 0 to 0.5")
+    sharpness: float | None = _score("variance of the Laplacian of luma at analysis size")
+    colourfulness: float | None = _score("Hasler and Suesstrunk 2003 colourfulness of the key frames")
+    camera: str | None = _text("camera motion class of Movie Gen, Camera-motion classes")
+    camera_confidence: float | None = _score("confidence of the camera class, 0 to 1")
+    text_score: float | None = _score("highest detection x recognition score over the key frames; 0 = no text found")
+    text_area: float | None = _score("largest share of a key frame covered by text boxes")
+    aesthetic: float | None = _score("LAION-style aesthetic score of the middle frame")
+    loudness_db: float | None = _score("RMS level of the sound", "dBFS")
+    silence_fraction: float | None = _score("share of 100 ms windows below the silence level")
+    # table stages
+    dup_group: str | None = _text("clip_id of the keeper of its near-duplicate group; null when alone")
+    dup_rank: int | None = _small("0 keeper or alone, 1.. the rank of a copy in its group")
+    dup_distance: int | None = _small("smallest PDQ Hamming distance to the keeper", "bit")
+    cluster_no: int | None = _small("concept cluster after merging")
+    cluster_size: int | None = _small("clips in the cluster before sampling")
+    keep_probability: float | None = _score("probability with which concept sampling keeps the clip")
+    draw: float | None = _score("the clip's draw in [0, 1); kept when draw < keep_probability")
+    concept_margin: float | None = _score("keep_probability - draw; positive when sampled")
+    mix_keep: float | None = _score("1 when the landscape/portrait mix of its set keeps the clip, else 0")
+    set_name: str | None = _text("set it belongs to")
+    bucket: str | None = _text("aspect x duration bucket, e.g. 16x9_128f")
+    set_fit: float | None = _score("1 when some set takes its size and duration, else 0")
+    encoded: float | None = _score("1 when its training sample was made, else 0")
+    # decision and placement
+    decision: str = column(pa.string(), "keep or drop; pending before the rules ran", default="pending")
+    first_fail_rule: int | None = _small("rule_no of the first rule that did not pass")
+    decided_run_no: int | None = _small("run that decided")
+    caption_no: int | None = _whole("row of captions in use")
+    shard_no: int | None = _small("shard it is written in; null when dropped")
+    error_code: str | None = _text("reason when a stage failed on this clip")
+    error_detail: str | None = _text("expected and found, for a person")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One rule's verdict on one asset or clip. Append only."""
+
+    run_no: int = column(pa.int32(), "run that decided")
+    rule_no: int = column(pa.int32(), "rule that decided")
+    asset_no: int = column(pa.int64(), "the asset, or the clip's asset")
+    clip_no: int | None = _whole("the clip; null for rules on assets")
+    score: float | None = _score("what was compared; null = not measured")
+    passed: bool | None = _flag("true pass, false reject, null unknown")
+    reason_code: str = column(pa.string(), "pass, threshold, not_run, failed_earlier, measure_failed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleRow:
+    """A rule as it stood in a run: where thresholds and versions live."""
+
+    rule_no: int = column(pa.int32(), "dense key; a changed threshold is a new row")
+    name: str = column(pa.string(), "name")
+    version: int = column(pa.int32(), "version of the rule's meaning")
+    position: int = column(pa.int32(), "place in the funnel")
+    stage: str = column(pa.string(), "facts, motion, content, tables or rights")
+    subject: str = column(pa.string(), "asset or clip")
+    kinds: str = column(pa.string(), "media kinds it applies to, comma separated")
+    set_name: str = column(pa.string(), "set it belongs to, empty for all")
+    measure: str = column(pa.string(), "column it compares")
+    measure_version: str = column(pa.string(), "version of the measure")
+    op: str = column(pa.string(), "<, <=, >, >= or ==")
+    threshold: float = column(pa.float64(), "threshold")
+    unit: str = column(pa.string(), "unit of score and threshold")
+    on_unknown: str = column(pa.string(), "reject or accept")
+    reason: str = column(pa.string(), "sentence template for people: {score} {op} {threshold} {unit}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One execution of a command that changed the dataset."""
+
+    run_no: int = column(pa.int32(), "dense key")
+    run_id: str = column(pa.string(), "digest of what the run depends on: inputs, config, code; the idempotence key of its commit")
+    command: str = column(pa.string(), "curate, train …")
+    inputs_digest: str = column(pa.string(), "digest of the inputs: assets, sidecars and settings decide what there is to do")
+    code_version: str = column(pa.string(), "distribution version and git commit where known")
+    config_sha256: str = column(pa.string(), "hash of the resolved configuration")
+    config_json: str = column(pa.string(), "the resolved configuration")
+    parent_version: int | None = _whole("manifest version before the run")
+    started_at: datetime | None = column(UTC, "wall clock", default=None)
+    ended_at: datetime | None = column(UTC, "wall clock", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caption:
+    """A text for a clip and who or what wrote it."""
+
+    caption_no: int = column(pa.int64(), "dense key")
+    clip_no: int = column(pa.int64(), "the clip")
+    text: str = column(pa.string(), "the caption (purgeable)")
+    captioner: str = column(pa.string(), "sidecar, facts, or a model id")
+    captioner_version: str = column(pa.string(), "version or weights digest")
+    camera_prefix: str | None = _text("camera-motion words put before the text")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """A WebDataset tar; all its samples belong to one set and one bucket."""
+
+    shard_no: int = column(pa.int32(), "dense key")
+    path: str = column(pa.string(), "path under the dataset")
+    set_name: str = column(pa.string(), "set")
+    bucket: str = column(pa.string(), "bucket")
+    width: int | None = _small("width of every sample", "px")
+    height: int | None = _small("height of every sample", "px")
+    n_frames: int | None = _small("frames of every sample; null for sound", "frame")
+    fps_num: int | None = _small("frame rate of the bucket where it is one, numerator")
+    fps_den: int | None = _small("frame rate of the bucket where it is one, denominator")
+    size_bytes: int = column(pa.int64(), "size of the tar", "byte")
+    sha256: bytes = column(pa.binary(), "SHA-256 of the tar")
+    n_samples: int = column(pa.int32(), "samples in it")
+    encode_digest: str = column(pa.string(), "digest of the settings that made the payloads; equal digest and clip mean equal bytes")
+    created_run_no: int = column(pa.int32(), "run that wrote it")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One file inside a shard. The index that reads, verifies and serves a sample without opening the tar by name."""
+
+    shard_no: int = column(pa.int32(), "shard")
+    clip_no: int = column(pa.int64(), "clip")
+    clip_id: str = column(pa.string(), "clip, also the member's stem")
+    extension: str = column(pa.string(), "mp4, jpg, flac, json or txt")
+    offset: int = column(pa.int64(), "first byte of the payload in the tar", "byte")
+    size_bytes: int = column(pa.int64(), "payload size", "byte")
+    sha256: bytes = column(pa.binary(), "SHA-256 of the payload")
+    fps_num: int | None = _small("frame rate of the encoded video, numerator")
+    fps_den: int | None = _small("frame rate of the encoded video, denominator")
+    n_frames: int | None = _small("frames in the encoded video", "frame")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exposure:
+    """What a checkpoint has seen: enough to replay the plan and prove it."""
+
+    run_no: int = column(pa.int32(), "training run")
+    checkpoint: str = column(pa.string(), "path of the checkpoint, relative to the training run's folder")
+    run_path: str = column(pa.string(), "folder of the training run as given on the command line")
+    stage: str = column(pa.string(), "training stage, e.g. tae")
+    manifest_version: int = column(pa.int64(), "dataset version the plan was made from")
+    plan_digest: str = column(pa.string(), "digest of the plan's inputs")
+    plan_json: str = column(pa.string(), "the plan's inputs: enough to replay it")
+    first_step: int = column(pa.int64(), "first step of the segment, inclusive", "step")
+    end_step: int = column(pa.int64(), "end of the segment, exclusive", "step")
+    n_samples: int = column(pa.int64(), "samples consumed from step 0 to end_step")
+    rolling_digest: str = column(pa.string(), "hash chain over the sample ids in order")
+    exceptions_json: str = column(pa.string(), "samples replaced or refused, with reason")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Takedown:
+    """A request to stop using or destroy something, and what was done."""
+
+    takedown_no: int = column(pa.int32(), "dense key")
+    received_at: datetime | None = column(UTC, "when it arrived", default=None)
+    basis: str = column(pa.string(), "copyright, privacy, contract or opt-out")
+    selector: str = column(pa.string(), "what it names")
+    state: str = column(pa.string(), "open, executed or closed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A hash or address that must not enter again. Read at ingest."""
+
+    kind: str = column(pa.string(), "sha256, md5 or url")
+    value: str = column(pa.string(), "the value, hexadecimal for hashes")
+    takedown_no: int | None = _small("the request behind it")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cube:
+    """Counts made at commit, so that a page reads kilobytes whatever the size of the dataset."""
+
+    run_no: int = column(pa.int32(), "run")
+    name: str = column(pa.string(), "funnel or histogram")
+    kind: str = column(pa.string(), "media kind")
+    rule_no: int | None = _small("rule, for funnels")
+    measure: str | None = _text("score column, for histograms")
+    bin: int | None = _small("bin, for histograms")
+    low: float | None = column(pa.float64(), "lower edge of the bin", default=None)
+    high: float | None = column(pa.float64(), "upper edge of the bin", default=None)
+    verdict: str = column(pa.string(), "pass, reject or unknown; keep or drop for histograms")
+    n: int = column(pa.int64(), "assets or clips")
+    duration_us: int = column(pa.int64(), "their time", "us")

@@ -1,0 +1,97 @@
+"""Shards: WebDataset tars with deterministic bytes and an index of member offsets, written whole or not at all."""
+
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from manifests.files import sync_folder
+
+_BLOCK = tarfile.BLOCKSIZE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payload:
+    """One file of a sample: `data` under `<clip_id>.<extension>`."""
+
+    clip_id: str
+    extension: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """Where a payload lies in its tar."""
+
+    clip_id: str
+    extension: str
+    offset: int
+    size_bytes: int
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """A finished tar."""
+
+    size_bytes: int
+    sha256: bytes
+    members: tuple[Placed, ...]
+
+
+def write_shard(path: Path, payloads: Iterable[Payload]) -> Written:
+    """The tar holds the payloads in the order given, with no time, owner or machine in it: same payloads, same bytes.
+
+    Memory: one payload at a time. The name appears only when all is on disk.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    whole, members = hashlib.sha256(), []
+    with temporary.open("wb") as sink:
+        for payload in payloads:
+            start = sink.tell()
+            for piece in _entry(payload):
+                sink.write(piece)
+                whole.update(piece)
+            digest = hashlib.sha256(payload.data).digest()
+            members.append(
+                Placed(clip_id=payload.clip_id, extension=payload.extension, offset=start + _BLOCK, size_bytes=len(payload.data), sha256=digest)
+            )
+        tail = bytes(2 * _BLOCK)
+        sink.write(tail)
+        whole.update(tail)
+        size = sink.tell()
+        sink.flush()
+        os.fsync(sink.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+    return Written(size_bytes=size, sha256=whole.digest(), members=tuple(members))
+
+
+def read_payload(path: Path, offset: int, size_bytes: int) -> bytes:
+    """The payload at a place the index names; ValueError with file, expected and found when the tar ends before it."""
+    with path.open("rb") as source:
+        source.seek(offset)
+        data = source.read(size_bytes)
+    if len(data) != size_bytes:
+        raise ValueError(f"{path}: expected {size_bytes} bytes at {offset}, found {len(data)}")
+    return data
+
+
+def list_members(stream: io.BufferedIOBase) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size of every regular file in a tar, read sequentially; names are data here and never become paths."""
+    with tarfile.open(fileobj=stream, mode="r:") as tar:
+        for info in tar:
+            if info.isreg():
+                yield info.name, info.offset_data, info.size
+
+
+def _entry(payload: Payload) -> Iterator[bytes]:
+    info = tarfile.TarInfo(f"{payload.clip_id}.{payload.extension}")
+    info.size, info.mode = len(payload.data), 0o644
+    yield info.tobuf(tarfile.USTAR_FORMAT)
+    yield payload.data
+    yield bytes(-len(payload.data) % _BLOCK)

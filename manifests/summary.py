@@ -1,0 +1,607 @@
+"""The numbers of a dataset that people look at: everything the report shows, bounded whatever the size of the dataset.
+
+`collect` reads the tables through SQL and gives one `ReportData`; pictures come from the caller's `images` function, because
+key frames lie outside the manifest.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import duckdb
+import pyarrow as pa
+
+from manifests.counts import Amount, Funnel, Histogram, applies_sql, count_funnels, count_histograms
+from manifests.query import Snapshot, connect, connection, rows
+
+T = TypeVar("T")
+
+Images = Callable[[str, str], bytes | None]
+"""(clip_id, keyframe_part) -> a small JPEG of the clip, or None where there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryConfig:
+    """How much of everything is shown. All ours: they keep the page below about 5 MB and readable in one sitting."""
+
+    max_rows: int = 40
+    max_concepts: int = 24
+    max_groups: int = 12
+    max_copies: int = 3
+    max_captions: int = 12
+    max_examples: int = 4
+    max_image_bytes: int = 20_000  # a larger picture is left out, not shrunk: this package has no decoder
+    max_images: int = 320
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Top(Generic[T]):
+    """The first few of a list, and how many more there are."""
+
+    shown: tuple[T, ...] = ()
+    more: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """The last run that changed the dataset. Times are ISO 8601, UTC."""
+
+    run_no: int
+    run_id: str
+    command: str
+    code_version: str
+    config_sha256: str
+    started_at: str | None
+    ended_at: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KindRow:
+    """Clips of one kind: found and kept."""
+
+    kind: str
+    clips: Amount
+    kept: Amount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """The numbers at the top."""
+
+    version: int | None
+    run: RunFacts | None
+    n_runs: int
+    assets: Amount
+    asset_bytes: int
+    unreadable: int
+    exact_copies: int
+    clips: Amount
+    kept: Amount
+    pending: int
+    kinds: tuple[KindRow, ...]
+    shards: int
+    shard_bytes: int
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """A count that must come out the same two ways."""
+
+    name: str
+    expected: int
+    found: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether it did."""
+        return self.expected == self.found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A clip at a glance. `score` is the measure it is shown for; `jpeg` is None where there is no small key frame."""
+
+    clip_id: str
+    uri: str
+    decision: str
+    score: float | None
+    jpeg: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureCard:
+    """A histogram, and the clips nearest to the threshold on either side, nearest first."""
+
+    histogram: Histogram
+    rejected: tuple[Picture, ...]
+    passed: tuple[Picture, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BucketCell:
+    """Kept clips of one set and bucket."""
+
+    set_name: str
+    bucket: str
+    clips: Amount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConceptRow:
+    """One concept cluster: clips before and after sampling."""
+
+    cluster_no: int
+    before: int
+    after: int
+    keep_probability: float | None
+    picture: Picture | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concepts:
+    """The clusters, largest first. Effective number = exp(entropy): how many equal clusters would be as diverse."""
+
+    clusters: int
+    before: int
+    after: int
+    effective_before: float | None
+    effective_after: float | None
+    rows: Top[ConceptRow]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One clip of a duplicate group."""
+
+    picture: Picture
+    rank: int
+    distance_bits: int | None
+    width: int | None
+    height: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Near-duplicates: the keeper and its copies."""
+
+    keeper: Member | None
+    copies: Top[Member]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duplicates:
+    """Groups of near-duplicate clips, largest first."""
+
+    groups: int
+    copies: int
+    rows: Top[Group]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorRow:
+    """One reason why a stage could not do its work, with some of the files it met."""
+
+    stage: str
+    code: str
+    n: int
+    examples: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountRow:
+    """A value, the assets that have it, and the kept clips cut from them. None = nothing is stated."""
+
+    value: str | None
+    note: str | None
+    assets: Amount
+    kept_clips: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rights:
+    """What the files say about rights. `reserved_kept` counts kept clips whose asset reserves training."""
+
+    licences: Top[CountRow]
+    optouts: tuple[CountRow, ...]
+    consents: tuple[CountRow, ...]
+    signals: Top[tuple[str, int]]
+    sources: Top[CountRow]
+    states: tuple[tuple[str, int], ...]
+    takedowns: int
+    reserved_kept: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptionRow:
+    """A caption in use."""
+
+    picture: Picture
+    text: str
+    prefix: str | None
+    captioner: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Captions:
+    """Kept clips with a caption, by captioner, and a sample of them in order of clip id, which is a hash: a fair draw."""
+
+    captioned: int
+    without: int
+    captioners: Top[tuple[str, int]]
+    sample: Top[CaptionRow]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardRow:
+    """One tar."""
+
+    path: str
+    set_name: str
+    bucket: str
+    samples: int
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetRow:
+    """The shards of one set together."""
+
+    set_name: str
+    shards: int
+    samples: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportData:
+    """Everything the report shows."""
+
+    title: str
+    headline: Headline
+    checks: tuple[Check, ...]
+    funnels: tuple[Funnel, ...]
+    cards: tuple[MeasureCard, ...]
+    buckets: tuple[BucketCell, ...]
+    concepts: Concepts
+    duplicates: Duplicates
+    errors: Top[ErrorRow]
+    rights: Rights
+    captions: Captions
+    sets: tuple[SetRow, ...]
+    shards: Top[ShardRow]
+    pictures_left_out: int
+
+
+def collect(
+    tables: Mapping[str, pa.Table],
+    images: Images,
+    *,
+    title: str = "dataset",
+    version: int | None = None,
+    config: SummaryConfig | None = None,
+) -> ReportData:
+    """The numbers of tables at hand, by the names of `manifests.schema.TABLES`; a table that is not given is empty."""
+    con = connection(tables)
+    try:
+        return _collect(con, images, title, version, config or SummaryConfig())
+    finally:
+        con.close()
+
+
+def collect_store(
+    store: Snapshot, images: Images, *, title: str = "dataset", version: int | None = None, config: SummaryConfig | None = None
+) -> ReportData:
+    """The numbers of a manifest version (newest by default), read from its Parquet files column by column as they are needed."""
+    version = store.version() if version is None else version
+    con = connect(store, version)
+    try:
+        return _collect(con, images, title, version, config or SummaryConfig())
+    finally:
+        con.close()
+
+
+def _collect(con: duckdb.DuckDBPyConnection, images: Images, title: str, version: int | None, cfg: SummaryConfig) -> ReportData:
+    gallery = _Gallery(images, cfg)
+    headline, funnels = _headline(con, version), count_funnels(con)
+    return ReportData(
+        title=title,
+        headline=headline,
+        checks=_checks(con, headline, funnels),
+        funnels=funnels,
+        cards=tuple(_card(con, h, gallery, cfg) for h in count_histograms(con)),
+        buckets=_buckets(con),
+        concepts=_concepts(con, gallery, cfg),
+        duplicates=_duplicates(con, gallery, cfg),
+        errors=_errors(con, cfg),
+        rights=_rights(con, cfg),
+        captions=_captions(con, gallery, cfg),
+        sets=_sets(con),
+        shards=_shards(con, cfg),
+        pictures_left_out=gallery.left_out,
+    )
+
+
+class _Gallery:
+    """Pictures by clip, each asked for once; what is no JPEG, too large or too many is counted and left out."""
+
+    def __init__(self, images: Images, cfg: SummaryConfig) -> None:
+        self._images, self._cfg = images, cfg
+        self._seen: dict[str, bytes | None] = {}
+        self._given = 0
+        self.left_out = 0
+
+    def picture(self, row: dict[str, Any], score: float | None = None) -> Picture:
+        """The picture of a row with clip_id, keyframe_part, uri and decision."""
+        jpeg = self._jpeg(row["clip_id"], row["keyframe_part"])
+        return Picture(clip_id=row["clip_id"], uri=row["uri"] or "", decision=row["decision"], score=score, jpeg=jpeg)
+
+    def _jpeg(self, clip_id: str, part: str | None) -> bytes | None:
+        if part is None:
+            return None
+        if clip_id not in self._seen:
+            self._seen[clip_id] = self._images(clip_id, part)
+        jpeg = self._seen[clip_id]
+        if jpeg is None:
+            return None
+        small = jpeg[:3] == b"\xff\xd8\xff" and len(jpeg) <= self._cfg.max_image_bytes
+        if not small or self._given >= self._cfg.max_images:
+            self.left_out += 1
+            return None
+        self._given += 1
+        return jpeg
+
+
+_PICTURE = "c.clip_id, c.keyframe_part, c.decision, a.uri"
+_WITH_ASSET = "FROM clips c LEFT JOIN assets a USING (asset_id)"
+
+
+def _headline(con: duckdb.DuckDBPyConnection, version: int | None) -> Headline:
+    a = rows(
+        con,
+        """SELECT count(*) AS n, coalesce(sum(duration_us), 0)::BIGINT AS time_us, coalesce(sum(size_bytes), 0)::BIGINT AS size_bytes,
+        count(error_code) AS unreadable, coalesce(sum(n_copies - 1), 0)::BIGINT AS copies FROM assets""",
+    )[0]
+    kinds = rows(
+        con,
+        """SELECT kind, count(*) AS n, coalesce(sum(end_us - start_us), 0)::BIGINT AS time_us,
+        count(*) FILTER (WHERE decision = 'keep') AS kept_n, count(*) FILTER (WHERE decision = 'pending') AS pending,
+        coalesce(sum(end_us - start_us) FILTER (WHERE decision = 'keep'), 0)::BIGINT AS kept_us
+        FROM clips GROUP BY kind ORDER BY kind = 'audio', kind = 'image', kind""",
+    )
+    s = rows(
+        con, "SELECT count(*) AS n, coalesce(sum(size_bytes), 0)::BIGINT AS b, coalesce(sum(n_samples), 0)::BIGINT AS samples FROM shards"
+    )[0]
+    table = tuple(
+        KindRow(kind=k["kind"], clips=Amount(n=k["n"], time_us=k["time_us"]), kept=Amount(n=k["kept_n"], time_us=k["kept_us"]))
+        for k in kinds
+    )
+    runs = rows(con, "SELECT * FROM runs ORDER BY run_no DESC LIMIT 1")
+    return Headline(
+        version=version,
+        run=_run(runs[0]) if runs else None,
+        n_runs=_count(con, "runs"),
+        assets=Amount(n=a["n"], time_us=a["time_us"]),
+        asset_bytes=a["size_bytes"],
+        unreadable=a["unreadable"],
+        exact_copies=a["copies"],
+        clips=sum((k.clips for k in table), Amount()),
+        kept=sum((k.kept for k in table), Amount()),
+        pending=sum(k["pending"] for k in kinds),
+        kinds=table,
+        shards=s["n"],
+        shard_bytes=s["b"],
+        samples=s["samples"],
+    )
+
+
+def _run(row: dict[str, Any]) -> RunFacts:
+    times = {k: None if row[k] is None else row[k].isoformat(timespec="seconds") for k in ("started_at", "ended_at")}
+    return RunFacts(**{k: row[k] for k in ("run_no", "run_id", "command", "code_version", "config_sha256")}, **times)
+
+
+def _checks(con: duckdb.DuckDBPyConnection, head: Headline, funnels: tuple[Funnel, ...]) -> tuple[Check, ...]:
+    checks = []
+    for f in funnels:
+        if f.steps:
+            checks.append(
+                Check(name=f"{f.name}: kept = left by the rules, less undecided", expected=f.left.n - f.undecided.n, found=f.kept.n)
+            )
+            dropped = sum(s.before.n - s.left.n for s in f.steps)
+            checks.append(Check(name=f"{f.name}: in = dropped + left", expected=f.start.n, found=dropped + f.left.n))
+            worst = min(s.skipped.n for s in f.steps)
+            checks.append(Check(name=f"{f.name}: no rule met more than were left", expected=0, found=min(worst, 0)))
+    if head.shards:
+        placed = rows(con, "SELECT count(*) AS n, count(*) FILTER (WHERE decision = 'keep') AS kept FROM clips WHERE shard_no IS NOT NULL")[
+            0
+        ]
+        members = rows(con, "SELECT count(*) AS n FROM (SELECT DISTINCT shard_no, clip_no FROM members)")[0]["n"]
+        checks.append(Check(name="kept clips are in a shard", expected=head.kept.n, found=placed["kept"]))
+        checks.append(Check(name="samples in shards = clips placed", expected=head.samples, found=placed["n"]))
+        checks.append(Check(name="samples in shards = samples in the member index", expected=head.samples, found=members))
+    return tuple(checks)
+
+
+def _card(con: duckdb.DuckDBPyConnection, h: Histogram, gallery: _Gallery, cfg: SummaryConfig) -> MeasureCard:
+    if h.rule is None or h.subject != "clip" or h.scale == "values":  # among equal values none is near the threshold
+        return MeasureCard(histogram=h, rejected=(), passed=())
+    sides = []
+    for side in (f"NOT {h.rule.sql()}", h.rule.sql()):
+        near = rows(
+            con,
+            f"""SELECT {_PICTURE}, s.{h.measure}::DOUBLE AS score FROM clips s JOIN clips c USING (clip_id) LEFT JOIN assets a ON a.asset_id = s.asset_id
+            WHERE {applies_sql(h.rule)} AND s.keyframe_part IS NOT NULL AND {side.replace("CAST(" + h.measure, "CAST(s." + h.measure)}
+            ORDER BY abs(s.{h.measure}::DOUBLE - ?), s.clip_id LIMIT ?""",  # noqa: S608  names from the schema
+            h.rule.threshold,
+            3 * cfg.max_examples,
+        )
+        shown = (gallery.picture(r, r["score"]) for r in near)
+        sides.append(tuple(p for p, _ in zip((p for p in shown if p.jpeg is not None), range(cfg.max_examples), strict=False)))
+    return MeasureCard(histogram=h, rejected=sides[0], passed=sides[1])
+
+
+def _buckets(con: duckdb.DuckDBPyConnection) -> tuple[BucketCell, ...]:
+    found = rows(
+        con,
+        """SELECT coalesce(set_name, '') AS set_name, bucket, count(*) AS n, sum(end_us - start_us)::BIGINT AS time_us FROM clips
+        WHERE decision = 'keep' AND bucket IS NOT NULL GROUP BY ALL ORDER BY set_name, n DESC, bucket LIMIT 2000""",
+    )
+    return tuple(BucketCell(set_name=r["set_name"], bucket=r["bucket"], clips=Amount(n=r["n"], time_us=r["time_us"])) for r in found)
+
+
+def _concepts(con: duckdb.DuckDBPyConnection, gallery: _Gallery, cfg: SummaryConfig) -> Concepts:
+    clusters = """(SELECT cluster_no, count(*) AS before, count(*) FILTER (WHERE concept_margin > 0) AS after,
+        max(keep_probability) AS p, min(clip_id) AS clip_id FROM clips WHERE cluster_no IS NOT NULL GROUP BY cluster_no)"""
+    total = rows(
+        con,
+        f"""SELECT count(*) AS n, coalesce(sum(before), 0)::BIGINT AS before, coalesce(sum(after), 0)::BIGINT AS after,
+        exp(-sum(b * ln(b))) AS eb, exp(-sum(CASE WHEN a > 0 THEN a * ln(a) ELSE 0 END)) AS ea FROM (SELECT *,
+        before / sum(before) OVER () AS b, CASE WHEN sum(after) OVER () > 0 THEN after / sum(after) OVER () END AS a FROM {clusters})""",  # noqa: S608
+    )[0]
+    found = rows(
+        con,
+        f"""SELECT k.*, c.keyframe_part, c.decision, a.uri FROM {clusters} k JOIN clips c USING (clip_id) LEFT JOIN assets a USING (asset_id)
+        ORDER BY before DESC, k.cluster_no LIMIT ?""",  # noqa: S608
+        cfg.max_concepts,
+    )
+    shown = tuple(
+        ConceptRow(cluster_no=r["cluster_no"], before=r["before"], after=r["after"], keep_probability=r["p"], picture=gallery.picture(r))
+        for r in found
+    )
+    return Concepts(
+        clusters=total["n"],
+        before=total["before"],
+        after=total["after"],
+        effective_before=total["eb"],
+        effective_after=total["ea"] if total["after"] else None,
+        rows=Top(shown=shown, more=total["n"] - len(shown)),
+    )
+
+
+def _duplicates(con: duckdb.DuckDBPyConnection, gallery: _Gallery, cfg: SummaryConfig) -> Duplicates:
+    total = rows(
+        con,
+        "SELECT count(DISTINCT dup_group) AS groups, count(*) FILTER (WHERE dup_rank > 0) AS copies FROM clips WHERE dup_group IS NOT NULL",
+    )[0]
+    largest = rows(
+        con,
+        "SELECT dup_group, count(*) AS n FROM clips WHERE dup_group IS NOT NULL GROUP BY 1 HAVING count(*) > 1 ORDER BY n DESC, 1 LIMIT ?",
+        cfg.max_groups,
+    )
+    groups = []
+    for g in largest:
+        found = rows(
+            con,
+            f"""SELECT {_PICTURE}, c.dup_rank, c.dup_distance, c.width, c.height {_WITH_ASSET} WHERE c.dup_group = ?
+            ORDER BY c.dup_rank, c.clip_id LIMIT ?""",  # noqa: S608
+            g["dup_group"],
+            cfg.max_copies + 1,
+        )
+        members = [_member(r, gallery) for r in found]
+        keeper = next((m for m in members if m.rank == 0), None)
+        copies = tuple(m for m in members if m is not keeper)[: cfg.max_copies]
+        groups.append(Group(keeper=keeper, copies=Top(shown=copies, more=g["n"] - len(copies) - (keeper is not None))))
+    return Duplicates(groups=total["groups"], copies=total["copies"], rows=Top(shown=tuple(groups), more=total["groups"] - len(groups)))
+
+
+def _member(row: dict[str, Any], gallery: _Gallery) -> Member:
+    size = {k: row[k] for k in ("width", "height")}
+    return Member(picture=gallery.picture(row), rank=row["dup_rank"] or 0, distance_bits=row["dup_distance"], **size)
+
+
+def _errors(con: duckdb.DuckDBPyConnection, cfg: SummaryConfig) -> Top[ErrorRow]:
+    grouped = """SELECT stage, error_code AS code, count(*) AS n, arg_min({'uri': uri, 'detail': detail}, uri, 5) AS examples FROM (
+            SELECT coalesce(error_stage, 'unknown') AS stage, error_code, uri, coalesce(error_detail, '') AS detail FROM assets
+            WHERE error_code IS NOT NULL UNION ALL
+            SELECT 'clip', c.error_code, coalesce(a.uri, c.clip_id), coalesce(c.error_detail, '')
+            FROM clips c LEFT JOIN assets a USING (asset_id) WHERE c.error_code IS NOT NULL) GROUP BY 1, 2"""
+    found = rows(con, f"{grouped} ORDER BY n DESC, 1, 2 LIMIT ?", cfg.max_rows)
+    total = rows(con, f"SELECT count(*) AS n FROM ({grouped})")[0]["n"]  # noqa: S608
+    shown = tuple(
+        ErrorRow(stage=r["stage"], code=r["code"], n=r["n"], examples=tuple((e["uri"], e["detail"]) for e in r["examples"])) for r in found
+    )
+    return Top(shown=shown, more=total - len(shown))
+
+
+_LICENCE_CLASSES = "CASE licence_class WHEN 0 THEN 'commercial use allowed' WHEN 1 THEN 'non-commercial' WHEN 2 THEN 'academic' WHEN 3 THEN 'unspecified' END"
+_OPTOUT_STATES = "CASE optout_state WHEN 0 THEN 'none seen' WHEN 1 THEN 'training reserved' ELSE 'state ' || optout_state END"
+
+
+def _rights(con: duckdb.DuckDBPyConnection, cfg: SummaryConfig) -> Rights:
+    licences = _count_rows(con, "licence_expr", _LICENCE_CLASSES)
+    optouts = _count_rows(con, _OPTOUT_STATES, "NULL")
+    names = "(SELECT name FROM sources s WHERE s.source_no = a.source_no LIMIT 1)"
+    sources = _count_rows(
+        con, f"coalesce({names}, 'source ' || source_no)", f"(SELECT supplier FROM sources s WHERE s.source_no = a.source_no LIMIT 1)"
+    )  # noqa: F541, S608
+    signals = rows(
+        con,
+        """SELECT signal, count(*) AS n FROM (SELECT unnest(string_split(optout_signals, chr(10))) AS signal FROM assets
+        WHERE optout_signals IS NOT NULL) WHERE signal <> '' GROUP BY 1 ORDER BY n DESC, 1""",
+    )
+    states = rows(con, "SELECT state, count(*) AS n FROM assets GROUP BY 1 ORDER BY n DESC, 1")
+    return Rights(
+        licences=_top(licences, cfg.max_rows),
+        optouts=tuple(optouts),
+        consents=tuple(_count_rows(con, "consent", "NULL"))[: cfg.max_rows],
+        signals=_top([(r["signal"], r["n"]) for r in signals], cfg.max_rows // 2),
+        sources=_top(sources, cfg.max_rows),
+        states=tuple((r["state"], r["n"]) for r in states),
+        takedowns=_count(con, "takedowns"),
+        reserved_kept=sum(r.kept_clips for r in optouts if r.value == "training reserved"),
+    )
+
+
+def _count_rows(con: duckdb.DuckDBPyConnection, value: str, note: str) -> list[CountRow]:
+    found = rows(
+        con,
+        f"""WITH kept AS (SELECT asset_id, count(*) AS n FROM clips WHERE decision = 'keep' GROUP BY 1)
+        SELECT {value} AS value, {note} AS note, count(*) AS n, coalesce(sum(a.duration_us), 0)::BIGINT AS time_us,
+        coalesce(sum(k.n), 0)::BIGINT AS kept FROM assets a LEFT JOIN kept k USING (asset_id) GROUP BY 1, 2 ORDER BY n DESC, 1, 2""",  # noqa: S608
+    )
+    return [CountRow(value=r["value"], note=r["note"], assets=Amount(n=r["n"], time_us=r["time_us"]), kept_clips=r["kept"]) for r in found]
+
+
+def _captions(con: duckdb.DuckDBPyConnection, gallery: _Gallery, cfg: SummaryConfig) -> Captions:
+    used = f"{_WITH_ASSET} JOIN captions t ON t.caption_no = c.caption_no WHERE c.decision = 'keep'"
+    found = rows(con, f"SELECT {_PICTURE}, t.text, t.camera_prefix, t.captioner {used} ORDER BY c.clip_id LIMIT ?", cfg.max_captions)  # noqa: S608
+    counts = rows(con, f"SELECT t.captioner, count(*) AS n {used} GROUP BY 1 ORDER BY n DESC, 1")  # noqa: S608
+    kept = rows(con, "SELECT count(*) AS n FROM clips WHERE decision = 'keep'")[0]["n"]
+    captioned = sum(r["n"] for r in counts)
+    sample = tuple(
+        CaptionRow(picture=gallery.picture(r), text=r["text"], prefix=r["camera_prefix"], captioner=r["captioner"]) for r in found
+    )
+    return Captions(
+        captioned=captioned,
+        without=kept - captioned,
+        captioners=_top([(r["captioner"], r["n"]) for r in counts], cfg.max_rows),
+        sample=Top(shown=sample, more=captioned - len(sample)),
+    )
+
+
+def _sets(con: duckdb.DuckDBPyConnection) -> tuple[SetRow, ...]:
+    found = rows(
+        con,
+        """SELECT set_name, count(*) AS shards, sum(n_samples)::BIGINT AS samples, sum(size_bytes)::BIGINT AS size_bytes
+        FROM shards GROUP BY 1 ORDER BY 1""",
+    )
+    return tuple(SetRow(**r) for r in found)
+
+
+def _shards(con: duckdb.DuckDBPyConnection, cfg: SummaryConfig) -> Top[ShardRow]:
+    found = rows(
+        con,
+        "SELECT path, set_name, bucket, n_samples AS samples, size_bytes, lower(hex(sha256)) AS sha256 FROM shards ORDER BY path LIMIT ?",
+        cfg.max_rows,
+    )
+    return Top(shown=tuple(ShardRow(**r) for r in found), more=_count(con, "shards") - len(found))
+
+
+def _count(con: duckdb.DuckDBPyConnection, table: str) -> int:
+    n: int = rows(con, f"SELECT count(*) AS n FROM {table}")[0]["n"]  # noqa: S608  our own names
+    return n
+
+
+def _top(items: list[T], n: int) -> Top[T]:
+    return Top(shown=tuple(items[:n]), more=max(len(items) - n, 0))

@@ -1,0 +1,280 @@
+"""`dailies curate`: from inputs to a committed version of the dataset, in a straight line.
+
+Every step either reads what an earlier run left or does what is missing; nothing is decided before all that was affordable is
+measured; one commit at the end makes it visible. The order of steps is the order of `plan.STAGES`.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.ingest import list_inputs, merge_copies
+from manifests import ids, ledger
+from manifests.cubes import build_cubes
+from manifests.records import Asset, Caption, Clip, Decision, Run, Source
+from manifests.rules import Rule
+from manifests.schema import arrow_schema, from_table, to_table
+from manifests.tables import ManifestStore
+from pipelines import on_ray, plan, provenance, sharding, tables
+from pipelines.config import digest, to_json
+from pipelines.on_ray import EngineConfig
+from pipelines.plan import CurateConfig
+from pipelines.progress import Progress
+from pipelines.stage import Place, Stage
+from pipelines.work import merge_columns, missing, read, set_column
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a run left: counts, where, and how long it took."""
+
+    dataset: str
+    version: int
+    nothing_left: bool
+    listed: int
+    assets: int
+    unreadable: int
+    clips: int
+    kept: int
+    hours_kept: float
+    shards: int
+    shortages: tuple[str, ...]
+    seconds: float
+
+
+class Curation:
+    """One run: the configuration, the place, and the two tables that grow column by column."""
+
+    def __init__(self, dataset: Path, config: CurateConfig, progress: Progress) -> None:
+        self.config, self.progress = config, progress
+        self.place = Place(dataset.absolute())
+        self.store = ManifestStore(self.place.dataset)
+        self.assets = arrow_schema(Asset).empty_table()
+        self.clips = arrow_schema(Clip).empty_table()
+
+    def do(self, stage: Stage, inputs: pa.Table) -> None:
+        """The stage's outputs exist for all rows of the input."""
+        units = missing(stage, self.config, self.place, inputs)
+        todo = sum(u.n_rows for u in units)
+        with self.progress.stage(stage.name, inputs.num_rows, inputs.num_rows - todo) as advance:
+            for done in on_ray.run(stage, self.config, self.place, units, self.config.engine):
+                advance(done["rows_in"])
+
+    def outputs(self, stage: Stage, inputs: pa.Table, output: str = "rows", key: str | None = None) -> pa.Table:
+        """The stage's outputs for the rows of the input."""
+        return read(stage, self.config, self.place, output, inputs.column(stage.key).combine_chunks().unique(), key)
+
+    def rules(self, *stages: str) -> list[tuple[int, Rule]]:
+        """The configured rules of these rule stages, in order, numbered by position."""
+        return [(i, r) for i, r in enumerate(self.config.policy()) if r.stage in stages]
+
+    def alive(self, *stages: str) -> pa.Table:
+        """The clips that survive the rules of these stages."""
+        return self.clips.filter(pa.array(ledger.survivors(self.rules(*stages), self.clips)))
+
+
+def curate(inputs: list[str], dataset: Path, config: CurateConfig, progress: Progress) -> Summary:
+    """The dataset holds everything of the inputs that passes, as shards, and a row with a reason for everything else."""
+    begun, started_at = time.monotonic(), datetime.now(UTC)
+    run = Curation(dataset, config, progress)
+    run.store.recover()
+    listed = ingest(run, inputs)
+    inputs_digest = ids.digest("inputs/v1", _content_digest(run.assets), digest(_without_engine(config)), provenance.code_version())
+    if (previous := _last_run(run.store)) is not None and previous.inputs_digest == inputs_digest:
+        progress.say("nothing left to do: these inputs were curated with this configuration before")
+        return _summary(run, listed, (), begun, nothing_left=True)
+    try:
+        measure_assets(run)
+        measure_clips(run)
+        shortages = compose_sets(run)
+        captions = write_captions(run)
+        version = place_and_commit(run, captions, inputs_digest, started_at)
+    finally:
+        on_ray.stop()
+        tables.stop()
+    progress.say(f"committed version {version}")
+    return _summary(run, listed, shortages, begun, nothing_left=False)
+
+
+def ingest(run: Curation, inputs: list[str]) -> int:
+    """`run.assets` holds every asset of the dataset and of the inputs, with rights; returns how many files were listed."""
+    listings = to_table(plan.Listing, list_inputs(inputs, run.config.ingest))
+    run.do(plan.INGEST, listings)
+    found = merge_copies(from_table(Asset, run.outputs(plan.INGEST, listings)))
+    known = {a.asset_id: a for a in from_table(Asset, run.store.read("assets"))}
+    for asset in found:
+        old = known.get(asset.asset_id)
+        known[asset.asset_id] = asset if old is None else dataclasses.replace(asset, asset_no=old.asset_no, source_no=old.source_no)
+    fresh = sorted(i for i, a in known.items() if a.asset_no < 0)
+    first = max((a.asset_no for a in known.values()), default=-1) + 1
+    sources = _source_numbers(run.store, listings)
+    origin = {uri: sources[name] for uri, name in zip(listings.column("uri").to_pylist(), listings.column("source").to_pylist(), strict=True)}
+    for number, asset_id in enumerate(fresh, first):
+        known[asset_id] = dataclasses.replace(known[asset_id], asset_no=number, source_no=origin[known[asset_id].uri])
+    # Facts and verdicts are made again below, from the stages' own outputs.
+    run.assets = to_table(Asset, [plan.without_facts(known[i]) for i in sorted(known, key=lambda i: known[i].asset_no)])
+    run.sources = to_table(Source, [Source(source_no=n, name=s) for s, n in sorted(sources.items(), key=lambda item: item[1])])  # type: ignore[attr-defined]
+    return listings.num_rows
+
+
+def measure_assets(run: Curation) -> None:
+    """Facts of every readable asset; clips, series and key frames of every asset that passes the rules on rights and facts."""
+    readable = run.assets.filter(pc.is_null(run.assets.column("error_stage")))
+    run.do(plan.PROBE, readable)
+    run.assets = merge_columns(run.assets, run.outputs(plan.PROBE, readable), "asset_id", plan.FACT_COLUMNS)
+    passing = run.assets.filter(pa.array(ledger.survivors(run.rules("rights", "facts"), run.assets)))
+    run.do(plan.ANALYSE, passing)
+    # Clips of assets that a rule has dropped since stay in the manifest; their asset's verdict drops them too.
+    run.assets = merge_columns(run.assets, run.outputs(plan.ANALYSE, run.assets), "asset_id", plan.ANALYSED_COLUMNS)
+    run.clips = run.outputs(plan.ANALYSE, run.assets, "clips", key="asset_id")
+    _number_clips(run)
+    kept = ledger.survivors(run.rules("rights", "facts", "assets"), run.assets)
+    of_asset = dict(zip(run.assets.column("asset_no").to_pylist(), kept.tolist(), strict=True))
+    run.clips = set_column(run.clips, "asset_kept", [float(of_asset[n]) for n in run.clips.column("asset_no").to_pylist()])
+
+
+def measure_clips(run: Curation) -> None:
+    """Text, descriptors and aesthetics of the clips that pass the rules on motion and borders; each reads key frames only."""
+    for stage, columns in plan.CLIP_MEASURES:
+        alive = run.alive("analysed")
+        pictures = alive.filter(pc.is_valid(alive.column("keyframe_part")))
+        run.do(stage, pictures)
+        run.clips = merge_columns(run.clips, run.outputs(stage, pictures), "clip_id", columns)
+
+
+def compose_sets(run: Curation) -> tuple[str, ...]:
+    """Duplicates, concepts, sets and mix, on Spark; returns what the sets could not get."""
+    with run.progress.stage("tables", run.clips.num_rows) as advance:
+        shortages = tables.compose(run)
+        advance(run.clips.num_rows)
+    for text in shortages:
+        run.progress.say(f"shortage: {text}")
+    return shortages
+
+
+def write_captions(run: Curation) -> pa.Table:
+    """The captions of all clips that every rule keeps so far."""
+    kept = run.alive("analysed", "content", "tables", "sets")
+    rows = plan.with_asset_columns(kept, run.assets)
+    run.do(plan.CAPTION, rows)
+    return run.outputs(plan.CAPTION, rows)
+
+
+def place_and_commit(run: Curation, captions: pa.Table, inputs_digest: str, started_at: datetime) -> int:
+    """Samples encoded, rules applied to everything, shards written, and one commit that shows it all."""
+    sharding.encode(run)
+    run_no = run.store.read("runs", columns=["run_no"]).num_rows
+    numbers, new_rules = provenance.number_rules(run.store, run.config.policy())
+    numbered = list(zip(numbers, run.config.policy(), strict=True))
+    on_assets, run.assets = ledger.decide_table([r for r in numbered if r[1].subject == "asset"], run.assets, run_no)
+    on_clips, run.clips = ledger.decide_table([r for r in numbered if r[1].subject == "clip"], run.clips, run_no)
+    run.clips = set_column(run.clips, "decided_run_no", [run_no] * run.clips.num_rows)
+    caption_rows = _number_captions(run, captions)
+    shards, members = sharding.write_shards(run, caption_rows, run_no)
+    decisions = pa.concat_tables([on_assets, on_clips]) if on_clips.num_rows else on_assets
+    record = Run(
+        run_no=run_no,
+        run_id=ids.digest("run/v1", run.store.version(), inputs_digest),
+        command="curate",
+        inputs_digest=inputs_digest,
+        code_version=provenance.code_version(),
+        config_sha256=digest(run.config),
+        config_json=to_json(run.config),
+        parent_version=run.store.version() if run.store.version() >= 0 else None,
+        started_at=started_at,
+        ended_at=datetime.now(UTC),
+    )
+    return run.store.commit(
+        record.run_id,
+        append={"decisions": decisions, "rules": new_rules, "runs": to_table(Run, [record])},
+        replace={
+            "sources": run.sources,  # type: ignore[attr-defined]
+            "assets": run.assets,
+            "clips": run.clips,
+            "captions": to_table(Caption, caption_rows),
+            "shards": shards,
+            "members": members,
+            "cubes": build_cubes(run_no, decisions, run.assets, run.clips),
+        },
+    )
+
+
+def _source_numbers(store: ManifestStore, listings: pa.Table) -> dict[str, int]:
+    sources = {s.name: s.source_no for s in from_table(Source, store.read("sources"))}
+    for name in sorted(set(listings.column("source").to_pylist())):
+        sources.setdefault(name, len(sources))
+    return sources
+
+
+def _number_clips(run: Curation) -> None:
+    """Dense numbers: known clips keep theirs, new ones follow in order of asset and start."""
+    known = dict(zip(*(c.to_pylist() for c in run.store.read("clips", columns=["clip_id", "clip_no"]).columns), strict=True))
+    of_asset = dict(zip(run.assets.column("asset_id").to_pylist(), run.assets.column("asset_no").to_pylist(), strict=True))
+    run.clips = set_column(run.clips, "asset_no", [of_asset[i] for i in run.clips.column("asset_id").to_pylist()])
+    run.clips = run.clips.sort_by([("asset_no", "ascending"), ("start_us", "ascending"), ("clip_id", "ascending")])
+    numbers, following = [], max(known.values(), default=-1) + 1
+    for clip_id in run.clips.column("clip_id").to_pylist():
+        if clip_id not in known:
+            known[clip_id], following = following, following + 1
+        numbers.append(known[clip_id])
+    run.clips = set_column(run.clips, "clip_no", numbers).sort_by("clip_no")
+
+
+def _number_captions(run: Curation, captions: pa.Table) -> list[Caption]:
+    """Caption rows of the kept clips in clip order; clips point at theirs."""
+    kept = run.clips.filter(pc.equal(run.clips.column("decision"), "keep"))
+    texts = {row["clip_id"]: row for row in captions.to_pylist()}
+    rows = []
+    for clip_id, clip_no in zip(kept.column("clip_id").to_pylist(), kept.column("clip_no").to_pylist(), strict=True):
+        text = texts[clip_id]
+        names = ("text", "captioner", "captioner_version", "camera_prefix")
+        rows.append(Caption(caption_no=len(rows), clip_no=clip_no, **{n: text[n] for n in names}))
+    of_clip = {c.clip_no: c.caption_no for c in rows}
+    run.clips = set_column(run.clips, "caption_no", [of_clip.get(n) for n in run.clips.column("clip_no").to_pylist()])
+    return rows
+
+
+def _content_digest(assets: pa.Table) -> str:
+    """Digest of every asset's content and rights: what the dataset is made of."""
+    return ids.digest(*(json.dumps(row, sort_keys=True, default=str) for row in assets.to_pylist()))
+
+
+def _without_engine(config: CurateConfig) -> CurateConfig:
+    """Where stages run decides nothing about what comes out."""
+    return dataclasses.replace(config, engine=EngineConfig())
+
+
+def _last_run(store: ManifestStore) -> Run | None:
+    runs: Iterable[Run] = from_table(Run, store.read("runs"))
+    return max((r for r in runs if r.command == "curate"), key=lambda r: r.run_no, default=None)
+
+
+def _summary(run: Curation, listed: int, shortages: tuple[str, ...], begun: float, nothing_left: bool) -> Summary:
+    assets, clips = run.store.read("assets"), run.store.read("clips")
+    kept: Any = clips.filter(pc.equal(clips.column("decision"), "keep"))
+    spans = np.asarray(pc.subtract(kept.column("end_us"), kept.column("start_us")).to_pylist(), dtype=np.int64)
+    return Summary(
+        dataset=str(run.place.dataset),
+        version=run.store.version(),
+        nothing_left=nothing_left,
+        listed=listed,
+        assets=assets.num_rows,
+        unreadable=pc.sum(pc.equal(assets.column("readable"), 0)).as_py() or 0,
+        clips=clips.num_rows,
+        kept=kept.num_rows,
+        hours_kept=round(float(spans.sum()) / 3.6e9, 4),
+        shards=run.store.read("shards").num_rows,
+        shortages=shortages,
+        seconds=round(time.monotonic() - begun, 1),
+    )
+
+

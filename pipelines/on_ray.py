@@ -1,0 +1,114 @@
+"""Thin wiring of stages to Ray Data: units in, actors that hold the stage's job, markers out. No domain logic.
+
+Rows never ride back through the object store: a worker writes its unit's parts and returns two counts.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.stage import Place, Stage
+from pipelines.work import Unit, run_unit
+
+_OBJECT_STORE_BYTES = 256 << 20
+"""Enough: units are kilobytes and results are counts. Ray's default takes 30 % of the machine's memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Where stages run. `name` is ray or local (this process: for debugging); `address` joins a running Ray cluster."""
+
+    name: str = "ray"
+    address: str | None = None
+    cpus: int | None = None
+    """Cores to use here; all of them when null."""
+    spark_memory: str = "2g"
+    """Java heap of the Spark driver: ours, ample for a laptop's datasets."""
+
+
+def run(stage: Stage, config: Any, place: Place, units: list[Unit], engine: EngineConfig) -> Iterator[dict[str, int]]:
+    """Every unit is done when the iterator ends; yields the counts of each as it finishes."""
+    if not units:
+        return
+    if engine.name == "local":
+        job = stage.make(config, place)
+        yield from (run_unit(stage, job, place, unit) for unit in units)
+    else:
+        yield from _run_ray(stage, config, place, units, engine)
+
+
+def start(engine: EngineConfig) -> None:
+    """Ray is up: the cluster at `address`, or a quiet local one."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+    if engine.address:
+        ray.init(engine.address, **options)
+    else:
+        ray.init(num_cpus=engine.cpus or os.cpu_count(), include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **options)
+    _quiet(ray)
+
+
+def stop() -> None:
+    """The local Ray, if any, is down."""
+    import ray
+
+    with contextlib.suppress(Exception):  # a cluster that is gone already is what we want
+        ray.shutdown()
+
+
+class _Worker:
+    """An actor that makes the stage's job once and runs units with it."""
+
+    def __init__(self, stage_name: str, config: Any, dataset: str) -> None:
+        from pipelines.plan import stage_named
+
+        self.stage = stage_named(stage_name)
+        self.place = Place(Path(dataset))
+        self.job = self.stage.make(config, self.place)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        units = [Unit(str(s), int(n), float(c), bytes(r)) for s, n, c, r in zip(batch["stem"], batch["n_rows"], batch["cost"], batch["rows"], strict=True)]
+        counts = [run_unit(self.stage, self.job, self.place, unit) for unit in units]
+        return {name: [c[name] for c in counts] for name in ("rows_in", "rows_out")}
+
+
+def _run_ray(stage: Stage, config: Any, place: Place, units: list[Unit], engine: EngineConfig) -> Iterator[dict[str, int]]:
+    import pyarrow as pa
+    import ray
+
+    start(engine)
+    cores = int(ray.cluster_resources().get("CPU", 1))
+    workers = max(1, min(len(units), cores))
+    table = pa.table(
+        {"stem": [u.stem for u in units], "n_rows": [u.n_rows for u in units], "cost": [u.cost for u in units], "rows": [u.rows for u in units]}
+    )
+    # One block per unit keeps the order dearest first and lets each worker take the next unit as it gets free.
+    dataset = ray.data.from_arrow([table.slice(i, 1) for i in range(table.num_rows)])
+    done = dataset.map_batches(
+        _Worker,
+        fn_constructor_args=(stage.name, config, str(place.dataset.absolute())),
+        batch_size=1,
+        # A fixed pool, one core each: a job is single threaded, and an actor holds its weights for all of its units.
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_cpus=1,
+    )
+    for row in done.iter_rows():
+        yield {"rows_in": int(row["rows_in"]), "rows_out": int(row["rows_out"])}
+
+
+def _quiet(ray: Any) -> None:
+    """Our own progress is shown; Ray Data's bars and logs would fight with it."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_errored_blocks = 0
+    for name in ("ray.data", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)

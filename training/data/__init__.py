@@ -1,0 +1,1 @@
+"""From shards to batches: index, plan (pure order), read, decode, batch."""

@@ -1,0 +1,106 @@
+"""From a sample's bytes to pixels: the frames shown at exact times, scaled and cropped.
+
+Time is the container's. The clip's k-th training frame is the picture shown at t_k = t_0 + k / fps, t_0 the presentation time of its
+first frame: the last frame whose timestamp is <= t_k, with half a tick of tolerance because containers round timestamps to ticks.
+At a constant rate these are consecutive frames; at a varying one they are what a viewer would have seen.
+"""
+
+import io
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.errors import SampleError
+
+Pixels = NDArray[np.uint8]
+"""Frames as (T, H, W, 3), RGB, 0..255."""
+
+MAX_PIXELS = 1 << 26
+"""A frame larger than this (8192 x 8192) is refused before it is decoded: a few bytes can announce gigabytes."""
+
+MAX_SECONDS_AHEAD = 600
+"""Decoding stops at the last wanted frame; a clip that asks for a later one than this was not cut by us (clips are 4-16 s)."""
+
+
+def decode_video(data: bytes, where: str, start_frame: int, n_frames: int, fps: Fraction, short_side_px: int) -> Pixels:
+    """The `n_frames` pictures shown at t_0 + (start_frame + k) / fps, scaled so that the shorter side is `short_side_px`."""
+    if fps <= 0 or (start_frame + n_frames) / fps > MAX_SECONDS_AHEAD:
+        raise SampleError(where, "decode", f"frames within {MAX_SECONDS_AHEAD} s", f"{start_frame}+{n_frames} at {fps} fps")
+    with _open(data, where, "mp4") as container:
+        frames = _frames(container, where)
+        return _pick(frames, where, [Fraction(start_frame + k) / fps for k in range(n_frames)], 1 / fps, short_side_px)
+
+
+def decode_image(data: bytes, where: str, short_side_px: int) -> Pixels:
+    """The one picture, as (1, H, W, 3), scaled so that the shorter side is `short_side_px`."""
+    with _open(data, where, "jpeg_pipe") as container:
+        frame = next(_frames(container, where), None)
+        if frame is None:
+            raise SampleError(where, "decode", "one picture", "none")
+        return _scale(frame, where, short_side_px)[None]
+
+
+def _pick(frames: Iterator[Any], where: str, times_s: list[Fraction], step_s: Fraction, short_side_px: int) -> Pixels:
+    """The frames shown at the times after the first frame's; the last frame is shown for one step."""
+    picked: list[Pixels] = []
+    shown, origin, shown_s = None, None, Fraction(0)
+    for frame in frames:
+        if frame.pts is None or frame.time_base is None:
+            raise SampleError(where, "decode", "a presentation timestamp on every frame", "a frame without one")
+        origin = frame.pts if origin is None else origin
+        now_s = (frame.pts - origin) * frame.time_base
+        while shown is not None and len(picked) < len(times_s) and times_s[len(picked)] + frame.time_base / 2 < now_s:
+            picked.append(_scale(shown, where, short_side_px))
+        if len(picked) == len(times_s):
+            break
+        shown, shown_s = frame, now_s
+    while shown is not None and len(picked) < len(times_s) and times_s[len(picked)] < shown_s + step_s:
+        picked.append(_scale(shown, where, short_side_px))
+    if len(picked) < len(times_s):
+        raise SampleError(where, "decode", f"a picture at {float(times_s[len(picked)]):.6f} s", f"the end after {float(shown_s):.6f} s")
+    return np.stack(picked)
+
+
+def _open(data: bytes, where: str, demuxer: str) -> Any:
+    """The container over the bytes, with the demuxer named: no probing, so a playlist in disguise opens nothing."""
+    import av
+
+    try:
+        return av.open(io.BytesIO(data), format=demuxer)
+    except (av.FFmpegError, ValueError) as error:
+        raise SampleError(where, "open", demuxer, str(error)) from error
+
+
+def _frames(container: Any, where: str) -> Iterator[Any]:
+    """The first video stream's frames in presentation order; every failure of the decoder is a SampleError."""
+    import av
+
+    if not container.streams.video:
+        raise SampleError(where, "decode", "a video stream", "none")
+    stream = container.streams.video[0]
+    context = stream.codec_context
+    if context.width * context.height > MAX_PIXELS:
+        raise SampleError(where, "decode", f"at most {MAX_PIXELS} pixels", f"{context.width}x{context.height}")
+    context.thread_count = 1  # frame threads would make every small clip wait for a pipeline of frames it never uses
+    try:
+        yield from container.decode(stream)
+    except (av.FFmpegError, ValueError) as error:
+        raise SampleError(where, "decode", "decodable frames", str(error)) from error
+
+
+def _scale(frame: Any, where: str, short_side_px: int) -> Pixels:
+    """The frame as RGB with this shorter side; a sliver that would grow past MAX_PIXELS is refused."""
+    import av
+
+    scale = Fraction(short_side_px, min(frame.width, frame.height))
+    width, height = (max(short_side_px, round(side * scale)) for side in (frame.width, frame.height))
+    if width * height > MAX_PIXELS:
+        raise SampleError(where, "scale", f"at most {MAX_PIXELS} pixels", f"{width}x{height}")
+    try:
+        pixels: Pixels = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray()
+    except (av.FFmpegError, ValueError) as error:
+        raise SampleError(where, "scale", f"{width}x{height} RGB", str(error)) from error
+    return pixels

@@ -1,0 +1,17 @@
+"""The errors this package raises for people: what was being done, what was expected, what was found."""
+
+
+class TrainingError(Exception):
+    """Training cannot go on; the message names the step or file, the expected and the found."""
+
+
+class SampleError(TrainingError):
+    """One sample cannot be used: file and place, what was being done, the expected and the found."""
+
+    def __init__(self, where: str, action: str, expected: str, found: str) -> None:
+        super().__init__(f"{where}: {action}: expected {expected}, found {found}")
+        self.where, self.action, self.expected, self.found = where, action, expected, found
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint is incomplete or damaged, or does not fit the model; the message names the file."""

@@ -1,0 +1,1 @@
+"""Plain single-device torch modules; parallelism is applied from outside."""

@@ -1,0 +1,1 @@
+"""What makes one model train on many processes: the DeepSpeed engine and the sharded average."""

@@ -1,0 +1,1 @@
+"""One file a task: what one training stage optimises."""
