@@ -45,6 +45,7 @@ OUTPUT = pa.schema(
 )
 _LABELS = pa.schema([("clip_id", pa.string()), ("cluster_no", pa.int32())])
 _DRAWS = pa.schema([("clip_id", pa.string()), ("vector", pa.list_(pa.float32())), ("order", pa.float64())])
+MAX_DIMENSIONS = 4096
 _BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
 
@@ -99,18 +100,18 @@ def label_concepts(table: pa.Table, cfg: ConceptsConfig) -> pa.Table:
     order = sorted(range(len(clip_ids)), key=lambda i: (_order(cfg, clip_ids[i]), clip_ids[i]))
     sample = known.take(pa.array(order[: cfg.max_sample], pa.int64()))
     concepts = train_concepts(sample, known.num_rows, cfg)
-    labels = pa.concat_tables(pa.Table.from_batches([_assigned(b, concepts)], _LABELS) for b in table.to_batches()) if len(table) else table
-    sizes = Counter(labels["cluster_no"].drop_null().to_pylist()) if len(table) else Counter[int]()
-    done = [_sampled(b, keep_probabilities(sizes, cfg), sizes, cfg) for b in labels.to_batches()]
-    return pa.Table.from_batches(done, OUTPUT)
+    labels = [_assigned(batch, concepts) for batch in table.to_batches()]
+    sizes = Counter(c for batch in labels for c in batch["cluster_no"].drop_null().to_pylist())
+    probability = keep_probabilities(sizes, cfg)
+    return pa.Table.from_batches([_sampled(batch, probability, sizes, cfg) for batch in labels], OUTPUT)
 
 
 def train_concepts(sample: pa.Table, n_clips: int, cfg: ConceptsConfig) -> Concepts:
     """Centroids of the sample (clip_id, vector; in the order of its draws) for n_clips clips in all, and which of them are one concept."""
     if not sample.num_rows:
         return Concepts(centroids=np.zeros((0, 0)), cluster_no=np.zeros(0, np.int64))
-    n_dimensions = len(sample["vector"][0])
-    x = kmeans.to_whole(_matrix(sample["clip_id"], sample["vector"], n_dimensions))
+    clip_ids, vectors = sample["clip_id"].combine_chunks(), sample["vector"].combine_chunks()
+    x = kmeans.to_whole(_matrix(clip_ids, vectors, len(vectors[0])))
     centroids = kmeans.train(x, cfg.k(n_clips), cfg.max_iterations, cfg.seed)
     return Concepts(centroids=centroids, cluster_no=kmeans.merge(centroids, cfg.merge_cosine))
 
@@ -118,7 +119,7 @@ def train_concepts(sample: pa.Table, n_clips: int, cfg: ConceptsConfig) -> Conce
 def keep_probabilities(sizes: Mapping[int, int], cfg: ConceptsConfig) -> dict[int, float]:
     """The probability with which a clip of each cluster is kept, from the clusters' sizes; see the formula above."""
     n_clips = sum(sizes.values())
-    if n_clips < cfg.min_clips:
+    if n_clips < max(1, cfg.min_clips):
         return dict.fromkeys(sizes, 1.0)
     smallest = min(sizes.values())
     rate = cfg.rate if cfg.kept_share is None else _rate_for(cfg.kept_share / cfg.max_probability * n_clips, sorted(sizes.values()))
@@ -143,15 +144,13 @@ def _order(cfg: ConceptsConfig, clip_id: str) -> float:
 
 def _matrix(clip_ids: pa.Array, vectors: pa.Array, n_dimensions: int) -> np.ndarray:
     """Vectors without nulls as float64 [n, d]; one of another length, or with a value that is not finite, raises ConceptsError."""
-    if not 1 <= n_dimensions <= kmeans.MAX_DIMENSIONS:
-        raise ConceptsError(f"clip {clip_ids[0]}: concepts: a vector of 1 to {kmeans.MAX_DIMENSIONS} values expected, found {n_dimensions}")
+    if not 1 <= n_dimensions <= MAX_DIMENSIONS:
+        raise ConceptsError(f"clip {clip_ids[0]}: concepts: a vector of 1 to {MAX_DIMENSIONS} values expected, found {n_dimensions}")
     lengths = pc.list_value_length(vectors).to_numpy()
     odd = np.flatnonzero(lengths != n_dimensions)
     if len(odd):
         raise ConceptsError(f"clip {clip_ids[int(odd[0])]}: concepts: a vector of {n_dimensions} values expected, found {lengths[odd[0]]}")
-    flat = pc.list_flatten(vectors)
-    x = np.asarray(flat.to_numpy(zero_copy_only=False) if isinstance(flat, pa.Array) else flat.to_numpy(), np.float64)
-    x = x.reshape(-1, n_dimensions)
+    x = np.asarray(pc.list_flatten(vectors).to_numpy(zero_copy_only=False), np.float64).reshape(-1, n_dimensions)
     bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
     if len(bad):
         raise ConceptsError(f"clip {clip_ids[int(bad[0])]}: concepts: finite values expected, found null, NaN or infinity")
@@ -194,10 +193,8 @@ def label_concepts_on_spark(rows: "DataFrame", cfg: ConceptsConfig) -> "DataFram
     context = rows.sparkSession.sparkContext
     rows = rows.select("clip_id", F.col("vector").cast("array<float>").alias("vector"))
     known = rows.where("vector IS NOT NULL")
-    # Only ids and draws are sorted; the vectors of the few winners are fetched by a second, filtered read.
-    first = known.select("clip_id", "vector").mapInArrow(_with_order(cfg), spark_schema(_DRAWS))
-    sample = first.orderBy("order", "clip_id").limit(cfg.max_sample).toArrow().select(["clip_id", "vector"])
-    concepts = context.broadcast(train_concepts(sample, known.count(), cfg))
+    n_clips = known.count()
+    concepts = context.broadcast(train_concepts(_sample(known, n_clips, cfg), n_clips, cfg))
 
     def assign(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -212,6 +209,19 @@ def label_concepts_on_spark(rows: "DataFrame", cfg: ConceptsConfig) -> "DataFram
             yield _sampled(batch, probability, sizes, cfg)
 
     return labels.mapInArrow(sample_rows, spark_schema(OUTPUT))
+
+
+def _sample(known: "DataFrame", n_clips: int, cfg: ConceptsConfig) -> pa.Table:
+    """The max_sample clips with the smallest draws, in the order of draws, on the driver."""
+    drawn = known.select("clip_id", "vector").mapInArrow(_with_order(cfg), spark_schema(_DRAWS))
+    # Sorting the vectors of all clips to keep a few would move them all to one place: cut first where the draws say the few must lie
+    # (ten standard deviations to spare), and only if that was not enough take all.
+    enough = min(cfg.max_sample, n_clips)
+    cutoff = (enough + 10 * math.sqrt(enough)) / max(1, n_clips)
+    sample = drawn.where(drawn["order"] < cutoff).orderBy("order", "clip_id").limit(enough).toArrow()
+    if sample.num_rows < enough:
+        sample = drawn.orderBy("order", "clip_id").limit(enough).toArrow()
+    return sample.select(["clip_id", "vector"])
 
 
 def _with_order(cfg: ConceptsConfig) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:

@@ -43,7 +43,9 @@ class DuplicatesConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_distance <= near_hashes.MAX_DISTANCE:
-            raise ValueError(f"duplicates: max_distance is {self.max_distance}, expected 0 to {near_hashes.MAX_DISTANCE}: beyond, pairs are missed")
+            raise ValueError(
+                f"duplicates: max_distance is {self.max_distance}, expected 0 to {near_hashes.MAX_DISTANCE}: beyond, pairs are missed"
+            )
         if not 0 < self.min_share <= 1:
             raise ValueError(f"duplicates: min_share is {self.min_share}, expected more than 0 and at most 1")
         if self.min_matches < 1:
@@ -149,8 +151,7 @@ def label_duplicates_on_spark(rows: "DataFrame", cfg: DuplicatesConfig) -> "Data
         F.first("pdq").over(order).alias("keeper_pdq"),
     )
     labelled = ranked.mapInArrow(_measure, spark_schema(OUTPUT))
-    alone = {"dup_rank": 0}
-    return rows.select("clip_id").join(labelled, "clip_id", "left").fillna(alone).select(*OUTPUT.names)
+    return rows.select("clip_id").join(labelled, "clip_id", "left").fillna(0, "dup_rank").select(*OUTPUT.names)
 
 
 def _links_on_spark(heads: "DataFrame", cfg: DuplicatesConfig) -> "DataFrame":

@@ -1,8 +1,8 @@
 """Spherical k-means whose result is a function of the vectors alone: not of row order, batch size, threads or machine.
 
-Unit vectors are rounded to whole numbers of 2^-20. A dot product of two of them is a sum of whole numbers that stays below 2^41
-(Cauchy-Schwarz), and so do its partial sums in absolute value below 2^53 for fewer than 2^12 dimensions; such sums are exact in
-float64 in any order, so BLAS may do as it likes. Cluster sums are exact in the same way for fewer than 2^32 members.
+Unit vectors are rounded to whole numbers of 2^-20. A dot product of two of them, and any part of its sum, is a whole number below
+2^41 (Cauchy-Schwarz), far below the 2^53 up to which float64 is exact: the order in which BLAS adds does not matter. Sums of a
+cluster's members are exact in the same way for fewer than 2^32 members.
 """
 
 import numpy as np
@@ -12,7 +12,6 @@ from manifests import ids
 UNIT = 2.0**20
 """Length of a unit vector in whole numbers: components are resolved to 1e-6."""
 
-MAX_DIMENSIONS = 4096
 _CELLS_AT_ONCE = 1 << 24  # scores held at once: 128 MB
 
 
@@ -55,10 +54,10 @@ def merge(centroids: np.ndarray, min_cosine: float) -> np.ndarray:
     step = max(1, _CELLS_AT_ONCE // len(centroids))
     for start in range(0, len(centroids), step):
         near = centroids[start : start + step] @ centroids.T >= min_cosine * UNIT * UNIT
-        for i, j in zip(*np.nonzero(near), strict=True):
-            a, b = name[i + start], name[j]
-            if a != b:
-                name[name == max(a, b)] = min(a, b)
+        for i, row in enumerate(near, start):
+            joined = np.unique(np.append(name[row], name[i]))
+            if len(joined) > 1:
+                name[np.isin(name, joined)] = joined[0]
     return name
 
 
@@ -73,7 +72,8 @@ def _seeds(x: np.ndarray, k: int, seed: int) -> np.ndarray:
         reach = np.cumsum(nearest)
         if reach[-1] == 0:
             break
-        chosen.append(int(np.searchsorted(reach, ids.uniform(seed, "kmeans", i) * reach[-1], side="right")))
+        drawn = int(np.searchsorted(reach, ids.uniform(seed, "kmeans", i) * reach[-1], side="right"))
+        chosen.append(min(drawn, int(np.flatnonzero(nearest)[-1])))  # the product may round up to the whole reach
     return x[chosen]
 
 

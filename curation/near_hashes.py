@@ -9,6 +9,7 @@ still quadratic in the number of hashes, divided by 240; for 10^8 hashes and mor
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +22,18 @@ _PAIRS_AT_ONCE = 1 << 21  # 2 M pairs x 4 words of 8 bytes: 64 MB of working mem
 _FLIPS = np.array([1 << k for k in range(8)], np.int32)
 
 BLOCK_ROWS = pa.schema(
-    [("kind", pa.string()), ("block", pa.int32()), ("hash", pa.binary()), ("clip_id", pa.string()), ("frame", pa.int32()), ("n", pa.int32())]
+    [
+        ("kind", pa.string()),
+        ("block", pa.int32()),
+        ("hash", pa.binary()),
+        ("clip_id", pa.string()),
+        ("frame", pa.int32()),
+        ("n", pa.int32()),
+    ]
 )
-MATCHES = pa.schema([("a", pa.string()), ("b", pa.string()), ("fa", pa.int32()), ("fb", pa.int32()), ("na", pa.int32()), ("nb", pa.int32())])
+MATCHES = pa.schema(
+    [("a", pa.string()), ("b", pa.string()), ("fa", pa.int32()), ("fb", pa.int32()), ("na", pa.int32()), ("nb", pa.int32())]
+)
 """Frame fa of clip a matches frame fb of clip b, a < b; na and nb are the clips' numbers of frames."""
 
 
@@ -108,7 +118,7 @@ def _whole_blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         block, kind = batch.column("block").to_numpy(), batch.column("kind").to_numpy(zero_copy_only=False)
         changes = np.flatnonzero((block[1:] != block[:-1]) | (kind[1:] != kind[:-1])) + 1
         starts = [0, *changes.tolist(), len(block)]
-        for start, end in zip(starts, starts[1:], strict=False):
+        for start, end in pairwise(starts):
             piece = batch.slice(start, end - start)
             if held and not _same_block(held[-1], piece):
                 yield from _several(held)
@@ -149,8 +159,9 @@ def _match_block(block: pa.Table, max_distance: int) -> Iterator[pa.RecordBatch]
 
 def _first_band(differing: np.ndarray) -> np.ndarray:
     """The first of the 16 bands with at most one bit set, for words [n, 4]: the one band in which a pair is reported."""
-    bands = np.ascontiguousarray(differing).view(np.uint16).reshape(len(differing), -1)
-    return (np.bitwise_count(bands) <= 1).argmax(axis=1)
+    bands = np.ascontiguousarray(differing).view(np.uint16).reshape(len(differing), HASH_BYTES // 2)
+    first: np.ndarray = (np.bitwise_count(bands) <= 1).argmax(axis=1)
+    return first
 
 
 def _matches(block: pa.Table, left: np.ndarray, right: np.ndarray) -> Iterator[pa.RecordBatch]:

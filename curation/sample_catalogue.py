@@ -189,7 +189,7 @@ FILMS: tuple[Film, ...] = (
         height=360,
         fps=Fraction(25),
         codec="mpeg4",
-        shots=(_shot(_drawn("leaves", "ice"), 150, "zoom_out"), _shot(_photo("coffee.png", 0, 265, 600, 400), 115, "pan_left")),
+        shots=(_shot(_drawn("leaves", "ice"), 150, "zoom_out"), _shot(_drawn("bubbles", "meadow"), 115, "pan_left")),
     ),
 )
 TRUNCATED = Film(name="truncated.mp4", shots=(_shot(_drawn("marble", "sea"), 72, "pan_right"),))

@@ -32,7 +32,7 @@ _PRESETS: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy:
-    """A file with the content of a film. `exact`: its very bytes. `crop`: the middle 95 % in each direction. `small`: three quarters the size."""
+    """A file with the content of a film. `exact`: its very bytes. `crop`: the middle 95 % each way. `small`: three quarters the size."""
 
     name: str
     of: str
@@ -56,7 +56,7 @@ def write_copy(path: Path, copy: Copy, film: Film, original: Path) -> None:
         shutil.copyfile(original, aside)
         aside.replace(path)
     else:
-        crf = 38 if copy.edit == "lowrate" else 26
+        crf = 36 if copy.edit == "lowrate" else 26
         _encode(path, (edited(frame, copy.edit) for frame in _decoded(original)), film, "libx264", crf, None)
 
 
@@ -96,9 +96,9 @@ def write_image(path: Path, scene: Scene, width: int, height: int, rotation: int
     if rotation:
         exif[0x0112] = 6  # EXIF 2.3, Orientation: 6 = turn 90 degrees clockwise to show
     kind = {".png": "PNG", ".webp": "WEBP"}.get(path.suffix, "JPEG")
-    options: dict[str, Any] = {"PNG": {}, "WEBP": {"quality": 82}, "JPEG": {"quality": 88, "exif": exif}}[kind]
+    options: dict[str, dict[str, Any]] = {"PNG": {}, "WEBP": {"quality": 82}, "JPEG": {"quality": 88, "exif": exif}}
     held = io.BytesIO()
-    image.save(held, kind, **options)
+    image.save(held, kind, **options[kind])
     write_bytes(path, held.getvalue())
 
 
@@ -109,7 +109,7 @@ def write_sound(path: Path, sound: Sound, seconds: float) -> None:
     codec = {".wav": "pcm_s16le", ".flac": "flac", ".mp3": "libmp3lame"}[path.suffix]
     aside = _aside(path)
     with av.open(str(aside), "w", format=path.suffix[1:]) as out:
-        stream = out.add_stream(codec, rate=SAMPLE_RATE_HZ, layout="mono")
+        stream: Any = out.add_stream(codec, rate=SAMPLE_RATE_HZ, layout="mono")
         for frame in _audio_frames(synthesise(sound, path.name, seconds)):
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))

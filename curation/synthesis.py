@@ -25,8 +25,8 @@ VFR_RATES = (30, 15, 24)
 
 _SPEED = 0.16  # share of the picture's side that a pan or tilt crosses in a second
 _BOB_PX = 8  # a pan also sways this far to each side: a rail is too smooth for a camera
-_SHAKE_PX = 9
-_WIDE, _NEAR = 1.5, 0.55  # picture pixels per frame pixel at the wide and the near end of a zoom
+_SHAKE_PX = 12
+_WIDE, _NEAR = 1.6, 0.5  # picture pixels per frame pixel at the wide and the near end of a zoom
 _NOISE_BANK = 6
 
 
@@ -149,9 +149,10 @@ def render(film: Film) -> Iterator[Picture]:
         if film.bars:
             frame = np.zeros((film.height, film.width, 3), np.uint8)
             frame[bars.top : bars.top + height, bars.left : bars.left + width] = inner
-        for words, ink, cover in stamps:
+        for words, place, ink, cover in stamps:
             if words.start_frame <= i < words.end_frame:
-                frame = np.asarray(frame * (1 - cover) + ink * cover, np.uint8)
+                frame = frame.copy()  # a standing camera gives the same array again and again
+                frame[place] = frame[place] * (1 - cover) + ink * cover
         yield frame
 
 
@@ -234,8 +235,8 @@ def _noise_bank(film: Film, width: int, height: int) -> list[NDArray[np.float32]
     return [rng.standard_normal((height, width, 1), dtype=np.float32) * np.float32(film.noise) for _ in range(_NOISE_BANK)]
 
 
-def _letter(words: Words, width: int, height: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """White letters with a black rim: ink `[height, width, 3]` and its cover `[height, width, 1]` in 0..1."""
+def _letter(words: Words, width: int, height: int) -> tuple[tuple[slice, slice], NDArray[np.float32], NDArray[np.float32]]:
+    """White letters with a black rim: where they lie (rows, columns), their ink `[h, w, 3]`, and its cover `[h, w, 1]` in 0..1."""
     from PIL import Image, ImageDraw, ImageFont
 
     size = height // 6 if words.place == "title" else height // 13
@@ -244,4 +245,7 @@ def _letter(words: Words, width: int, height: int) -> tuple[NDArray[np.float32],
     at = (width / 2, height * (0.45 if words.place == "title" else 0.9))
     ImageDraw.Draw(cover).text(at, words.text, 255, font, anchor="mm", stroke_width=max(2, size // 14))
     ImageDraw.Draw(ink).text(at, words.text, (255, 255, 255), font, anchor="mm")
-    return np.asarray(ink, np.float32), np.asarray(cover, np.float32)[..., None] / 255
+    left, top, right, bottom = cover.getbbox() or (0, 0, width, height)
+    place = slice(top, bottom), slice(left, right)
+    share = np.asarray(np.asarray(cover, np.float32)[..., None] / np.float32(255), np.float32)
+    return place, np.asarray(ink, np.float32)[place], share[place]

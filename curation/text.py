@@ -3,7 +3,11 @@
 `text_score` is the highest detection x recognition score over all key frames and boxes; Movie Gen keeps a clip below 0.6 (Data, three
 filter stages). A detector also fires on texture, and a recogniser always reads something into it: on real footage the false boxes
 read as one character over half the picture, or as one character repeated ("000", "XXX"). So a box counts only when its reading has
-at least `min_characters` letters or digits and at least two different ones. A single letter as a title is missed by that rule.
+at least `min_characters` letters or digits and at least two different ones. A single letter as a title is missed by that rule, and so are
+scripts that the models do not read (Arabic, Thai).
+
+Measured on four frames each of 93 real videos: all 18 with overlaid text score 0.63 or more, both with legible text in the scene
+0.78 or more, the other 73 score 0.39 or less.
 """
 
 from collections.abc import Sequence
@@ -22,7 +26,7 @@ class TextConfig:
 
     engine: Literal["rapidocr", "paddleocr"] = "rapidocr"
     models: str | None = None  # folder of models; rapidocr has its own inside the package, paddleocr needs one
-    detect_px: int = 640  # long side at which text is detected: 512 misses a quarter more of the smallest marks, 736 reads more texture
+    detect_px: int = 576  # long side at which text is detected: 512 finds fewer small marks, 640 reads more into texture
     min_characters: int = 2
     area_score: float = 0.3  # a box counts for the area from this score on
     max_boxes: int = 48  # boxes read in one frame, surest first: a screen full of text is text after the first

@@ -25,12 +25,15 @@ _TIME_US = {"asset": "coalesce(s.duration_us, 0)", "clip": "s.end_us - s.start_u
 _DENSE_KEYS = ("_no", "_num", "_den")
 
 BINS = 48
-"""Bins of a histogram: about 10 px each at the width it is drawn."""
+"""Most bins of a histogram: about 10 px each at the width it is drawn."""
+
+MIN_BINS = 12
+"""Fewest bins; between the two the number grows with the square root of the count."""
 
 MAX_VALUES = 12
 """A measure with at most this many different values is shown by value, not by range."""
 
-_LONG_TAIL = 20.0
+_LONG_TAIL = 8.0
 """A positive measure whose 99th percentile is more than this many times its median is binned by its logarithm."""
 
 
@@ -55,7 +58,9 @@ class Step:
     rule_no: int
     name: str
     stage: str
-    condition: str
+    measure: str
+    op: str
+    threshold: float
     unit: str
     set_name: str
     on_unknown: str
@@ -199,7 +204,9 @@ def _steps(con: duckdb.DuckDBPyConnection, verdicts: Sequence[dict[str, Any]], s
                 rule_no=no,
                 name=row["name"],
                 stage=row["stage"],
-                condition=f"{row['measure']} {row['op']} {row['threshold']:g}",
+                measure=row["measure"],
+                op=row["op"],
+                threshold=row["threshold"],
                 unit=row["unit"],
                 set_name=row["set_name"],
                 on_unknown=row["on_unknown"],
@@ -256,12 +263,13 @@ def _count_histogram(
     fails = "false" if rule is None else f"NOT {rule.sql()}"
     stacks = f"""count(*) FILTER (WHERE {fails}) AS fails, count(*) FILTER (WHERE NOT {fails} AND s.decision = 'keep') AS kept,
         count(*) FILTER (WHERE NOT {fails} AND s.decision <> 'keep') AS elsewhere"""
-    if len(values) <= MAX_VALUES:
+    if _by_value(values, rule):
         scale: Literal["linear", "log", "values"] = "values"
         found = rows(con, f"SELECT {x} AS x, {stacks} FROM {source} AND {x} IS NOT NULL GROUP BY 1 ORDER BY 1")  # noqa: S608
         bins = tuple(_bin(r, r["x"], r["x"]) for r in found)
     else:
-        scale, edges = bin_edges(facts["lo"], facts["q"], facts["hi"], rule.threshold if rule else None)
+        bins_wanted = min(max(round(2 * math.sqrt(facts["n"])), MIN_BINS), BINS)
+        scale, edges = bin_edges(facts["lo"], facts["q"], facts["hi"], rule.threshold if rule else None, bins_wanted)
         place = _place_sql(x, scale, edges)
         counted = rows(con, f"SELECT {place} AS i, {stacks} FROM {source} AND {x} IS NOT NULL GROUP BY 1")  # noqa: S608
         at = {r["i"]: r for r in counted}
@@ -285,6 +293,12 @@ def _count_histogram(
     )
 
 
+def _by_value(values: Sequence[float], rule: Rule | None) -> bool:
+    """Whether a bar for every value says more than ranges: few whole numbers, and near the threshold."""
+    ends = [*values, *([] if rule is None else [rule.threshold])]
+    return len(values) <= MAX_VALUES and all(float(v).is_integer() for v in ends) and max(ends) - min(ends) <= 2 * MAX_VALUES
+
+
 def applies_sql(rule: Rule | None) -> str:
     """SQL that is true for the subjects `s` the rule speaks about: `manifests.rules.applies` for whole tables."""
     if rule is None:
@@ -295,9 +309,9 @@ def applies_sql(rule: Rule | None) -> str:
 
 
 def bin_edges(
-    lowest: float, quantiles: Sequence[float], highest: float, threshold: float | None
+    lowest: float, quantiles: Sequence[float], highest: float, threshold: float | None, bins: int = BINS
 ) -> tuple[Literal["linear", "log"], tuple[float, ...]]:
-    """Edges of about BINS equal bins between the 1st and 99th percentile and the threshold; the threshold is itself an edge.
+    """Edges of about `bins` equal bins between the 1st and 99th percentile and the threshold; the threshold is itself an edge.
 
     Bins are equal in the logarithm when the measure is positive with a long tail.
     """
@@ -308,7 +322,9 @@ def bin_edges(
     low, high = to(min(ends)), to(max(ends))
     if high <= low:  # most values are equal: the percentiles say nothing about the spread
         low, high = to(min(lowest, *ends)), to(max(highest, *ends))
-    width = (high - low) / BINS
+    if high <= low:  # all are
+        low, high = low - max(abs(low), 1.0) * 0.05, high + max(abs(high), 1.0) * 0.05
+    width = (high - low) / bins
     if threshold is not None:
         low = to(threshold) - math.ceil(round((to(threshold) - low) / width, 6)) * width
     n = max(1, math.ceil(round((high - low) / width, 6)))

@@ -482,7 +482,7 @@ def _concepts(con: duckdb.DuckDBPyConnection, gallery: _Gallery, cfg: SummaryCon
 def _duplicates(con: duckdb.DuckDBPyConnection, gallery: _Gallery, cfg: SummaryConfig) -> Duplicates:
     total = rows(
         con,
-        "SELECT count(DISTINCT dup_group) AS groups, count(*) FILTER (WHERE dup_rank > 0) AS copies FROM clips WHERE dup_group IS NOT NULL",
+        "SELECT count(*) AS groups, coalesce(sum(n - 1), 0)::BIGINT AS copies FROM (SELECT count(*) AS n FROM clips WHERE dup_group IS NOT NULL GROUP BY dup_group HAVING n > 1)",
     )[0]
     largest = rows(
         con,

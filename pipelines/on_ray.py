@@ -26,6 +26,8 @@ class EngineConfig:
     address: str | None = None
     cpus: int | None = None
     """Cores to use here; all of them when null."""
+    spark_master: str | None = None
+    """Spark master such as spark://host:7077; a local session when null."""
     spark_memory: str = "2g"
     """Java heap of the Spark driver: ours, ample for a laptop's datasets."""
 

@@ -94,9 +94,9 @@ def fake_tables(n_clips: int, seed: int = 7) -> dict[str, pa.Table]:
     """Every table of a dataset with this many clips; with 0 clips there is one broken asset and a run, nothing more."""
     draw = np.random.Generator(np.random.Philox(key=seed))
     assets = _assets(max(1, n_clips // 6), n_clips, draw)
-    clips = _clips(assets, n_clips, draw)
     rules = [(i, r) for i, r in enumerate(RULES)]
     assets, decisions = _decided(assets, rules, "asset")
+    clips = _clips([a for a in assets if a.decision == "keep" and a.kind], n_clips, draw)
     clips, more = _decided(clips, rules, "clip")
     clips, shards, members = _placed(clips)
     captions = [_caption(c, draw) for c in clips if c.decision == "keep"]
@@ -149,13 +149,13 @@ def _asset(i: int, draw: np.random.Generator) -> records.Asset:
         int(draw.integers(5))
     ]
     size = None if kind == "audio" else [(1920, 1080), (1280, 720), (1080, 1920), (3840, 2160), (1000, 1000)][int(draw.integers(5))]
-    reserved = None if draw.random() < 0.2 else int(draw.random() < 0.06)
+    reserved = None if draw.random() < 0.2 else int(i > 0 and draw.random() < 0.06)
     return make(
         records.Asset,
         **_identity(i),
         asset_no=i,
         uri="raw/" + (HOSTILE_NAMES[i % len(HOSTILE_NAMES)] if 0 < i <= len(HOSTILE_NAMES) else f"collection_{i % 3}/take_{i:05d}.mp4"),
-        size_bytes=int(np.exp(draw.normal(14.5, 1.6))),
+        size_bytes=int(np.exp(draw.normal(14.5, 1.6))) if i else 5_000_000,
         source_no=i % 3,
         kind=kind,
         licence_expr=licence,
@@ -165,7 +165,7 @@ def _asset(i: int, draw: np.random.Generator) -> records.Asset:
         optout_state=reserved,
         optout_signals="tdm-reservation=1\nX-Robots-Tag=noai" if reserved else None,
         consent="given" if i % 3 == 0 else None,
-        duration_us=None if kind == "image" else int(draw.gamma(2.0, 18.0) * 1e6) + 500_000,
+        duration_us=None if kind == "image" else int(draw.gamma(2.0, 18.0) * 1e6) + (500_000 if i else 5_000_000),
         width=size and size[0],
         height=size and size[1],
         n_copies=1 + int(draw.random() < 0.05),
@@ -197,12 +197,13 @@ def _identity(i: int) -> dict[str, object]:
 
 
 def _clips(assets: list[records.Asset], n: int, draw: np.random.Generator) -> list[records.Clip]:
-    sound = [a for a in assets if a.kind is not None]
     clips: list[records.Clip] = []
     for i in range(n):
-        asset, at = sound[i % len(sound)], i // len(sound) * 8_000_000
+        asset, at = assets[i % len(assets)], i // len(assets) * 16_000_000
         clips.append(_clip(i, asset, at, clips, draw))
     groups = {c.dup_group for c in clips if c.dup_rank}
+    ranks = {g: iter(range(1, n + 1)) for g in groups}
+    clips = [dataclasses.replace(c, dup_rank=next(ranks[c.dup_group])) if c.dup_rank else c for c in clips]
     return [dataclasses.replace(c, dup_group=c.clip_id) if c.clip_id in groups else c for c in clips]
 
 

@@ -123,4 +123,6 @@ def _groups(clips: list[dict[str, Any]]) -> dict[str, str]:
     return {clip["clip_id"]: smallest[root(f"clip {clip['clip_id']}")] for clip in clips}
 
 
-_SCHEMA = pa.schema([(f.name, pa.binary() if f.type is bytes else pa.int64() if f.type in (int, int | None) else pa.string()) for f in fields(Sample)])
+_SCHEMA = pa.schema(
+    [(f.name, pa.binary() if f.type is bytes else pa.int64() if f.type in (int, int | None) else pa.string()) for f in fields(Sample)]
+)

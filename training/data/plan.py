@@ -176,9 +176,7 @@ def replay(plan_json: str, samples: Iterable[Sample]) -> Plan:
     return plan
 
 
-def exposed_clips(
-    plan_json: str, samples: Iterable[Sample], end_step: int, exceptions: Iterable[dict[str, Any]] = ()
-) -> dict[str, int]:
+def exposed_clips(plan_json: str, samples: Iterable[Sample], end_step: int, exceptions: Iterable[dict[str, Any]] = ()) -> dict[str, int]:
     """Clip id -> first step below `end_step` whose gradient it entered.
 
     `exceptions` are those of the checkpoint's exposure record: at each, the planned clip was not seen and another was.

@@ -22,7 +22,9 @@ class Conv25d(nn.Module):
     frame passes as a still video would. With `time_stride` 2 it gives ceil(T/2) frames.
     """
 
-    def __init__(self, c_in: int, c_out: int, kernel: int, *, temporal: bool, stride: int = 1, padding: int = 0, time_stride: int = 1) -> None:
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int, *, temporal: bool, stride: int = 1, padding: int = 0, time_stride: int = 1
+    ) -> None:
         super().__init__()
         self.spatial = nn.Conv2d(c_in, c_out, kernel, stride, padding)
         self.temporal = TemporalConv(c_out, time_stride) if temporal else None

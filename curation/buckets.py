@@ -1,0 +1,273 @@
+"""Sets and buckets: which named training set a clip belongs to, and the shape it is encoded in. Table stage, one row out for one row in.
+
+In:   clip_id string, kind string, width int, height int, start_us long, end_us long
+Out:  clip_id, set_name string, bucket string, set_reason string
+
+A bucket is an aspect ratio and a number of frames (for sound a length): all its clips give one latent shape. Movie Gen, Multi-stage
+subsets and buckets, gives the durations, five aspect ratios, and of these 1024 x 576 and 576 x 1024 by size; both are 768^2 pixels in
+area, so sizes here follow from an area (or, for small sets, from a short side). 4:3, 1:1 and 3:4 are ours.
+
+The encoded clip has exactly `n_frames` frames at a constant whole rate. The rate is n_frames / duration rounded up, so that the frames
+fit in the clip (the paper prints 21 frames a second for 256 frames in 12 s, which is 21.33: here 22), bounded by the row's rates; the
+frames then last n_frames / fps <= duration, taken from the middle of the clip, at their own speed. Where the source has fewer frames a
+second than that, some are shown twice. No picture is enlarged.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+
+from curation.components import spark_schema
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+SIDE_MULTIPLE = 16
+"""Sides are multiples of this: 8 x in the autoencoder, 2 x in the transformer's patches."""
+
+FRAMES_PER_LATENT = 8
+"""Frames that one latent frame stands for."""
+
+OUTPUT = pa.schema([("clip_id", pa.string()), ("set_name", pa.string()), ("bucket", pa.string()), ("set_reason", pa.string())])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DurationRow:
+    """Clips of min_s <= duration < max_s (seconds; null: no end) give n_frames at min_fps to max_fps; sound gives its middle min_s seconds."""
+
+    min_s: float
+    max_s: float | None = None
+    n_frames: int | None = None
+    min_fps: int | None = None
+    max_fps: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetConfig:
+    """A named training set: what enters it, and its buckets. Sizes in pixels. The first row of `durations` that fits a clip is taken."""
+
+    name: str
+    kind: Literal["video", "image", "audio"]
+    min_side_px: int = 0
+    area_side_px: int | None = None  # pictures have about the area of a square of this side
+    short_side_px: int | None = None  # or this short side
+    aspects: tuple[str, ...] = ("16:9", "4:3", "1:1", "3:4", "9:16")  # 4:3, 1:1 and 3:4 are ours
+    max_crop_share: float = 0.3  # of the picture that may be cut away to reach an aspect; ours: lets 2.39:1 films in
+    durations: tuple[DurationRow, ...] = ()
+    landscape_share: float | None = None  # of landscape among landscape and portrait; null: as found
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("video", "image", "audio"):
+            raise ValueError(f"set {self.name}: kind is {self.kind!r}, expected video, image or audio")
+        if self.kind != "audio" and (self.area_side_px is None) == (self.short_side_px is None):
+            raise ValueError(
+                f"set {self.name}: expected one of area_side_px and short_side_px, found {self.area_side_px}, {self.short_side_px}"
+            )
+        if self.landscape_share is not None and not 0 < self.landscape_share < 1:
+            raise ValueError(f"set {self.name}: landscape_share is {self.landscape_share}, expected between 0 and 1, or null")
+        if (self.kind == "image") == bool(self.durations):
+            raise ValueError(f"set {self.name}: durations expected for video and audio and for no image, found {len(self.durations)} rows")
+        for aspect in self.aspects:
+            _parts(aspect)
+        for row in self.durations:
+            _check_row(self, row)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """A shape: size in pixels and frames (1 for images); null where sound has none. `name` is e.g. 16x9_128f, or 8s for sound."""
+
+    name: str
+    width: int | None = None
+    height: int | None = None
+    n_frames: int | None = None
+
+    @property
+    def n_latent_frames(self) -> int | None:
+        """Frames after the temporal autoencoder: n_frames / 8, and 1 for an image."""
+        return None if self.n_frames is None else max(1, self.n_frames // FRAMES_PER_LATENT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """A clip in a bucket: frames a second (null but for video), the span [start_us, end_us) that is encoded, and the share cut away.
+
+    Without a bucket, `reason` says why: kind, size_unknown, too_small, crop, too_short, too_long. Else it is `ok`.
+    """
+
+    reason: str
+    bucket: Bucket | None = None
+    fps_num: int | None = None
+    fps_den: int | None = None
+    start_us: int | None = None
+    end_us: int | None = None
+    crop_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """The set of a clip and how it fits; without a set, `fit.reason` is that of the least strict set of its kind."""
+
+    set_name: str | None
+    fit: Fit
+
+
+def bucket_of(clip: Any, cfg: SetConfig) -> Fit:
+    """The bucket of a clip in a set, or the reason why it has none. A clip has kind, width, height, start_us, end_us."""
+    if clip.kind != cfg.kind:
+        return Fit(reason="kind")
+    if cfg.kind == "audio":
+        return _fit_sound(clip, cfg)
+    if not clip.width or not clip.height:
+        return Fit(reason="size_unknown")
+    if min(clip.width, clip.height) < cfg.min_side_px:
+        return Fit(reason="too_small")
+    crop, aspect = min((crop_share(clip.width, clip.height, *_parts(a)), a) for a in cfg.aspects)
+    if crop > cfg.max_crop_share:
+        return Fit(reason="crop", crop_share=crop)
+    width, height = size_of(aspect, cfg)
+    if clip.width < width or clip.height < height:
+        return Fit(reason="too_small", crop_share=crop)
+    name = aspect.replace(":", "x")
+    if cfg.kind == "image":
+        bucket = Bucket(name=f"{name}_1f", width=width, height=height, n_frames=1)
+        return Fit(reason="ok", bucket=bucket, start_us=clip.start_us, end_us=clip.end_us, crop_share=crop)
+    row = _row_of(clip, cfg)
+    if isinstance(row, str):
+        return Fit(reason=row, crop_share=crop)
+    bucket = Bucket(name=f"{name}_{row.n_frames}f", width=width, height=height, n_frames=row.n_frames)
+    return _fit_video(clip, row, bucket, crop)
+
+
+def assign_set(clip: Any, sets: Sequence[SetConfig]) -> Membership:
+    """The strictest set (largest min_side_px, then name) that the clip has a bucket in, or none and why the least strict one refused it."""
+    fit = Fit(reason="kind")
+    for cfg in sorted(sets, key=lambda s: (-s.min_side_px, s.name)):
+        if clip.kind == cfg.kind:
+            fit = bucket_of(clip, cfg)
+            if fit.bucket is not None:
+                return Membership(set_name=cfg.name, fit=fit)
+    return Membership(set_name=None, fit=fit)
+
+
+def size_of(aspect: str, cfg: SetConfig) -> tuple[int, int]:
+    """Width and height in pixels of an aspect's bucket: multiples of 16 nearest in shape, then in area. 9:16 is 16:9 turned."""
+    across, down = _parts(aspect)
+    if across < down:
+        height, width = size_of(f"{down}:{across}", cfg)
+        return width, height
+    ratio = across / down
+    if cfg.short_side_px is not None:
+        height = _multiple(cfg.short_side_px)
+        return _multiple(height * ratio), height
+    side = cfg.area_side_px or 0
+    widths, heights = _around(side * ratio**0.5), _around(side / ratio**0.5)
+    return min(product(widths, heights), key=lambda s: (abs(s[0] / s[1] / ratio - 1), abs(s[0] * s[1] - side**2)))
+
+
+def crop_share(width: int, height: int, across: int, down: int) -> float:
+    """The share of a picture, 0 to 1, that is cut away to give it the aspect across:down."""
+    kept, whole = sorted((width * down, height * across))
+    return 1 - kept / whole
+
+
+def _fit_video(clip: Any, row: DurationRow, bucket: Bucket, crop: float) -> Fit:
+    """The rate n / duration rounded up within the row's bounds, and the middle n / rate seconds."""
+    duration_us, n = clip.end_us - clip.start_us, row.n_frames or 0
+    fps = max(row.min_fps or 1, -(-n * 1_000_000 // duration_us))
+    if fps > (row.max_fps or fps):
+        return Fit(reason="too_short", crop_share=crop)
+    start, end = _middle(clip, n * 1_000_000 // fps)
+    return Fit(reason="ok", bucket=bucket, fps_num=fps, fps_den=1, start_us=start, end_us=end, crop_share=crop)
+
+
+def _fit_sound(clip: Any, cfg: SetConfig) -> Fit:
+    row = _row_of(clip, cfg)
+    if isinstance(row, str):
+        return Fit(reason=row)
+    start, end = _middle(clip, round(row.min_s * 1_000_000))
+    return Fit(reason="ok", bucket=Bucket(name=f"{row.min_s:g}s"), start_us=start, end_us=end)
+
+
+def _middle(clip: Any, length_us: int) -> tuple[int, int]:
+    start = clip.start_us + (clip.end_us - clip.start_us - length_us) // 2
+    return start, start + length_us
+
+
+def _row_of(clip: Any, cfg: SetConfig) -> DurationRow | str:
+    """The first duration row that holds the clip, or too_short or too_long."""
+    duration_us = clip.end_us - clip.start_us
+    for row in cfg.durations:
+        if round(row.min_s * 1e6) <= duration_us and (row.max_s is None or duration_us < round(row.max_s * 1e6)):
+            return row
+    return "too_short" if duration_us < round(min(r.min_s for r in cfg.durations) * 1e6) else "too_long"
+
+
+def _check_row(cfg: SetConfig, row: DurationRow) -> None:
+    said = f"set {cfg.name}: duration row {row.min_s} to {row.max_s} s"
+    if row.min_s <= 0 or (row.max_s is not None and row.max_s <= row.min_s):
+        raise ValueError(f"{said}: expected 0 < min_s < max_s")
+    if cfg.kind == "video" and (row.n_frames is None or row.n_frames < 1 or row.n_frames % FRAMES_PER_LATENT):
+        raise ValueError(f"{said}: n_frames is {row.n_frames}, expected a multiple of {FRAMES_PER_LATENT}")
+    if row.min_fps is not None and row.max_fps is not None and not 1 <= row.min_fps <= row.max_fps:
+        raise ValueError(f"{said}: expected 1 <= min_fps <= max_fps, found {row.min_fps}, {row.max_fps}")
+
+
+def _parts(aspect: str) -> tuple[int, int]:
+    across, colon, down = aspect.partition(":")
+    if not (colon and across.isdecimal() and down.isdecimal() and int(across) and int(down)):
+        raise ValueError(f"aspect is {aspect!r}, expected two whole numbers such as 16:9")
+    return int(across), int(down)
+
+
+def _around(length: float) -> tuple[int, int]:
+    """The multiples of 16 below or at a length, and above it."""
+    below = int(length // SIDE_MULTIPLE) * SIDE_MULTIPLE
+    return max(SIDE_MULTIPLE, below), below + SIDE_MULTIPLE
+
+
+def _multiple(length: float) -> int:
+    return max(1, round(length / SIDE_MULTIPLE)) * SIDE_MULTIPLE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    clip_id: str
+    kind: str
+    width: int | None
+    height: int | None
+    start_us: int
+    end_us: int
+
+
+_INPUT = tuple(_Row.__dataclass_fields__)
+
+
+def assign_sets(table: pa.Table, sets: Sequence[SetConfig]) -> pa.Table:
+    """Every clip has its set and bucket, or null and the reason, in the order of the rows."""
+    return pa.Table.from_batches([_assigned(batch, sets) for batch in table.select(_INPUT).to_batches()], OUTPUT)
+
+
+def assign_sets_on_spark(rows: "DataFrame", sets: Sequence[SetConfig]) -> "DataFrame":
+    """The rows of `assign_sets` in any order; nothing is shuffled."""
+    return rows.select(*_INPUT).mapInArrow(_assign(tuple(sets)), spark_schema(OUTPUT))
+
+
+def _assign(sets: Sequence[SetConfig]) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def assign(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            yield _assigned(batch, sets)
+
+    return assign
+
+
+def _assigned(batch: pa.RecordBatch, sets: Sequence[SetConfig]) -> pa.RecordBatch:
+    found = [(row["clip_id"], assign_set(_Row(**row), sets)) for row in batch.to_pylist()]
+    rows: list[Mapping[str, str | None]] = [
+        {"clip_id": i, "set_name": m.set_name, "bucket": m.fit.bucket.name if m.fit.bucket else None, "set_reason": m.fit.reason}
+        for i, m in found
+    ]
+    return pa.RecordBatch.from_pylist(rows, schema=OUTPUT)

@@ -1,0 +1,125 @@
+"""Camera motion of a clip as one of eight of Movie Gen's classes (movie-gen 1.4), or None when unsure.
+
+Global shift is found on the row and column means of small luma: cheap enough for every frame. Halves of the column means that move
+apart mean zoom. Push and pull cannot be told from zoom, nor truck from pan, without depth: those classes are not given.
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+CLASSES = ("static_shot", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out", "handheld_shot")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CameraConfig:
+    """When a movement counts. Values are ours. Speeds are in picture widths (heights, scale) a second."""
+
+    step_us: int = 80_000  # spacing of the frames that are compared
+    reach: int = 10  # largest shift looked for, small px a step: a pan of 0.8 picture widths a second
+    pan_speed: float = 0.02
+    zoom_speed: float = 0.015
+    still_speed: float = 0.004
+    shake_speed: float = 0.012  # of the movement that changes direction from step to step
+    agreement: float = 0.7  # share of steps that must go the same way
+    least_texture: float = 1.0  # levels: flatter profiles show no movement
+    least_steps: int = 10
+
+
+class CameraObserver:
+    """Keeps the profiles of small luma planes, about twelve a second; measures half-open spans."""
+
+    def __init__(self, cfg: CameraConfig) -> None:
+        self._cfg = cfg
+        self._due = -(1 << 62)
+        self._pts: list[int] = []
+        self._across: list[np.ndarray] = []
+        self._down: list[np.ndarray] = []
+
+    def push(self, luma: np.ndarray, pts_us: int) -> None:
+        """The frame's profiles are kept when it is due."""
+        if pts_us < self._due:
+            return
+        self._due = max(self._due + self._cfg.step_us, pts_us + self._cfg.step_us // 2)
+        self._pts.append(pts_us)
+        self._across.append(cv2.reduce(luma, 0, cv2.REDUCE_AVG, dtype=cv2.CV_32F)[0])
+        self._down.append(cv2.reduce(luma, 1, cv2.REDUCE_AVG, dtype=cv2.CV_32F)[:, 0])
+
+    def keep(self, from_us: int, until_us: int, again_us: int) -> None:
+        """Only frames of [from_us, until_us) and from again_us on are still held."""
+        first, stop, again = (bisect_left(self._pts, t) for t in (from_us, until_us, max(until_us, again_us)))
+        if first or stop < again:
+            for held in (self._pts, self._across, self._down):
+                held[:] = held[first:stop] + held[again:]  # type: ignore[index, operator]
+
+    def measure(self, start_us: int, end_us: int) -> dict[str, str | float | None]:
+        """Class and confidence of the span; both None when there is too little to see or nothing agrees."""
+        first, end = bisect_left(self._pts, start_us), bisect_left(self._pts, end_us)
+        label, confidence = None, None
+        if end - first > self._cfg.least_steps:
+            times = np.array(self._pts[first:end], np.float64) / 1e6
+            label, confidence = classify(times, np.array(self._across[first:end]), np.array(self._down[first:end]), self._cfg)
+        return {"camera": label, "camera_confidence": confidence}
+
+
+def classify(time_s: np.ndarray, across: np.ndarray, down: np.ndarray, cfg: CameraConfig) -> tuple[str | None, float | None]:
+    """The class and its confidence from profiles across [n, w] and down [n, h] at rising times."""
+    if min(np.abs(np.diff(across, axis=1)).mean(), np.abs(np.diff(down, axis=1)).mean()) < cfg.least_texture / 4:
+        return None, None
+    step = np.diff(time_s)
+    x, y = _speed(across, step, cfg), _speed(down, step, cfg)
+    w, h = across.shape[1] // 2, down.shape[1] // 2
+    spread_x = _speed(across[:, -w:], step, cfg) - _speed(across[:, :w], step, cfg)
+    spread_y = _speed(down[:, -h:], step, cfg) - _speed(down[:, :h], step, cfg)
+    # Halves lie half a picture apart and their speeds are in halves: the difference is the growth of the picture a second.
+    zoom = np.where(np.abs(spread_x) < np.abs(spread_y), spread_x, spread_y) * (np.sign(spread_x) == np.sign(spread_y))
+    moves = {
+        "pan": (x, cfg.pan_speed, ("pan_left", "pan_right")),  # content to the right: the camera turns left
+        "tilt": (y, cfg.pan_speed, ("tilt_up", "tilt_down")),  # content downwards: the camera looks up
+        "zoom": (zoom, cfg.zoom_speed, ("zoom_in", "zoom_out")),  # halves apart: the camera zooms in
+    }
+    scored = [(abs(float(np.median(v))) / limit, _agreement(v), names[0] if np.median(v) > 0 else names[1]) for v, limit, names in moves.values()]
+    strength, agreement, label = max(scored)
+    second = sorted(scored)[-2][0]
+    if strength >= 1:
+        # Two movements at once are no single class: confidence falls as the second comes near.
+        confidence = agreement * (1 - 0.5 * min(1.0, second / strength))
+        return (label, round(confidence, 3)) if agreement >= cfg.agreement else _handheld(x, y, cfg)
+    if np.mean((np.abs(x) < cfg.still_speed) & (np.abs(y) < cfg.still_speed)) >= cfg.agreement:
+        return "static_shot", round(float(np.mean((np.abs(x) < cfg.still_speed) & (np.abs(y) < cfg.still_speed))), 3)
+    return _handheld(x, y, cfg)
+
+
+def _handheld(x: np.ndarray, y: np.ndarray, cfg: CameraConfig) -> tuple[str | None, float | None]:
+    """Movement that keeps changing direction: the part left after a running mean over half a second."""
+    shake = float(np.mean([np.abs(v - np.convolve(v, np.ones(7) / 7, "same")).mean() for v in (x, y)]))
+    if shake < cfg.shake_speed:
+        return None, None
+    return "handheld_shot", round(min(1.0, 0.5 + 0.25 * (shake / cfg.shake_speed - 1)), 3)
+
+
+def _agreement(speed: np.ndarray) -> float:
+    """The share of steps that go the way of the median."""
+    return float(np.mean(np.sign(speed) == np.sign(np.median(speed))))
+
+
+def _speed(profiles: np.ndarray, step_s: np.ndarray, cfg: CameraConfig) -> np.ndarray:
+    """Movement of the content between neighbouring profiles [n, w], in widths a second [n - 1]; positive to the right or down."""
+    return shifts(profiles, cfg.reach) / profiles.shape[1] / step_s
+
+
+def shifts(profiles: np.ndarray, reach: int) -> np.ndarray:
+    """Shift in px [n - 1], to a fraction, that best maps each profile onto the next; 0 where the shift cannot be told from the search's edge."""
+    reach = min(reach, profiles.shape[1] // 4)
+    edges = np.diff(profiles, axis=1)  # brightness changes fall out
+    before, after = edges[:-1, reach:-reach], edges[1:]
+    width = before.shape[1]
+    misfit = np.stack([((after[:, reach + s : reach + s + width] - before) ** 2).mean(1) for s in range(-reach, reach + 1)])
+    best = misfit.argmin(0)
+    inner = np.clip(best, 1, 2 * reach - 1)
+    left, mid, right = (np.take_along_axis(misfit, (inner + k)[None], 0)[0] for k in (-1, 0, 1))
+    bend = left - 2 * mid + right
+    part = np.divide(left - right, 2 * bend, out=np.zeros_like(bend), where=bend > 1e-9)
+    return np.where(best == inner, inner - reach + np.clip(part, -0.5, 0.5), 0.0)

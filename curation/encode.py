@@ -1,0 +1,364 @@
+"""Cuts, scales and encodes one clip for a set. Batch work, one `EncodedClip` a clip: mp4 (H.264, AAC 48 kHz), jpg, or flac (48 kHz).
+
+Cuts are made by presentation time: FFmpeg seeks well before the clip, keeps the container's own timestamps, and a trim filter takes what
+lies in the span, so that variable rates, rotation, B-frames, edit lists and odd start times need no case of their own. Which source
+frame every encoded frame came from is read back from FFmpeg and checked. The same input gives the same bytes: one thread, bit-exact
+filters and muxers, no metadata.
+"""
+
+import io
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from manifests.records import Asset, Clip
+
+AUDIO_RATE_HZ = 48_000
+"""Rate of all sound in a dataset: Movie Gen Audio works at 48 kHz."""
+
+# A time rounded to 1 us may lie just after the true one; a millisecond is far below any frame interval.
+_ROUNDING_US = 500
+
+# Seen before the span starts, so that the frame on screen at its first instant is known even when it began earlier.
+_LEAD_US = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeConfig:
+    """How clips are written. All values are ours: the paper stores latents and names no codec."""
+
+    crf: int = 18  # x264: visually near lossless, so that the autoencoder learns the world rather than the codec
+    preset: str = "medium"
+    bit_rate_per_px: float = 0.2  # bits a pixel, for libopenh264, which has no crf
+    gop_frames: int = 32  # key frame distance: a training window is reached after decoding at most this many
+    audio_bit_rate: int = 192_000
+    jpeg_quality: int = 95
+    max_crop_share: float = 0.3  # of the picture that may be cut away; above it the picture is padded with black
+    max_cloned: int = 3  # frames missing at the end that may be filled with the last one
+    max_late_us: int = 250_000  # the first picture may begin this much after the span
+    seek_margin_us: int = 5_000_000  # what an inexact seek may overshoot
+    timeout_s: float = 600.0
+    max_pixels: int = 8192 * 4352  # a decoder refuses larger frames before it allocates them
+    max_alloc_bytes: int = 1 << 30  # largest single allocation inside FFmpeg
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedClip:
+    """One encoded file. `n_cloned` frames at the end repeat the last one; `crop_share` of the picture was cut away, negative when padded
+    instead (the share of black). Sizes and rates are null for sound."""
+
+    clip_id: str
+    extension: str
+    data: bytes
+    width: int | None = None
+    height: int | None = None
+    n_frames: int | None = None
+    fps_num: int | None = None
+    fps_den: int | None = None
+    n_cloned: int = 0
+    crop_share: float | None = None
+    has_audio: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitting:
+    """How a picture reaches its size: scaled to (scaled_width, scaled_height), then cropped or padded to the target at the centre."""
+
+    scaled_width: int
+    scaled_height: int
+    pad: bool
+    share: float
+
+
+class EncodeError(RuntimeError):
+    """A clip could not be encoded: names clip, file, what was expected and found, and the end of what FFmpeg said."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+
+
+def encode_clip(
+    src_path: str,
+    clip: Clip,
+    asset: Asset,
+    width: int,
+    height: int,
+    n_frames: int,
+    fps_num: int,
+    fps_den: int,
+    cfg: EncodeConfig,
+    span_us: tuple[int, int] | None = None,
+) -> EncodedClip:
+    """The clip, encoded at exactly this size, frame count and constant rate (all ignored for sound; frames and rate for images).
+
+    `span_us` is the part [start, end) that is wanted, the clip's own span by default; a video starts at its start and lasts n_frames / rate.
+    Raises EncodeError.
+    """
+    span = span_us or (clip.start_us, clip.end_us)
+    if clip.kind == "audio":
+        return _encode_sound(src_path, clip, span, cfg)
+    if width <= 0 or height <= 0 or (clip.kind == "video" and (width % 2 or height % 2 or n_frames <= 0 or fps_num <= 0 or fps_den <= 0)):
+        found = f"{width} x {height}, {n_frames} frames at {fps_num}/{fps_den}"
+        raise EncodeError("bad_target", f"clip {clip.clip_id}: expected a positive size (even for video), frames and rate, found {found}")
+    if clip.kind == "image":
+        return _encode_image(src_path, clip, width, height, cfg)
+    return _encode_video(src_path, clip, asset, (width, height), n_frames, Fraction(fps_num, fps_den), span[0], cfg)
+
+
+def fit_picture(shown: tuple[int, int], target: tuple[int, int], max_crop_share: float) -> Fitting:
+    """How a picture of the shown size (px) fills the target: covered and cropped if at most `max_crop_share` is lost, else padded."""
+    ratios = [Fraction(t, s) for t, s in zip(target, shown, strict=True)]
+    cover, inside = max(ratios), min(ratios)
+    lost = 1 - float(inside / cover)
+    pad = lost > max_crop_share
+    sides = [_even(s * (inside if pad else cover)) for s in shown]
+    # Rounding to even may fall short of the target when covering, or pass it when padding.
+    sides = [min(a, b) if pad else max(a, b) for a, b in zip(sides, target, strict=True)]
+    return Fitting(scaled_width=sides[0], scaled_height=sides[1], pad=pad, share=-lost if pad else lost)
+
+
+def ffmpeg_binary() -> str:
+    """The FFmpeg program that comes with imageio-ffmpeg (or the one IMAGEIO_FFMPEG_EXE names)."""
+    import imageio_ffmpeg
+
+    return str(imageio_ffmpeg.get_ffmpeg_exe())
+
+
+@lru_cache(maxsize=4)
+def h264_encoder(binary: str) -> str:
+    """The H.264 encoder the program has: libx264, else libopenh264. Raises EncodeError when it has neither."""
+    said = subprocess.run([binary, "-hide_banner", "-encoders"], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    names = {line.split()[1] for line in said.stdout.splitlines() if len(line.split()) > 1}
+    for name in ("libx264", "libopenh264"):
+        if name in names:
+            return name
+    raise EncodeError("no_encoder", f"expected an FFmpeg with libx264 or libopenh264, found neither in {binary}")
+
+
+def _encode_video(
+    path: str, clip: Clip, asset: Asset, size: tuple[int, int], n_frames: int, fps: Fraction, start_us: int, cfg: EncodeConfig
+) -> EncodedClip:
+    fitting = fit_picture(_shown(clip, asset), size, cfg.max_crop_share)
+    video_index, audio_index = _streams(path, clip)
+    with_audio = bool(asset.has_audio) and audio_index is not None
+
+    def attempt(folder: str, seek: bool, n_clones: int) -> list[int]:
+        source = _source(path, start_us if seek else None, cfg, max_pixels=cfg.max_pixels)
+        streams, filters = [source[str(video_index)]], {"vf": _video_filters(clip, fitting, size, fps, start_us, n_clones)}
+        if with_audio:
+            streams.append(source[str(audio_index)])
+            filters["af"] = _audio_filters(start_us, Fraction(n_frames) / fps)
+        options = _mp4_options(size, fps, n_frames, with_audio, cfg) | {"stats_enc_pre": f"{folder}/frames"}
+        _run(path, clip, streams, f"{folder}/clip.mp4", filters | options, cfg)
+        return _source_times(f"{folder}/frames")
+
+    with tempfile.TemporaryDirectory(prefix="dailies-encode-") as folder:
+        seek, n_cloned = True, 0
+        times = attempt(folder, seek, 0)
+        if not times or times[0] > start_us + cfg.max_late_us:
+            # The container's seek went past the clip (no index, open GOP): read from the beginning instead.
+            seek = False
+            times = attempt(folder, seek, 0)
+        _check_times(path, clip, times, start_us, n_frames, cfg)
+        if len(times) < n_frames:
+            n_cloned = n_frames - len(times)
+            times = attempt(folder, seek, n_cloned)
+        if len(times) != n_frames:
+            raise EncodeError("frames_missing", f"clip {clip.clip_id} of {path}: expected {n_frames} frames, found {len(times)}")
+        data = Path(folder, "clip.mp4").read_bytes()
+    return EncodedClip(
+        clip_id=clip.clip_id,
+        extension="mp4",
+        data=data,
+        width=size[0],
+        height=size[1],
+        n_frames=n_frames,
+        fps_num=fps.numerator,
+        fps_den=fps.denominator,
+        n_cloned=n_cloned,
+        crop_share=fitting.share,
+        has_audio=with_audio,
+    )
+
+
+def _encode_image(path: str, clip: Clip, width: int, height: int, cfg: EncodeConfig) -> EncodedClip:
+    """A JPEG of exactly this size, 4:4:4, from the upright picture."""
+    from PIL import Image
+
+    from curation.media import MediaConfig, MediaError, load_picture
+
+    try:
+        image = Image.fromarray(load_picture(path, MediaConfig()))
+    except MediaError as e:
+        raise EncodeError(e.code, f"clip {clip.clip_id} of {path}: expected a picture, found {e.detail}") from e
+    fitting = fit_picture(image.size, (width, height), cfg.max_crop_share)
+    scaled = image.resize((fitting.scaled_width, fitting.scaled_height), Image.Resampling.BICUBIC)
+    left, top = (fitting.scaled_width - width) // 2, (fitting.scaled_height - height) // 2
+    out = io.BytesIO()
+    # Outside the picture a crop is black: one call both crops and pads.
+    scaled.crop((left, top, left + width, top + height)).save(out, "JPEG", quality=cfg.jpeg_quality, subsampling=0, optimize=True)
+    return EncodedClip(
+        clip_id=clip.clip_id, extension="jpg", data=out.getvalue(), width=width, height=height, n_frames=1, crop_share=fitting.share
+    )
+
+
+def _encode_sound(path: str, clip: Clip, span_us: tuple[int, int], cfg: EncodeConfig) -> EncodedClip:
+    """A FLAC of the span, 16 bit stereo at 48 kHz, silence where the source has none."""
+    _, audio_index = _streams(path, clip)
+    if audio_index is None:
+        raise EncodeError("no_streams", f"clip {clip.clip_id} of {path}: expected an audio stream, found none")
+    length = Fraction(span_us[1] - span_us[0], 1_000_000)
+    if length <= 0:
+        raise EncodeError("bad_target", f"clip {clip.clip_id}: expected a span with a length, found {span_us}")
+    with tempfile.TemporaryDirectory(prefix="dailies-encode-") as folder:
+        options = _exact("a") | {"c:a": "flac", "sample_fmt": "s16", "ac": 2, "f": "flac", "af": _audio_filters(span_us[0], length)}
+        _run(path, clip, [_source(path, span_us[0], cfg)[str(audio_index)]], f"{folder}/clip.flac", options, cfg)
+        data = Path(folder, "clip.flac").read_bytes()
+    return EncodedClip(clip_id=clip.clip_id, extension="flac", data=data, has_audio=True)
+
+
+def _streams(path: str, clip: Clip) -> tuple[int | None, int | None]:
+    """Index of the video stream that the analysis saw and of the first sound stream. A video clip needs the former."""
+    from curation.media import MediaError, note_open, open_container, video_stream
+
+    note_open(path, "encode")
+    try:
+        with open_container(path) as container:
+            video, sounds = video_stream(container), container.streams.audio
+            indices = (None if video is None else int(video.index), int(sounds[0].index) if sounds else None)
+    except MediaError as e:
+        raise EncodeError(e.code, f"clip {clip.clip_id} of {path}: expected a medium that opens, found {e.detail}") from e
+    if clip.kind == "video" and indices[0] is None:
+        raise EncodeError("no_streams", f"clip {clip.clip_id} of {path}: expected a video stream, found none")
+    return indices
+
+
+def _source(path: str, start_us: int | None, cfg: EncodeConfig, **options: Any) -> Any:
+    """The file as an ffmpeg-python input that keeps its own timestamps, opened under the same allow-lists as everywhere."""
+    import ffmpeg
+
+    from curation.media import DEMUXERS
+
+    options |= {"copyts": None, "threads": 1, "protocol_whitelist": "file", "format_whitelist": DEMUXERS}
+    seek_us = 0 if start_us is None else start_us - cfg.seek_margin_us
+    if seek_us > 0:
+        # Absolute time, and nothing dropped by the seek itself: the trim filter alone decides.
+        options |= {"ss": _seconds(seek_us), "seek_timestamp": 1, "noaccurate_seek": None}
+    return ffmpeg.input(f"file:{Path(path).absolute()}", **options)
+
+
+def _video_filters(clip: Clip, fitting: Fitting, size: tuple[int, int], fps: Fraction, start_us: int, n_clones: int) -> str:
+    """The filter chain: the clip's frames, at the constant rate from `start_us` on, at the target size."""
+    first_us = max(clip.start_us, start_us - _LEAD_US) - _ROUNDING_US
+    place = f"{size[0]}:{size[1]}:{(size[0] - fitting.scaled_width) // 2}:{(size[1] - fitting.scaled_height) // 2}"
+    chain = [
+        f"trim=start={_seconds(first_us)}:end={_seconds(clip.end_us - _ROUNDING_US)}",
+        f"setpts=PTS-({_seconds(start_us)})/TB",
+        f"fps=fps={fps}:start_time=0:round=near",
+        # Square pixels: the scaled size is computed from the size as shown. BT.709 for every sample, whatever the source used.
+        f"scale={fitting.scaled_width}:{fitting.scaled_height}:flags=bicubic+accurate_rnd+full_chroma_int+bitexact:out_color_matrix=bt709:out_range=tv",
+        f"pad={place}" if fitting.pad else f"crop={size[0]}:{size[1]}",
+        "setsar=1",
+        "format=yuv420p",
+    ]
+    if n_clones:
+        chain.append(f"tpad=stop={n_clones}:stop_mode=clone")
+    return ",".join(chain)
+
+
+def _audio_filters(start_us: int, length: Fraction) -> str:
+    """The filter chain: the sound of [start, start + length) at 48 kHz, gaps and a missing end filled with silence."""
+    end_us, seconds = start_us + round(length * 1_000_000), _seconds(round(length * 1_000_000))
+    return (
+        f"atrim=start={_seconds(start_us)}:end={_seconds(end_us)},asetpts=PTS-({_seconds(start_us)})/TB,"
+        f"aresample={AUDIO_RATE_HZ}:async=1:first_pts=0:flags=bitexact,apad=whole_dur={seconds},atrim=end={seconds}"
+    )
+
+
+def _mp4_options(size: tuple[int, int], fps: Fraction, n_frames: int, with_audio: bool, cfg: EncodeConfig) -> dict[str, Any]:
+    options = _exact("v") | {
+        "frames:v": n_frames,
+        "fps_mode": "passthrough",
+        "g": cfg.gop_frames,
+        "movflags": "+faststart",
+        "stats_enc_pre_fmt": "{ptsi} {tbi}",
+        "f": "mp4",
+    }
+    name = h264_encoder(ffmpeg_binary())
+    options |= {"c:v": name}
+    if name == "libx264":
+        # No scene-cut key frames: with a fixed distance, random access costs the same everywhere.
+        options |= {"preset": cfg.preset, "crf": cfg.crf, "sc_threshold": 0}
+    else:
+        options |= {"b:v": int(cfg.bit_rate_per_px * size[0] * size[1] * fps)}
+    if with_audio:
+        options |= _exact("a") | {"c:a": "aac", "b:a": cfg.audio_bit_rate, "ac": 2}
+    return options
+
+
+def _exact(stream: str) -> dict[str, Any]:
+    """Options that make the output depend on the input alone."""
+    return {"fflags": "+bitexact", f"flags:{stream}": "+bitexact", "threads": 1, "map_metadata": -1, "map_chapters": -1}
+
+
+def _run(path: str, clip: Clip, streams: list[Any], target: str, options: dict[str, Any], cfg: EncodeConfig) -> None:
+    """FFmpeg has written the target, or EncodeError tells what it said."""
+    import ffmpeg
+
+    command = [ffmpeg_binary(), "-hide_banner", "-nostdin", "-loglevel", "error", "-filter_threads", "1"]
+    command += ["-max_alloc", str(cfg.max_alloc_bytes)]
+    args = ffmpeg.compile(ffmpeg.output(*streams, target, **options), cmd=command, overwrite_output=True)
+    with tempfile.TemporaryFile() as log:
+        try:
+            code = subprocess.run(args, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, timeout=cfg.timeout_s).returncode
+        except subprocess.TimeoutExpired as e:
+            raise EncodeError("timeout", f"clip {clip.clip_id} of {path}: expected an end within {cfg.timeout_s:g} s, found none") from e
+        if code != 0 or not Path(target).is_file():
+            said = _tail(log)
+            raise EncodeError("ffmpeg_failed", f"clip {clip.clip_id} of {path}: expected FFmpeg to succeed, found exit {code}: {said}")
+
+
+def _tail(log: Any) -> str:
+    log.seek(max(0, log.seek(0, io.SEEK_END) - 600))
+    return " ".join(log.read().decode("utf-8", "replace").split())
+
+
+def _source_times(path: str) -> list[int]:
+    """Presentation time, in us, of the source frame behind each encoded frame, as FFmpeg reports it."""
+    lines = Path(path).read_text().splitlines() if Path(path).is_file() else []
+    return [round(int(pts) * Fraction(base) * 1_000_000) for pts, base in (line.split() for line in lines)]
+
+
+def _check_times(path: str, clip: Clip, times: list[int], start_us: int, n_frames: int, cfg: EncodeConfig) -> None:
+    said = f"clip {clip.clip_id} of {path}"
+    if not times:
+        raise EncodeError("frames_missing", f"{said}: expected frames from {start_us} us on, found none")
+    if times[0] > start_us + cfg.max_late_us:
+        raise EncodeError("frames_missing", f"{said}: expected a frame at {start_us} us, found the first at {times[0]} us")
+    if min(times) < clip.start_us - 2 * _ROUNDING_US or max(times) >= clip.end_us:
+        raise EncodeError("wrong_frames", f"{said}: expected frames of [{clip.start_us}, {clip.end_us}), found {min(times)} to {max(times)} us")
+    if len(times) < n_frames - cfg.max_cloned:
+        raise EncodeError("frames_missing", f"{said}: expected {n_frames} frames, at most {cfg.max_cloned} missing, found {len(times)}")
+
+
+def _shown(clip: Clip, asset: Asset) -> tuple[int, int]:
+    width, height = asset.width or clip.width, asset.height or clip.height
+    if not width or not height:
+        raise EncodeError("size_unknown", f"clip {clip.clip_id}: expected the asset's size as shown, found {width} x {height}")
+    return width, height
+
+
+def _even(side: Fraction) -> int:
+    return max(2, 2 * round(side / 2))
+
+
+def _seconds(us: int) -> str:
+    """Microseconds as decimal seconds, exactly."""
+    sign, whole = "-" if us < 0 else "", abs(us)
+    return f"{sign}{whole // 1_000_000}.{whole % 1_000_000:06d}"

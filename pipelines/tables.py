@@ -1,0 +1,108 @@
+"""Duplicates, concepts, sets and mix: the table stages over the whole dataset, on Spark, each on what the one before left."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation import buckets, concepts, duplicates, mix
+from pipelines.work import merge_columns
+
+if TYPE_CHECKING:
+    from pipelines.curate import Curation
+
+_started: list[Any] = []
+
+
+def compose(run: "Curation") -> tuple[str, ...]:
+    """`run.clips` has its duplicate, concept, set, bucket and mix columns; returns what the sets could not get, for people."""
+    from pipelines import plan
+
+    alive = run.alive("analysed", "content")
+    if alive.num_rows == 0:
+        return ()
+    pictured = alive.filter(pc.is_valid(alive.column("keyframe_part")))
+    described = run.outputs(plan.DESCRIBE, pictured) if pictured.num_rows else plan.DESCRIPTOR_SCHEMA.empty_table()
+    _label_duplicates(run, pictured, described)
+    _label_concepts(run, described)
+    _assign_sets(run)
+    return _mix(run)
+
+
+def stop() -> None:
+    """The Spark session of this process, if any, is down."""
+    while _started:
+        _started.pop().stop()
+
+
+def _label_duplicates(run: "Curation", clips: pa.Table, described: pa.Table) -> None:
+    rows = merge_rows(clips, described, "clip_id", ("pdq", "pdq_frame"))
+    # Quality decides the keeper: sharpness of the picture as decoded, then its size (ours).
+    quality = pc.fill_null(rows.column("sharpness"), 0.0).cast(pa.float64())
+    pixels = pc.multiply(pc.fill_null(rows.column("width"), 0).cast(pa.int64()), pc.fill_null(rows.column("height"), 0).cast(pa.int64()))
+    table = rows.select(["clip_id", "kind", "pdq", "pdq_frame"]).append_column("quality", quality).append_column("n_pixels", pixels)
+    found = _on_spark(run, "duplicates", partial(duplicates.label_duplicates_on_spark, cfg=run.config.duplicates), table)
+    run.clips = merge_columns(run.clips, found, "clip_id", ("dup_group", "dup_rank", "dup_distance"))
+
+
+def _label_concepts(run: "Curation", described: pa.Table) -> None:
+    alive = run.alive("analysed", "content").filter(_rule_mask(run, "near_duplicate"))
+    rows = described.filter(pc.is_in(described.column("clip_id"), value_set=alive.column("clip_id").combine_chunks()))
+    table = rows.select(["clip_id", "concept"]).rename_columns(["clip_id", "vector"])
+    found = _on_spark(run, "concepts", partial(concepts.label_concepts_on_spark, cfg=run.config.concepts), table)
+    run.clips = merge_columns(run.clips, found, "clip_id", ("cluster_no", "cluster_size", "keep_probability", "draw", "concept_margin"))
+
+
+def _assign_sets(run: "Curation") -> None:
+    alive = run.alive("analysed", "content", "tables")
+    sets = tuple(run.config.sets.values())
+    table = alive.select(["clip_id", "kind", "width", "height", "start_us", "end_us"])
+    found = _on_spark(run, "sets", partial(buckets.assign_sets_on_spark, sets=sets), table)
+    fit = pc.is_valid(found.column("set_name")).cast(pa.float32())
+    run.clips = merge_columns(run.clips, found.append_column("set_fit", fit), "clip_id", ("set_name", "bucket", "set_fit"))
+
+
+def _mix(run: "Curation") -> tuple[str, ...]:
+    alive = run.alive("analysed", "content", "tables")
+    members = alive.filter(pc.and_(pc.equal(alive.column("kind"), "video"), pc.is_valid(alive.column("set_name"))))
+    shares = {s.name: s.landscape_share for s in run.config.sets.values() if s.landscape_share is not None}
+    config = mix.MixConfig(landscape_share=shares, seed=run.config.seed)
+    table = members.select(["clip_id", "set_name", "width", "height"])
+    found = _on_spark(run, "mix", partial(mix.label_mix_on_spark, cfg=config), table)
+    run.clips = merge_columns(run.clips, found, "clip_id", ("mix_keep",))
+    return tuple(
+        f"set {s.set_name} wants {s.wanted_share:.0%} landscape; found {s.n_landscape} landscape and {s.n_portrait} portrait clips, kept all"
+        for s in mix.find_shortages(mix.count_sides(table), config)
+    )
+
+
+def _on_spark(run: "Curation", name: str, transform: Any, table: pa.Table) -> pa.Table:
+    """The table stage's rows for the table, on the session of this process, which is started for the first."""
+    from pipelines.on_spark import SparkConfig, run_table, session
+
+    work = run.place.work / "spark"
+    spark = session(run.config.engine.cpus, SparkConfig(work_dir=str(work / "session"), driver_memory=run.config.engine.spark_memory, master=run.config.engine.spark_master))
+    if not _started:
+        _started.append(spark)
+    return run_table(spark, transform, table, work / name).sort_by("clip_id")
+
+
+def _rule_mask(run: "Curation", measure_rule: str) -> pa.Array:
+    """Which clips that survive measures so far also survive the duplicates rule."""
+    alive = run.alive("analysed", "content")
+    rules = [r for r in run.rules("tables") if r[1].name == measure_rule]
+    from manifests import ledger
+
+    return pa.array(np.asarray(ledger.survivors(rules, alive)))
+
+
+def merge_rows(table: pa.Table, other: pa.Table, key: str, columns: tuple[str, ...]) -> pa.Table:
+    """The table with further columns from the row of `other` with the same key."""
+    rows = pc.index_in(table.column(key), value_set=other.column(key).combine_chunks())
+    for name in columns:
+        table = table.append_column(name, other.column(name).take(rows))
+    return table
+
+

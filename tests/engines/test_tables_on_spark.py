@@ -1,0 +1,181 @@
+"""Every table stage gives the same rows in plain Python and on Spark, whatever the order and partitions of the rows."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from curation.buckets import DurationRow, SetConfig, assign_sets, assign_sets_on_spark
+from curation.concepts import ConceptsConfig, label_concepts, label_concepts_on_spark
+from curation.duplicates import DuplicatesConfig, label_duplicates, label_duplicates_on_spark
+from curation.mix import MixConfig, count_sides, count_sides_on_spark, label_mix, label_mix_on_spark
+from pipelines.on_spark import SparkConfig, run_table, run_tables, session
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    started = session(2, SparkConfig(work_dir=str(tmp_path_factory.mktemp("spark")), driver_memory="1g"))
+    yield started
+    started.stop()
+
+
+def same_rows(spark: Any, work: Path, table: pa.Table, plain: pa.Table, transform: Callable[[Any], Any]) -> None:
+    """Fails unless Spark gives the plain rows for the table, and for its rows shuffled over one and over five partitions."""
+    shuffled = table.take(pa.array(np.random.Generator(np.random.Philox(key=1)).permutation(len(table))))
+    for partitions, source in ((None, table), (1, shuffled), (5, shuffled)):
+        found = run_table(spark, repartitioned(transform, partitions), source, work / str(partitions))
+        assert found.sort_by("clip_id").to_pylist() == plain.sort_by("clip_id").to_pylist()
+
+
+def repartitioned(transform: Callable[[Any], Any], partitions: int | None) -> Callable[[Any], Any]:
+    return transform if partitions is None else lambda df: transform(df.repartition(partitions))
+
+
+def pictures(seed: int, n: int, with_frames: bool) -> pa.Table:
+    """n clips of 0 to 4 frames, each frame 0 to 34 bits from one of n originals, and some exact copies."""
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    originals = rng.integers(0, 256, (n, 32), dtype=np.uint8)
+    rows: list[dict[str, Any]] = []
+    for i in range(n):
+        bits = np.unpackbits(originals[rng.integers(0, len(originals), rng.integers(0, 5))], axis=1)
+        for row in bits:
+            row[rng.choice(256, rng.integers(0, 35), replace=False)] ^= 1
+        pdq = [h.tobytes() for h in np.packbits(bits, axis=1)]
+        if i % 7 == 0 and rows:
+            pdq = rows[rng.integers(0, len(rows))]["pdq"]
+        row = {"clip_id": f"{rng.integers(0, 2**60):015x}", "kind": ("video", "image")[i % 2], "pdq": pdq}
+        row |= {"quality": None if i % 11 == 0 else float(rng.integers(0, 3)), "n_pixels": int(rng.integers(1, 3))}
+        rows.append(row | ({"pdq_frame": [k // 2 for k in range(len(pdq))]} if with_frames else {}))
+    types = [
+        ("clip_id", pa.string()),
+        ("kind", pa.string()),
+        ("pdq", pa.list_(pa.binary())),
+        ("quality", pa.float64()),
+        ("n_pixels", pa.int64()),
+    ]
+    return pa.Table.from_pylist(rows, schema=pa.schema(types + ([("pdq_frame", pa.list_(pa.int32()))] if with_frames else [])))
+
+
+@pytest.mark.parametrize("with_frames", [False, True])
+def test_duplicates_agree(spark: Any, tmp_path: Path, with_frames: bool) -> None:
+    """Blocks and stars on Spark find the groups, ranks and distances that all pairs find."""
+    table, cfg = pictures(3, 240, with_frames), DuplicatesConfig()
+    plain = label_duplicates(table, cfg)
+    assert len(set(plain["dup_group"].to_pylist())) > 5
+    same_rows(spark, tmp_path, table, plain, lambda df: label_duplicates_on_spark(df, cfg))
+
+
+def test_a_long_chain_is_one_group(spark: Any, tmp_path: Path) -> None:
+    """A chain of 60 pictures, each 20 bits from the next, is one group although its ends have nothing in common."""
+    bits = np.zeros(256, np.uint8)
+    rng = np.random.Generator(np.random.Philox(key=5))
+    rows = []
+    for i in range(60):
+        bits = bits.copy()
+        bits[rng.choice(256, 20, replace=False)] ^= 1
+        rows.append(
+            {"clip_id": f"{(i * 37) % 60:03}", "kind": "image", "quality": 1.0, "n_pixels": 1, "pdq": [np.packbits(bits).tobytes()]}
+        )
+    table, cfg = pa.Table.from_pylist(rows), DuplicatesConfig(max_distance=20)
+    plain = label_duplicates(table, cfg)
+    assert set(plain["dup_group"].to_pylist()) == {"000"}
+    assert max(plain["dup_distance"].to_pylist()) > 60
+    assert label_duplicates_rows(spark, tmp_path, table, cfg) == plain.sort_by("clip_id").to_pylist()
+
+
+def test_nothing_in_common(spark: Any, tmp_path: Path) -> None:
+    """Clips without hashes, and no clips at all, come out alone and without an error."""
+    table = pictures(4, 12, False)
+    empty = table.set_column(2, "pdq", pa.array([[]] * 12, pa.list_(pa.binary())))
+    for case in (empty, table.slice(0, 0)):
+        found = label_duplicates_rows(spark, tmp_path, case, DuplicatesConfig())
+        assert [(r["dup_group"], r["dup_rank"], r["dup_distance"]) for r in found] == [(None, 0, None)] * len(case)
+
+
+def label_duplicates_rows(spark: Any, tmp_path: Path, table: pa.Table, cfg: DuplicatesConfig) -> list[dict[str, Any]]:
+    found = run_table(spark, lambda df: label_duplicates_on_spark(df, cfg), table, tmp_path / "rows")
+    rows: list[dict[str, Any]] = found.sort_by("clip_id").to_pylist()
+    return rows
+
+
+@pytest.mark.parametrize("max_sample", [65_536, 100])
+def test_concepts_agree(spark: Any, tmp_path: Path, max_sample: int) -> None:
+    """Clusters, probabilities, draws and margins are bit-equal, also when centroids are trained on a sample."""
+    rng = np.random.Generator(np.random.Philox(key=7))
+    centres = rng.normal(size=(9, 24))
+    x = (centres[rng.integers(0, 9, 400) * rng.integers(0, 2, 400)] + 0.3 * rng.normal(size=(400, 24))).astype(np.float32)
+    vectors = [None if i % 50 == 3 else v.tolist() for i, v in enumerate(x)]
+    table = pa.table({"clip_id": [f"{i:04}" for i in range(400)], "vector": pa.array(vectors, pa.list_(pa.float32()))})
+    cfg = ConceptsConfig(seed=11, max_sample=max_sample, max_clusters=32)
+    plain = label_concepts(table, cfg)
+    assert plain["cluster_no"].null_count == 8
+    assert len(set(plain["keep_probability"].to_pylist())) > 3
+    same_rows(spark, tmp_path, table, plain, lambda df: label_concepts_on_spark(df, cfg))
+
+
+def test_mix_agrees(spark: Any, tmp_path: Path) -> None:
+    """The same clips are dropped, and the same sides counted, with and without a wanted share, size or set."""
+    rng = np.random.Generator(np.random.Philox(key=9))
+    sizes = [(1280, 720), (720, 1280), (720, 720), (None, 720)]
+    names = ["low_res", "high_res", "image", None]
+    rows = [(f"{i:04}", names[rng.integers(0, 4)], *sizes[min(3, int(rng.exponential(0.8)))]) for i in range(500)]
+    table = pa.table(dict(zip(("clip_id", "set_name", "width", "height"), map(list, zip(*rows, strict=True)), strict=True)))
+    cfg = MixConfig(landscape_share={"low_res": 0.6, "high_res": 0.2, "absent": 0.5}, seed=2)
+    plain = label_mix(table, cfg)
+    assert set(plain["mix_keep"].to_pylist()) == {0.0, 1.0, None}
+    same_rows(spark, tmp_path, table, plain, lambda df: label_mix_on_spark(df, cfg))
+    source = tmp_path / "None" / "in.parquet"
+    assert count_sides_on_spark(spark.read.parquet(str(source))) == count_sides(table)
+
+
+def test_sets_agree(spark: Any, tmp_path: Path) -> None:
+    """Set, bucket and reason are equal for clips of every kind, size and length."""
+    rng = np.random.Generator(np.random.Philox(key=13))
+    n = 300
+    kinds = np.array(["video", "image", "audio"])[rng.integers(0, 3, n)].tolist()
+    start = rng.integers(0, 10**7, n)
+    table = pa.table(
+        {
+            "clip_id": [f"{i:04}" for i in range(n)],
+            "kind": kinds,
+            "width": pa.array(
+                [None if k == "audio" else int(w) for k, w in zip(kinds, rng.integers(100, 2000, n), strict=True)], pa.int32()
+            ),
+            "height": pa.array(
+                [None if k == "audio" else int(h) for k, h in zip(kinds, rng.integers(100, 2000, n), strict=True)], pa.int32()
+            ),
+            "start_us": start,
+            "end_us": start + rng.integers(1, 20 * 10**6, n),
+        }
+    )
+    video = (DurationRow(min_s=4, max_s=16, n_frames=32, min_fps=2, max_fps=8),)
+    sets = (
+        SetConfig(name="small", kind="video", min_side_px=240, short_side_px=144, durations=video),
+        SetConfig(name="large", kind="video", min_side_px=720, area_side_px=768, durations=video),
+        SetConfig(name="image", kind="image", area_side_px=256),
+        SetConfig(name="audio", kind="audio", durations=(DurationRow(min_s=4),)),
+    )
+    plain = assign_sets(table, sets)
+    assert set(plain["set_name"].to_pylist()) == {"small", "large", "image", "audio", None}
+    same_rows(spark, tmp_path, table, plain, lambda df: assign_sets_on_spark(df, sets))
+
+
+def test_errors_reach_the_caller(spark: Any, tmp_path: Path) -> None:
+    """A hash of the wrong length fails on Spark too, with the clip named."""
+    table = pa.table({"clip_id": ["bad"], "kind": ["image"], "quality": [1.0], "n_pixels": [1], "pdq": [[b"short"]]})
+    with pytest.raises(Exception, match=r"clip bad: duplicates: a PDQ hash of 32 bytes expected, found 5 bytes"):
+        label_duplicates_rows(spark, tmp_path, table, DuplicatesConfig())
+
+
+def test_jobs_run_by_name(spark: Any, tmp_path: Path) -> None:
+    """`run_tables` gives each job's result under its name and reads Parquet files as well as tables."""
+    table = pa.table({"clip_id": ["a"], "set_name": ["s"], "width": [2], "height": [1]})
+    cfg = MixConfig(landscape_share={})
+    first = run_tables(spark, {"mix": (lambda df: label_mix_on_spark(df, cfg), table)}, tmp_path)
+    again = run_tables(spark, {"more": (lambda df: label_mix_on_spark(df, cfg), [tmp_path / "mix" / "in.parquet"])}, tmp_path)
+    assert first["mix"].to_pylist() == again["more"].to_pylist() == [{"clip_id": "a", "mix_keep": 1.0}]

@@ -1,0 +1,97 @@
+"""A small dataset of the real kind: encoded clips in tar shards, with a committed manifest; and the run that trains on it."""
+
+import dataclasses
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from manifests.ids import clip_id, digest
+from manifests.records import Clip, Member, Shard
+from manifests.schema import to_table
+from manifests.shards import Payload, write_shard
+from manifests.tables import ManifestStore
+
+FPS = 24
+
+
+def encode_mp4(frames: np.ndarray) -> bytes:
+    """The frames (T, H, W, 3) as an H.264 mp4 at 24 frames a second."""
+    import av
+
+    sink = io.BytesIO()
+    with av.open(sink, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"crf": "18", "threads": "1"})
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))
+        container.mux(stream.encode())
+    return sink.getvalue()
+
+
+def encode_jpg(pixels: np.ndarray) -> bytes:
+    """The picture (H, W, 3) as a JPEG."""
+    from PIL import Image
+
+    sink = io.BytesIO()
+    Image.fromarray(pixels).save(sink, "JPEG", quality=95)
+    return sink.getvalue()
+
+
+def moving_pattern(seed: int, n_frames: int, height: int, width: int) -> np.ndarray:
+    """Frames (T, H, W, 3) of soft coloured waves that drift: smooth enough to be learnt in seconds."""
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    y, x = np.mgrid[0:height, 0:width] / min(height, width)
+    t = np.arange(n_frames)[:, None, None] / FPS
+    channels = []
+    for _ in range(3):
+        waves = sum(
+            np.sin(2 * np.pi * (fx * x + fy * y + speed * t + phase)) for fx, fy, speed, phase in rng.uniform(-1.5, 1.5, (4, 4))
+        )
+        channels.append(127.5 + 30 * waves)
+    return np.stack(channels, -1).clip(0, 255).astype(np.uint8)
+
+
+def build_dataset(root: Path, videos: list[np.ndarray], images: list[np.ndarray]) -> Path:
+    """A dataset with one video and one image shard, every clip of an asset of its own, committed as manifest version 0."""
+    clips, shards, members = [], [], []
+    kinds: list[tuple[str, str, Callable[[np.ndarray], bytes], list[np.ndarray]]] = [
+        ("video", "mp4", encode_mp4, videos),
+        ("image", "jpg", encode_jpg, images),
+    ]
+    for kind, extension, encode, pictures in kinds:
+        if not pictures:
+            continue
+        shard_no, first = len(shards), len(clips)
+        names = [clip_id(digest("asset", kind, i), kind, 0, 1) for i in range(len(pictures))]
+        path = f"shards/low_res/{kind}/low_res-{kind}-000000.tar"
+        order = np.argsort(names)
+        written = write_shard(root / path, [Payload(clip_id=names[i], extension=extension, data=encode(pictures[i])) for i in order])
+        n_frames = len(pictures[0]) if kind == "video" else 1
+        height, width = pictures[0].shape[-3:-1]
+        common: dict[str, Any] = {"n_frames": n_frames, "fps_num": FPS if kind == "video" else None, "fps_den": 1 if kind == "video" else None}
+        shards.append(
+            Shard(
+                shard_no=shard_no, path=path, set_name="low_res", bucket=f"{kind}_{n_frames}f", width=width, height=height,
+                size_bytes=written.size_bytes, sha256=written.sha256, n_samples=len(pictures),
+                encode_digest="test", created_run_no=0, **common,
+            )
+        )  # fmt: skip
+        for n, placed in enumerate(written.members):
+            no = first + n
+            clips.append(Clip(clip_id=placed.clip_id, clip_no=no, asset_id=digest("a", no), asset_no=no, kind=kind, start_us=0, end_us=1))
+            members.append(Member(shard_no=shard_no, clip_no=no, **dataclasses.asdict(placed), **common))
+    tables = {"clips": to_table(Clip, clips), "shards": to_table(Shard, shards), "members": to_table(Member, members)}
+    ManifestStore(root).commit("build", append=tables)
+    return root
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """10 videos of 12 frames and 4 images, 48 x 32 pixels."""
+    videos = [moving_pattern(i, 12, 32, 48) for i in range(10)]
+    images = [moving_pattern(100 + i, 1, 32, 48)[0] for i in range(4)]
+    yield build_dataset(tmp_path_factory.mktemp("dataset"), videos, images)

@@ -1,0 +1,181 @@
+"""Near-duplicate groups, keepers and distances, and the completeness of the search by blocks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curation.duplicates import OUTPUT, DuplicatesConfig, label_duplicates
+from curation.near_hashes import HashError, block_batches, distances, match_batches, to_words
+
+CFG = DuplicatesConfig()
+
+
+def picture(seed: int) -> np.ndarray:
+    """256 bits of a picture; different seeds lie about 128 bits apart."""
+    return np.random.Generator(np.random.Philox(key=seed)).integers(0, 2, 256, dtype=np.uint8)
+
+
+def flipped(bits: np.ndarray, n: int, start: int = 0) -> bytes:
+    """The hash with n bits flipped, from bit `start` on."""
+    out = bits.copy()
+    out[start : start + n] ^= 1
+    return np.packbits(out).tobytes()
+
+
+def clips(*rows: dict[str, Any]) -> pa.Table:
+    """A table of clips a, b, c … of equal quality, kind and size unless a row says otherwise."""
+    base = {"kind": "video", "quality": 1.0, "n_pixels": 100, "pdq_frame": None}
+    types = [("kind", pa.string()), ("quality", pa.float64()), ("n_pixels", pa.int64()), ("pdq", pa.list_(pa.binary()))]
+    schema = pa.schema([("clip_id", pa.string()), *types, ("pdq_frame", pa.list_(pa.int32()))])
+    return pa.Table.from_pylist([{"clip_id": "abcdefgh"[i], **base, **row} for i, row in enumerate(rows)], schema=schema)
+
+
+def found(table: pa.Table, cfg: DuplicatesConfig = CFG) -> list[tuple[str | None, int, int | None]]:
+    out = label_duplicates(table, cfg)
+    assert out.schema.equals(OUTPUT)
+    return [(r["dup_group"], r["dup_rank"], r["dup_distance"]) for r in out.to_pylist()]
+
+
+def test_a_copy_is_grouped_with_its_distance() -> None:
+    """31 bits apart is a copy, 32 is not; a clip alone has no group, rank 0 and no distance."""
+    x = picture(1)
+    assert found(clips({"pdq": [flipped(x, 0)]}, {"pdq": [flipped(x, 31)]})) == [("a", 0, 0), ("a", 1, 31)]
+    assert found(clips({"pdq": [flipped(x, 0)]}, {"pdq": [flipped(x, 32)]})) == [(None, 0, None), (None, 0, None)]
+
+
+def test_the_best_is_kept() -> None:
+    """The keeper is first by quality, then by pixels, then by clip_id; an unknown quality comes last."""
+    same = {"pdq": [flipped(picture(1), 0)]}
+    table = clips(
+        {**same, "quality": None, "n_pixels": 900},
+        {**same, "quality": 2.0, "n_pixels": 50},
+        {**same, "quality": 2.0, "n_pixels": 70},
+        {**same, "quality": 2.0, "n_pixels": 70},
+    )
+    assert found(table) == [("c", 3, 0), ("c", 2, 0), ("c", 0, 0), ("c", 1, 0)]
+
+
+def test_a_group_is_a_chain_of_copies() -> None:
+    """A copy of a copy belongs to the group, with its own, larger distance to the keeper."""
+    x = picture(1)
+    table = clips({"pdq": [flipped(x, 0)]}, {"pdq": [flipped(x, 30)]}, {"pdq": [flipped(x, 60)]})
+    assert found(table) == [("a", 0, 0), ("a", 1, 30), ("a", 2, 60)]
+
+
+def test_kinds_do_not_mix() -> None:
+    """A still of a film is no copy of the film."""
+    same = {"pdq": [flipped(picture(1), 0)]}
+    assert found(clips({**same, "kind": "video"}, {**same, "kind": "image"})) == [(None, 0, None), (None, 0, None)]
+
+
+def test_half_of_the_shorter_clip_must_match() -> None:
+    """Sharing one of three frames is no copy, sharing two of three is, and so is being a part of a longer clip."""
+    one, two, three, four, five = ([flipped(picture(i), 0)] for i in range(5))
+    assert found(clips({"pdq": one + two + three}, {"pdq": one + four + five}))[1] == (None, 0, None)
+    assert found(clips({"pdq": one + two + three}, {"pdq": one + two + five}))[1] == ("a", 1, 0)
+    assert found(clips({"pdq": one + two + three + four}, {"pdq": two}))[1] == ("a", 1, 0)
+    assert found(clips({"pdq": one + two + three + four}, {"pdq": two}), DuplicatesConfig(min_share=1))[1] == ("a", 1, 0)
+
+
+def test_a_repeated_still_counts_once() -> None:
+    """Four frames of one still do not make a copy of a clip that shows that still in one frame of four."""
+    still, others = flipped(picture(1), 0), [flipped(picture(i), 0) for i in (2, 3, 4)]
+    assert found(clips({"pdq": [still] * 4}, {"pdq": [still, *others]}))[1] == (None, 0, None)
+
+
+def test_several_hashes_of_a_frame_are_one_frame() -> None:
+    """Hashes of crops let a frame match in more ways, but it still counts as one frame."""
+    full, crop, other = (flipped(picture(i), 0) for i in (1, 2, 3))
+    a = {"pdq": [full, crop, other], "pdq_frame": [0, 0, 1]}
+    assert found(clips(a, {"pdq": [crop, flipped(picture(4), 0)]}), DuplicatesConfig(min_matches=2))[1] == (None, 0, None)
+    assert found(clips(a, {"pdq": [crop, flipped(other_bits(), 3)]}), DuplicatesConfig(min_matches=2))[1] == ("a", 1, 0)
+
+
+def other_bits() -> np.ndarray:
+    return picture(3)
+
+
+def test_no_hashes_is_alone() -> None:
+    """Clips without hashes, such as sound or flat pictures, are never copies of each other."""
+    assert found(clips({"pdq": []}, {"pdq": []}, {"pdq": None})) == [(None, 0, None)] * 3
+
+
+def test_broken_rows_are_named() -> None:
+    """A hash of another length, or frame numbers that do not match the hashes, raise an error that names the clip."""
+    with pytest.raises(HashError, match="clip a: duplicates: a PDQ hash of 32 bytes expected, found 31 bytes"):
+        label_duplicates(clips({"pdq": [b"x" * 31]}), CFG)
+    with pytest.raises(HashError, match="clip a: duplicates: pdq_frame with a number for each of 1 hashes"):
+        label_duplicates(clips({"pdq": [b"x" * 32], "pdq_frame": [0, 1]}), CFG)
+
+
+@pytest.mark.parametrize("bad", [{"max_distance": 32}, {"min_share": 0.0}, {"min_matches": 0}])
+def test_impossible_configs_are_refused(bad: dict[str, Any]) -> None:
+    """A distance for which pairs would be missed, or a share or number of no frames, is refused at once."""
+    with pytest.raises(ValueError, match=f"duplicates: {next(iter(bad))} is"):
+        DuplicatesConfig(**bad)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40)), max_size=12), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_order_of_rows_does_not_matter(rows: list[tuple[int, int]], random: Any) -> None:
+    """The same clips in another order get the same groups, ranks and distances; each group has ranks 0 to n - 1."""
+    table = pa.Table.from_pylist(
+        [
+            {"clip_id": f"{i:02}", "kind": "image", "quality": float(flip % 3), "n_pixels": 1, "pdq": [flipped(picture(p), flip)]}
+            for i, (p, flip) in enumerate(rows)
+        ],
+        schema=clips().drop_columns("pdq_frame").schema,
+    )
+    order = list(range(len(rows)))
+    random.shuffle(order)
+    out = label_duplicates(table, CFG)
+    again = label_duplicates(table.take(pa.array(order, pa.int64())), CFG).sort_by("clip_id")
+    assert again.to_pylist() == out.to_pylist()
+    for group in set(out["dup_group"].to_pylist()) - {None}:
+        members = [r for r in out.to_pylist() if r["dup_group"] == group]
+        assert sorted(r["dup_rank"] for r in members) == list(range(len(members)))
+        assert [r["clip_id"] for r in members if r["dup_rank"] == 0] == [group]
+
+
+def by_blocks(hashes: Sequence[bytes], max_distance: int, batch_rows: int) -> list[tuple[str, str]]:
+    """The matching pairs that the search by blocks finds, with the sort that Spark does in between."""
+    schema = pa.schema(
+        [("clip_id", pa.string()), ("kind", pa.string()), ("pdq", pa.list_(pa.binary())), ("pdq_frame", pa.list_(pa.int32()))]
+    )
+    rows = [{"clip_id": f"{i:04}", "kind": "image", "pdq": [h], "pdq_frame": None} for i, h in enumerate(hashes)]
+    spread = pa.Table.from_batches(block_batches([pa.RecordBatch.from_pylist(rows, schema=schema)]))
+    batches = spread.sort_by([("kind", "ascending"), ("block", "ascending")]).to_batches(max_chunksize=batch_rows)
+    return [(r["a"], r["b"]) for batch in match_batches(max_distance)(batches) for r in batch.to_pylist()]
+
+
+@given(st.integers(0, 2**32), st.integers(0, 31), st.sampled_from([1, 7, 1000]))
+@settings(max_examples=25, deadline=None)
+def test_blocks_find_every_pair_once(seed: int, max_distance: int, batch_rows: int) -> None:
+    """By blocks one finds exactly the pairs within the distance that all pairs show, each once, however the rows are batched."""
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    hashes = []
+    for _ in range(40):
+        bits = picture(int(rng.integers(0, 3)))
+        bits[rng.choice(256, rng.integers(0, 36), replace=False)] ^= 1
+        hashes.append(np.packbits(bits).tobytes())
+    near = distances(to_words(hashes, ""), to_words(hashes, "")) <= max_distance
+    wanted = [(f"{i:04}", f"{j:04}") for i, j in zip(*np.nonzero(near), strict=True) if i < j]
+    assert sorted(by_blocks(hashes, max_distance, batch_rows)) == wanted
+
+
+@pytest.mark.parametrize("spare", range(16))
+def test_blocks_find_the_hardest_pairs(spare: int) -> None:
+    """31 differing bits spread as evenly as can be, two a band and one in the spare band, are found whichever band and byte has the one."""
+    bits = picture(1)
+    for odd_byte in (0, 8):
+        other = bits.copy()
+        for band in range(16):
+            other[band * 16 + odd_byte] ^= 1
+            if band != spare:
+                other[band * 16 + 15] ^= 1
+        assert by_blocks([np.packbits(bits).tobytes(), np.packbits(other).tobytes()], 31, 1000) == [("0000", "0001")]

@@ -1,0 +1,217 @@
+"""DeepSpeed ZeRO-3 behind a small adapter: the only file that knows DeepSpeed, and one function writes its JSON.
+
+What the adapter promises: `forward` is called like the module; `backward` and `step` are one optimiser step over all ranks;
+`local_state` and `load_local_state` move this rank's share of weights and optimiser as plain tensors, so that checkpoints are ours:
+safetensors, readable by any number of ranks, and never a pickle (DeepSpeed's own are).
+"""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from training.errors import TrainingError
+from training.parallel.slices import span
+
+STATES = ("exp_avg", "exp_avg_sq")
+"""Adam's two moments, as torch names them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimConfig:
+    """AdamW. The paper gives no learning rate for the autoencoder: all defaults are ours."""
+
+    lr: float = 1e-4
+    """Peak learning rate per step."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    warmup_steps: int = 100
+    """Steps over which the rate rises linearly from lr / warmup_steps."""
+    final_lr_share: float = 1.0
+    """Share of lr reached at the last step, by half a cosine; 1 keeps the rate."""
+    clip_norm: float = 1.0
+    """Largest norm of the whole gradient."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """How the model is spread over processes."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Type of weights in forward and backward; the optimiser's copy is float32 either way."""
+    persistence_threshold: int = 100_000
+    """Parameters with fewer values stay gathered on every rank: an all-gather of a few kilobytes costs more than it saves."""
+    bucket_values: int = 50_000_000
+    """Gradient values that are reduced together; 200 MB in float32."""
+    timeout_s: int = 1800
+    """A collective that waits longer ends the run: some rank is gone, or took another path through the graph."""
+
+
+def deepspeed_json(config: EngineConfig, optim: OptimConfig, micro_batch: int) -> dict[str, Any]:
+    """The configuration DeepSpeed is given, whole: nobody else writes that dict."""
+    return {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": optim.clip_norm,
+        "zero_optimization": {
+            "stage": 3,
+            "stage3_param_persistence_threshold": config.persistence_threshold,
+            "reduce_bucket_size": config.bucket_values,
+        },
+        # torch's AdamW is used as it is: DeepSpeed's own would compile C++ on the first start
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": config.precision == "bf16"},
+        "steps_per_print": 1 << 62,
+    }
+
+
+def join_group(timeout_s: int) -> torch.device:
+    """This process is one of torchrun's group; gives its device.
+
+    One process a GPU where there are GPUs, otherwise on the CPU over gloo.
+    """
+    gpu = torch.cuda.is_available()
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if gpu else "cpu")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|deepspeed)\b.*")
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # On the CPU DeepSpeed compiles a shared-memory collective at start: 97 s cold, an error without ninja, and no gain here. The
+    # module is taken from sys.modules because the attribute `deepspeed.comm.torch` is torch itself.
+    sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if gpu else torch.device("cpu")
+    if gpu:
+        torch.cuda.set_device(device)
+    deepspeed.init_distributed("nccl" if gpu else "gloo", timeout=timedelta(seconds=timeout_s), verbose=False)
+    return device
+
+
+class Engine:
+    """A module under ZeRO-3 with AdamW. Every rank makes the same calls in the same order, or the group waits for ever."""
+
+    def __init__(self, module: nn.Module, config: EngineConfig, optim: OptimConfig, micro_batch: int, device: torch.device) -> None:
+        import deepspeed
+
+        if any(True for _ in module.buffers()):
+            raise TrainingError("engine: expected a module without buffers, as checkpoints hold parameters only")
+        self.rank, self.world, self.device = torch.distributed.get_rank(), torch.distributed.get_world_size(), device
+        self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
+        masters = None if self.dtype == torch.float32 else {n: p.detach().clone().flatten() for n, p in module.named_parameters()}
+        adamw = torch.optim.AdamW(module.parameters(), lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay)
+        settings = deepspeed_json(config, optim, micro_batch)
+        self._engine, self._zero, _, _ = deepspeed.initialize(model=module.to(device), optimizer=adamw, config=settings)
+        self.shapes = shapes
+        self.parameters: dict[str, nn.Parameter] = dict(self._engine.module.named_parameters())
+        if masters:  # DeepSpeed makes the float32 copies from rounded weights: give them back what rounding took
+            self._set_weights({n: v[slice(*self.span(n))].to(device) for n, v in masters.items()})
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The module's output; differentiable."""
+        return self._engine(*inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of the mean of all ranks' losses are accumulated."""
+        self._engine.backward(loss)
+
+    def step(self, lr: float) -> float:
+        """Weights moved by one clipped AdamW step at this rate; gives the gradient's norm before clipping, over all ranks."""
+        for group in self._zero.param_groups:
+            group["lr"] = lr
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm())
+
+    def span(self, name: str) -> tuple[int, int]:
+        """The range of a parameter's flat indices that this rank holds."""
+        return span(self.numel(name), self.rank, self.world)
+
+    def numel(self, name: str) -> int:
+        """Values of the whole parameter."""
+        return int(torch.Size(self.shapes[name]).numel())
+
+    def local_weight(self, name: str) -> Tensor:
+        """This rank's piece of a parameter, float32, flat, without padding; a view, so do not keep it over a step."""
+        from deepspeed.utils import safe_get_local_fp32_param
+
+        start, end = self.span(name)
+        piece: Tensor = safe_get_local_fp32_param(self.parameters[name])
+        return piece[: end - start]
+
+    def local_state(self) -> dict[str, Tensor]:
+        """Copies of this rank's pieces: 'weight/<name>' and Adam's moments, 'exp_avg/<name>', 'exp_avg_sq/<name>'; on the CPU."""
+        from deepspeed.utils import safe_get_local_optimizer_state
+
+        state = {}
+        for name, parameter in self.parameters.items():
+            start, end = self.span(name)
+            state[f"weight/{name}"] = self.local_weight(name).detach().cpu().clone()
+            for key in STATES:
+                piece = safe_get_local_optimizer_state(parameter, key)
+                state[f"{key}/{name}"] = piece[: end - start].detach().cpu().clone()
+        return state
+
+    def load_local_state(self, read: Callable[[str, str], Tensor], step: int) -> None:
+        """Weights and moments are those of a checkpoint after `step` steps; `read(kind, name)` gives this rank's piece."""
+        from deepspeed.utils import safe_set_local_optimizer_state
+
+        for flat in self._zero.fp32_partitioned_groups_flat:  # AdamW makes its state at its first step: make it now
+            moments = {key: torch.zeros_like(flat) for key in STATES}
+            self._zero.optimizer.state[flat] = {"step": torch.tensor(float(step)), **moments}
+        self._set_weights({name: read("weight", name).to(self.device) for name in self.parameters})
+        for name, parameter in self.parameters.items():
+            for key in STATES:
+                safe_set_local_optimizer_state(parameter, _padded(read(key, name), parameter), key)
+
+    @contextmanager
+    def weights(self, values: Callable[[str], Tensor]) -> Iterator[None]:
+        """Inside, the module runs with this rank's pieces `values(name)` as its weights; afterwards with its own again.
+
+        Without emptying the cache of gathered parameters the exchange would not be seen: they stay gathered after a forward pass.
+        """
+        own = {name: p.ds_tensor.detach().clone() for name, p in self.parameters.items()}
+        try:
+            self._set_gathered(lambda name: _padded(values(name), self.parameters[name]))
+            yield
+        finally:
+            self._set_gathered(lambda name: own[name])
+
+    def sum_over_ranks(self, values: Tensor) -> Tensor:
+        """The sum of the tensor over all ranks, the same on each."""
+        total = values.detach().to(self.device).clone()
+        torch.distributed.all_reduce(total)
+        return total.cpu()
+
+    def barrier(self) -> None:
+        """All ranks have come this far."""
+        torch.distributed.all_reduce(torch.zeros(1, device=self.device))
+
+    def _set_weights(self, pieces: dict[str, Tensor]) -> None:
+        """The float32 copies hold these pieces, and the weights that forward uses are rounded from them."""
+        from deepspeed.utils import safe_set_local_fp32_param
+
+        for name, parameter in self.parameters.items():
+            safe_set_local_fp32_param(parameter, _padded(pieces[name], parameter))
+        self._set_gathered(lambda name: _padded(pieces[name], self.parameters[name]))
+
+    def _set_gathered(self, value: Callable[[str], Tensor]) -> None:
+        self._engine.empty_partition_cache()
+        for name, parameter in self.parameters.items():
+            parameter.ds_tensor.data.copy_(value(name))  # type: ignore[attr-defined]
+
+
+def _padded(piece: Tensor, parameter: nn.Parameter) -> Tensor:
+    """The piece with zeros behind it, as long as the partition DeepSpeed holds."""
+    whole = torch.zeros(parameter.ds_tensor.numel(), dtype=torch.float32, device=parameter.ds_tensor.device)  # type: ignore[attr-defined]
+    whole[: piece.numel()] = piece
+    return whole

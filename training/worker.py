@@ -1,0 +1,40 @@
+"""One process of a training run: `python -m training.worker RUN_FOLDER`, started by torchrun, which `training.launch` starts."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+from training.folder import read_run
+from training.launch import die_with_parent
+
+
+def main(out: Path) -> None:
+    """The run in the folder has been trained to its end by this process and its siblings."""
+    die_with_parent(os.getppid())
+    _log_to_stdout(logging.INFO if os.environ["RANK"] == "0" else logging.WARNING)
+    import torch
+
+    from training.loop import Run
+    from training.parallel.engine import join_group
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    # on a GPU some backward passes have no deterministic kernel: there it warns, and a resumed run is equal only nearly
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    run = read_run(out)
+    device = join_group(run.config.engine.timeout_s)
+    Run(run.config, run.dataset, out, run.samples, run.manifest_version, device).train()
+    torch.distributed.destroy_process_group()
+
+
+def _log_to_stdout(level: int) -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("dailies.train")
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
