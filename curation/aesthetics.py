@@ -42,7 +42,8 @@ class ScoreAesthetics:
         if self.network is None or not pictures:
             return []
         vectors = self.network.embed([picture for _, picture in pictures])
-        ratings = self.network.rate(vectors) or [None] * len(pictures)
+        rated = self.network.rate(vectors)
+        ratings: list[float | None] = [None] * len(pictures) if rated is None else list(rated)
         return [
             AestheticScore(
                 clip_id=clip_id,

@@ -210,7 +210,7 @@ class _VideoAnalysis:
     def _planes(self, frame: Any) -> list[np.ndarray]:
         """The small frame's luma and chroma planes [h, w], [h/2, w/2] twice, turned as shown; views on the scaler's memory."""
         width, height = self._small
-        small = self._to_small.reformat(frame, width, height, "yuv420p", interpolation="FAST_BILINEAR")
+        small = self._to_small.reformat(frame, width, height, "yuv420p", interpolation="FAST_BILINEAR", threads=1)
         planes = []
         for plane, shift in zip(small.planes, (0, 1, 1), strict=True):
             picture = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: height >> shift, : width >> shift]
@@ -222,11 +222,11 @@ class _VideoAnalysis:
         width, height = self._large
         if (frame.width, frame.height) == (width, height):
             return frame
-        return self._to_large.reformat(frame, width, height, "yuv420p", interpolation="AREA")
+        return self._to_large.reformat(frame, width, height, "yuv420p", interpolation="AREA", threads=1)
 
     def _forget(self, now_us: int) -> None:
         """Beyond a shot's reach only the newest seconds are held, in case a new shot has begun there."""
-        start = self._shot_start or now_us
+        start = now_us if self._shot_start is None else self._shot_start
         for held in (self._samples, self._candidates, self._camera):
             held.keep(start, start + self._reach_us, now_us - _LAG_US)
 
@@ -275,7 +275,7 @@ class _VideoAnalysis:
         return pictures
 
     def _rgb(self, candidate: Any) -> np.ndarray:
-        rgb = self._to_rgb.reformat(candidate, format="rgb24").to_ndarray()
+        rgb = self._to_rgb.reformat(candidate, format="rgb24", threads=1).to_ndarray()
         return np.ascontiguousarray((self._turn or Orientation()).apply(rgb))
 
     def _series(self, pts: np.ndarray) -> Series:

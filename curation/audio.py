@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -27,17 +28,20 @@ class Loudness:
         self._power: list[float] = []
         self._sum = 0.0
         self._count = 0
+        self._window = 0
+        self._length_us = Fraction(0)
         self.start_us: int | None = None
 
     def push(self, sound: np.ndarray, rate_hz: int, start_us: int) -> None:
         """The samples, float32 in -1 … 1, are counted; start_us is the time of the first."""
         if self.start_us is None:
             self.start_us = start_us
-        window = max(1, rate_hz * WINDOW_US // 1_000_000)
+        self._length_us += Fraction(len(sound) * 1_000_000, rate_hz)
+        self._window = window = max(1, rate_hz * WINDOW_US // 1_000_000)
         at = 0
         while at < len(sound):
             part = sound[at : at + window - self._count]
-            self._sum += float(np.dot(part, part))
+            self._sum += float(np.square(part, dtype=np.float64).sum())
             self._count += len(part)
             at += len(part)
             if self._count >= window:
@@ -45,10 +49,11 @@ class Loudness:
                 self._sum, self._count = 0.0, 0
 
     def finish(self) -> int:
-        """The duration in us; a last window of less than 100 ms counts as one when it is all there is."""
-        if self._count and not self._power:
+        """The duration in us; a last window counts when at least half of it is filled, or when it is all there is."""
+        if self._count and (not self._power or self._count * 2 >= self._window):
             self._power.append(self._sum / self._count)
-        return len(self._power) * WINDOW_US
+        self._sum, self._count = 0.0, 0
+        return round(self._length_us)
 
     def measure(self, start_us: int, end_us: int, cfg: AudioConfig) -> dict[str, Any]:
         """loudness_db (RMS, dBFS, not below FLOOR_DB) and silence_fraction of the windows inside [start_us, end_us), None when there are none."""

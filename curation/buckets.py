@@ -36,7 +36,7 @@ OUTPUT = pa.schema([("clip_id", pa.string()), ("set_name", pa.string()), ("bucke
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DurationRow:
-    """Clips of min_s <= duration < max_s (seconds; null: no end) give n_frames at min_fps to max_fps; sound gives its middle min_s seconds."""
+    """Clips of min_s <= duration < max_s seconds (null: no end) give n_frames at min_fps to max_fps; sound its middle min_s seconds."""
 
     min_s: float
     max_s: float | None = None

@@ -39,7 +39,17 @@ _CAMERA = {
     "handheld_shot": "is held by hand",
 }
 
-_HUES = ((15, "red"), (45, "orange"), (70, "yellow"), (165, "green"), (195, "cyan"), (255, "blue"), (290, "purple"), (345, "pink"), (361, "red"))
+_HUES = (
+    (15, "red"),
+    (45, "orange"),
+    (70, "yellow"),
+    (165, "green"),
+    (195, "cyan"),
+    (255, "blue"),
+    (290, "purple"),
+    (345, "pink"),
+    (361, "red"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

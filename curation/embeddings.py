@@ -45,8 +45,8 @@ class DescriptorConfig:
 class Descriptor:
     """Hashes and concept vector of a clip, for the vectors table.
 
-    `pdq[i]` is the hash of crop `pdq_crop[i]` (place in `DescriptorConfig.crops`; 0 = full frame) of key frame `pdq_frame[i]`; the first hash
-    of each frame is that of the full frame. `pdq_quality` has the quality 0..100 of the full frame of every key frame, also of
+    `pdq[i]` is the hash of crop `pdq_crop[i]` (place in `DescriptorConfig.crops`; 0 = full frame) of key frame `pdq_frame[i]`; the
+    first hash of each frame is that of the full frame. `pdq_quality` has the quality 0..100 of the full frame of every key frame, also of
     those too flat to be hashed. `concept` has length 1 (L2); it is empty when nothing could be measured.
     """
 
@@ -137,8 +137,8 @@ def centre_crop(picture: Picture, share: float) -> Picture:
 def concept_vector(pictures: Sequence[Picture]) -> Floats:
     """The classical descriptor [96] of a clip: mean over its pictures, of length 1.
 
-    Colour and edges are square-rooted histograms (so that products are Bhattacharyya coefficients), each with its mean removed and scaled to
-    length 1, so that both weigh the same and cosines of unlike pictures are near 0 rather than near 1.
+    Colour and edges are square-rooted histograms (so that products are Bhattacharyya coefficients), each with its mean removed and
+    scaled to length 1, so that both weigh the same and cosines of unlike pictures are near 0 rather than near 1.
     """
     small = [_small(picture) for picture in pictures]
     mean = np.mean([np.concatenate([_spread(_colours(s)), _spread(_edges(s))]) for s in small], axis=0)
@@ -169,7 +169,8 @@ def _hue(rgb: Floats, value: Floats, chroma: Floats) -> npt.NDArray[np.int64]:
     red, green, blue = np.moveaxis(rgb, 2, 0)
     safe = np.where(chroma > 0, chroma, 1.0)
     sixth = np.where(value == red, (green - blue) / safe % 6, np.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4))
-    return np.minimum((sixth / 6 * _HUES).astype(np.int64), _HUES - 1) * (chroma > 0)
+    bins = np.minimum((sixth / 6 * _HUES).astype(np.int64), _HUES - 1)
+    return np.where(chroma > 0, bins, 0)
 
 
 def _edges(rgb: Floats) -> Floats:
@@ -179,7 +180,7 @@ def _edges(rgb: Floats) -> Floats:
     direction = np.floor(turn + 0.5).astype(np.int64) % _DIRECTIONS
     cell = np.arange(_SIDE_PX) * _CELLS // _SIDE_PX
     place = (cell[:, None] * _CELLS + cell[None, :]) * _DIRECTIONS + direction
-    return np.bincount(place.ravel(), np.hypot(down, across).ravel(), _CELLS * _CELLS * _DIRECTIONS)
+    return np.asarray(np.bincount(place.ravel(), np.hypot(down, across).ravel(), _CELLS * _CELLS * _DIRECTIONS), dtype=np.float64)
 
 
 def _spread(histogram: Floats) -> Floats:

@@ -26,6 +26,8 @@ _ROUNDING_US = 500
 # Seen before the span starts, so that the frame on screen at its first instant is known even when it began earlier.
 _LEAD_US = 1_000_000
 
+_NO_PTS = -(1 << 63)  # FFmpeg's AV_NOPTS_VALUE
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeConfig:
@@ -97,8 +99,8 @@ def encode_clip(
 ) -> EncodedClip:
     """The clip, encoded at exactly this size, frame count and constant rate (all ignored for sound; frames and rate for images).
 
-    `span_us` is the part [start, end) that is wanted, the clip's own span by default; a video starts at its start and lasts n_frames / rate.
-    Raises EncodeError.
+    `span_us` is the part [start, end) that is wanted, the clip's own span by default; a video starts at its start and lasts
+    n_frames / rate. Raises EncodeError.
     """
     span = span_us or (clip.start_us, clip.end_us)
     if clip.kind == "audio":
@@ -133,7 +135,9 @@ def ffmpeg_binary() -> str:
 @lru_cache(maxsize=4)
 def h264_encoder(binary: str) -> str:
     """The H.264 encoder the program has: libx264, else libopenh264. Raises EncodeError when it has neither."""
-    said = subprocess.run([binary, "-hide_banner", "-encoders"], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    said = subprocess.run(  # noqa: S603  an argument list, no shell; nothing in it comes from a medium
+        [binary, "-hide_banner", "-encoders"], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+    )
     names = {line.split()[1] for line in said.stdout.splitlines() if len(line.split()) > 1}
     for name in ("libx264", "libopenh264"):
         if name in names:
@@ -141,36 +145,45 @@ def h264_encoder(binary: str) -> str:
     raise EncodeError("no_encoder", f"expected an FFmpeg with libx264 or libopenh264, found neither in {binary}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What one video clip is made of and into."""
+
+    path: str
+    clip: Clip
+    size: tuple[int, int]
+    fitting: Fitting
+    n_frames: int
+    fps: Fraction
+    start_us: int
+    video_index: int
+    audio_index: int | None
+    cfg: EncodeConfig
+
+    def __str__(self) -> str:
+        return f"clip {self.clip.clip_id} of {self.path}"
+
+
 def _encode_video(
     path: str, clip: Clip, asset: Asset, size: tuple[int, int], n_frames: int, fps: Fraction, start_us: int, cfg: EncodeConfig
 ) -> EncodedClip:
-    fitting = fit_picture(_shown(clip, asset), size, cfg.max_crop_share)
     video_index, audio_index = _streams(path, clip)
-    with_audio = bool(asset.has_audio) and audio_index is not None
-
-    def attempt(folder: str, seek: bool, n_clones: int) -> list[int]:
-        source = _source(path, start_us if seek else None, cfg, max_pixels=cfg.max_pixels)
-        streams, filters = [source[str(video_index)]], {"vf": _video_filters(clip, fitting, size, fps, start_us, n_clones)}
-        if with_audio:
-            streams.append(source[str(audio_index)])
-            filters["af"] = _audio_filters(start_us, Fraction(n_frames) / fps)
-        options = _mp4_options(size, fps, n_frames, with_audio, cfg) | {"stats_enc_pre": f"{folder}/frames"}
-        _run(path, clip, streams, f"{folder}/clip.mp4", filters | options, cfg)
-        return _source_times(f"{folder}/frames")
-
+    if video_index is None:
+        raise EncodeError("no_streams", f"clip {clip.clip_id} of {path}: expected a video stream, found none")
+    job = _Job(
+        path=path,
+        clip=clip,
+        size=size,
+        fitting=fit_picture(_shown(clip, asset), size, cfg.max_crop_share),
+        n_frames=n_frames,
+        fps=fps,
+        start_us=start_us,
+        video_index=video_index,
+        audio_index=audio_index if asset.has_audio else None,
+        cfg=cfg,
+    )
     with tempfile.TemporaryDirectory(prefix="dailies-encode-") as folder:
-        seek, n_cloned = True, 0
-        times = attempt(folder, seek, 0)
-        if not times or times[0] > start_us + cfg.max_late_us:
-            # The container's seek went past the clip (no index, open GOP): read from the beginning instead.
-            seek = False
-            times = attempt(folder, seek, 0)
-        _check_times(path, clip, times, start_us, n_frames, cfg)
-        if len(times) < n_frames:
-            n_cloned = n_frames - len(times)
-            times = attempt(folder, seek, n_cloned)
-        if len(times) != n_frames:
-            raise EncodeError("frames_missing", f"clip {clip.clip_id} of {path}: expected {n_frames} frames, found {len(times)}")
+        n_cloned = _cut(job, folder)
         data = Path(folder, "clip.mp4").read_bytes()
     return EncodedClip(
         clip_id=clip.clip_id,
@@ -182,9 +195,39 @@ def _encode_video(
         fps_num=fps.numerator,
         fps_den=fps.denominator,
         n_cloned=n_cloned,
-        crop_share=fitting.share,
-        has_audio=with_audio,
+        crop_share=job.fitting.share,
+        has_audio=job.audio_index is not None,
     )
+
+
+def _cut(job: _Job, folder: str) -> int:
+    """clip.mp4 stands in the folder with exactly the frames asked for; returns how many of them repeat the last one."""
+    seek = True
+    times = _write_mp4(job, folder, seek, 0)
+    if not times or times[0] is None or times[0] > job.start_us + job.cfg.max_late_us:
+        # The container's seek went past the clip (no index, open GOP), or its frames carry no times of their own (AVI, MPEG-PS) so that
+        # nobody can tell: read from the beginning instead.
+        seek = False
+        times = _write_mp4(job, folder, seek, 0)
+    _check_times(job, times)
+    n_cloned = job.n_frames - len(times)
+    if n_cloned:
+        times = _write_mp4(job, folder, seek, n_cloned)
+        if len(times) != job.n_frames:
+            raise EncodeError("frames_missing", f"{job}: expected {job.n_frames} frames, found {len(times)}")
+    return n_cloned
+
+
+def _write_mp4(job: _Job, folder: str, seek: bool, n_clones: int) -> list[int | None]:
+    """One run of FFmpeg; returns when, in the source, each encoded frame is from (us; None where its frames carry no time)."""
+    source = _source(job.path, job.start_us if seek else None, job.cfg, max_pixels=job.cfg.max_pixels)
+    streams, options = [source[str(job.video_index)]], _mp4_options(job) | {"vf": _video_filters(job, n_clones)}
+    if job.audio_index is not None:
+        streams.append(source[str(job.audio_index)])
+        options |= _exact("a") | {"c:a": "aac", "b:a": job.cfg.audio_bit_rate, "ac": 2}
+        options |= {"af": _audio_filters(job.start_us, Fraction(job.n_frames) / job.fps)}
+    _run(job.path, job.clip, streams, f"{folder}/clip.mp4", options | {"stats_enc_pre:v": f"{folder}/frames"}, job.cfg)
+    return _source_times(f"{folder}/frames")
 
 
 def _encode_image(path: str, clip: Clip, width: int, height: int, cfg: EncodeConfig) -> EncodedClip:
@@ -224,7 +267,7 @@ def _encode_sound(path: str, clip: Clip, span_us: tuple[int, int], cfg: EncodeCo
 
 
 def _streams(path: str, clip: Clip) -> tuple[int | None, int | None]:
-    """Index of the video stream that the analysis saw and of the first sound stream. A video clip needs the former."""
+    """Index of the video stream that the analysis saw and of the first sound stream; None where there is none."""
     from curation.media import MediaError, note_open, open_container, video_stream
 
     note_open(path, "encode")
@@ -234,8 +277,6 @@ def _streams(path: str, clip: Clip) -> tuple[int | None, int | None]:
             indices = (None if video is None else int(video.index), int(sounds[0].index) if sounds else None)
     except MediaError as e:
         raise EncodeError(e.code, f"clip {clip.clip_id} of {path}: expected a medium that opens, found {e.detail}") from e
-    if clip.kind == "video" and indices[0] is None:
-        raise EncodeError("no_streams", f"clip {clip.clip_id} of {path}: expected a video stream, found none")
     return indices
 
 
@@ -245,7 +286,8 @@ def _source(path: str, start_us: int | None, cfg: EncodeConfig, **options: Any) 
 
     from curation.media import DEMUXERS
 
-    options |= {"copyts": None, "threads": 1, "protocol_whitelist": "file", "format_whitelist": DEMUXERS}
+    # A stream that changes its size midway would otherwise restart the filters, and with them the count of frames.
+    options |= {"reinit_filter": 0, "copyts": None, "threads": 1, "protocol_whitelist": "file", "format_whitelist": DEMUXERS}
     seek_us = 0 if start_us is None else start_us - cfg.seek_margin_us
     if seek_us > 0:
         # Absolute time, and nothing dropped by the seek itself: the trim filter alone decides.
@@ -253,17 +295,17 @@ def _source(path: str, start_us: int | None, cfg: EncodeConfig, **options: Any) 
     return ffmpeg.input(f"file:{Path(path).absolute()}", **options)
 
 
-def _video_filters(clip: Clip, fitting: Fitting, size: tuple[int, int], fps: Fraction, start_us: int, n_clones: int) -> str:
+def _video_filters(job: _Job, n_clones: int) -> str:
     """The filter chain: the clip's frames, at the constant rate from `start_us` on, at the target size."""
-    first_us = max(clip.start_us, start_us - _LEAD_US) - _ROUNDING_US
-    place = f"{size[0]}:{size[1]}:{(size[0] - fitting.scaled_width) // 2}:{(size[1] - fitting.scaled_height) // 2}"
+    fitting, (width, height) = job.fitting, job.size
+    first_us = max(job.clip.start_us, job.start_us - _LEAD_US) - _ROUNDING_US
     chain = [
-        f"trim=start={_seconds(first_us)}:end={_seconds(clip.end_us - _ROUNDING_US)}",
-        f"setpts=PTS-({_seconds(start_us)})/TB",
-        f"fps=fps={fps}:start_time=0:round=near",
-        # Square pixels: the scaled size is computed from the size as shown. BT.709 for every sample, whatever the source used.
+        f"trim=start={_seconds(first_us)}:end={_seconds(job.clip.end_us - _ROUNDING_US)}",
+        f"setpts=PTS-({_seconds(job.start_us)})/TB",
+        f"fps=fps={job.fps}:start_time=0:round=near",
+        # The scaled size comes from the size as shown, so this also makes pixels square. BT.709 for every sample, whatever the source used.
         f"scale={fitting.scaled_width}:{fitting.scaled_height}:flags=bicubic+accurate_rnd+full_chroma_int+bitexact:out_color_matrix=bt709:out_range=tv",
-        f"pad={place}" if fitting.pad else f"crop={size[0]}:{size[1]}",
+        f"pad={width}:{height}:(ow-iw)/2:(oh-ih)/2" if fitting.pad else f"crop={width}:{height}",
         "setsar=1",
         "format=yuv420p",
     ]
@@ -277,29 +319,25 @@ def _audio_filters(start_us: int, length: Fraction) -> str:
     end_us, seconds = start_us + round(length * 1_000_000), _seconds(round(length * 1_000_000))
     return (
         f"atrim=start={_seconds(start_us)}:end={_seconds(end_us)},asetpts=PTS-({_seconds(start_us)})/TB,"
-        f"aresample={AUDIO_RATE_HZ}:async=1:first_pts=0:flags=bitexact,apad=whole_dur={seconds},atrim=end={seconds}"
+        f"aresample={AUDIO_RATE_HZ}:async=1:first_pts=0,apad=whole_dur={seconds},atrim=end={seconds}"
     )
 
 
-def _mp4_options(size: tuple[int, int], fps: Fraction, n_frames: int, with_audio: bool, cfg: EncodeConfig) -> dict[str, Any]:
+def _mp4_options(job: _Job) -> dict[str, Any]:
+    cfg, encoder = job.cfg, h264_encoder(ffmpeg_binary())
     options = _exact("v") | {
-        "frames:v": n_frames,
+        "c:v": encoder,
+        "frames:v": job.n_frames,
         "fps_mode": "passthrough",
         "g": cfg.gop_frames,
         "movflags": "+faststart",
-        "stats_enc_pre_fmt": "{ptsi} {tbi}",
+        "stats_enc_pre_fmt:v": "{ptsi} {tbi}",
         "f": "mp4",
     }
-    name = h264_encoder(ffmpeg_binary())
-    options |= {"c:v": name}
-    if name == "libx264":
+    if encoder == "libx264":
         # No scene-cut key frames: with a fixed distance, random access costs the same everywhere.
-        options |= {"preset": cfg.preset, "crf": cfg.crf, "sc_threshold": 0}
-    else:
-        options |= {"b:v": int(cfg.bit_rate_per_px * size[0] * size[1] * fps)}
-    if with_audio:
-        options |= _exact("a") | {"c:a": "aac", "b:a": cfg.audio_bit_rate, "ac": 2}
-    return options
+        return options | {"preset": cfg.preset, "crf": cfg.crf, "sc_threshold": 0}
+    return options | {"b:v": int(cfg.bit_rate_per_px * job.size[0] * job.size[1] * job.fps)}
 
 
 def _exact(stream: str) -> dict[str, Any]:
@@ -316,12 +354,16 @@ def _run(path: str, clip: Clip, streams: list[Any], target: str, options: dict[s
     args = ffmpeg.compile(ffmpeg.output(*streams, target, **options), cmd=command, overwrite_output=True)
     with tempfile.TemporaryFile() as log:
         try:
-            code = subprocess.run(args, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, timeout=cfg.timeout_s).returncode
+            done = subprocess.run(  # noqa: S603  an argument list, no shell; the path is one argument behind "file:"
+                args, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, timeout=cfg.timeout_s
+            )
         except subprocess.TimeoutExpired as e:
             raise EncodeError("timeout", f"clip {clip.clip_id} of {path}: expected an end within {cfg.timeout_s:g} s, found none") from e
-        if code != 0 or not Path(target).is_file():
+        if done.returncode != 0 or not Path(target).is_file():
             said = _tail(log)
-            raise EncodeError("ffmpeg_failed", f"clip {clip.clip_id} of {path}: expected FFmpeg to succeed, found exit {code}: {said}")
+            raise EncodeError(
+                "ffmpeg_failed", f"clip {clip.clip_id} of {path}: expected FFmpeg to succeed, found exit {done.returncode}: {said}"
+            )
 
 
 def _tail(log: Any) -> str:
@@ -329,22 +371,25 @@ def _tail(log: Any) -> str:
     return " ".join(log.read().decode("utf-8", "replace").split())
 
 
-def _source_times(path: str) -> list[int]:
-    """Presentation time, in us, of the source frame behind each encoded frame, as FFmpeg reports it."""
+def _source_times(path: str) -> list[int | None]:
     lines = Path(path).read_text().splitlines() if Path(path).is_file() else []
-    return [round(int(pts) * Fraction(base) * 1_000_000) for pts, base in (line.split() for line in lines)]
+    pairs = (line.split() for line in lines)
+    return [None if int(pts) == _NO_PTS else round(int(pts) * Fraction(base) * 1_000_000) for pts, base in pairs]
 
 
-def _check_times(path: str, clip: Clip, times: list[int], start_us: int, n_frames: int, cfg: EncodeConfig) -> None:
-    said = f"clip {clip.clip_id} of {path}"
+def _check_times(job: _Job, times: list[int | None]) -> None:
+    """The frames are those of the clip, from the start of the span on, and nearly all there; else EncodeError."""
+    known, clip, cfg = [t for t in times if t is not None], job.clip, job.cfg
     if not times:
-        raise EncodeError("frames_missing", f"{said}: expected frames from {start_us} us on, found none")
-    if times[0] > start_us + cfg.max_late_us:
-        raise EncodeError("frames_missing", f"{said}: expected a frame at {start_us} us, found the first at {times[0]} us")
-    if min(times) < clip.start_us - 2 * _ROUNDING_US or max(times) >= clip.end_us:
-        raise EncodeError("wrong_frames", f"{said}: expected frames of [{clip.start_us}, {clip.end_us}), found {min(times)} to {max(times)} us")
-    if len(times) < n_frames - cfg.max_cloned:
-        raise EncodeError("frames_missing", f"{said}: expected {n_frames} frames, at most {cfg.max_cloned} missing, found {len(times)}")
+        raise EncodeError("frames_missing", f"{job}: expected frames from {job.start_us} us on, found none")
+    if times[0] is not None and times[0] > job.start_us + cfg.max_late_us:
+        raise EncodeError("frames_missing", f"{job}: expected a frame at {job.start_us} us, found the first at {times[0]} us")
+    if known and (min(known) < clip.start_us - 2 * _ROUNDING_US or max(known) >= clip.end_us):
+        raise EncodeError(
+            "wrong_frames", f"{job}: expected frames of [{clip.start_us}, {clip.end_us}), found {min(known)} to {max(known)} us"
+        )
+    if len(times) < job.n_frames - cfg.max_cloned:
+        raise EncodeError("frames_missing", f"{job}: expected {job.n_frames} frames, at most {cfg.max_cloned} missing, found {len(times)}")
 
 
 def _shown(clip: Clip, asset: Asset) -> tuple[int, int]:

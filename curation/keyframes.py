@@ -113,7 +113,7 @@ def decode_jpeg(jpeg: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
 
 
 def decode_all(clip_id: str, frames: Sequence[KeyFrame]) -> list[Picture]:
-    """The pictures of a clip's key frames, at least one. Raises KeyFrameError naming clip and frame when there is none or one does not decode."""
+    """The pictures of a clip's key frames, at least one. Raises KeyFrameError naming clip and frame: none there, or one does not decode."""
     if not frames:
         raise KeyFrameError(f"clip {clip_id}: expected at least one key frame, found none")
     pictures = []

@@ -3,9 +3,9 @@
 Multi-index hashing (Norouzi, Punjani and Fleet 2012, arXiv 1307.2982) for distances up to 31 of 256 bits. Cut the bits into 16 bands
 of 16. Were every band to differ by 2 bits or more, the distance would be at least 32; so some band differs by at most 1 bit, and
 then one of its two bytes is equal and the other differs by at most 1 bit. Each hash is therefore sent to 32 of 32 x 256 blocks (place
-of a byte, its value), and inside a block only hashes whose sibling byte differs by at most 1 bit are compared. One pair in 240 is
-compared where hashes are evenly spread, and 32 rows a hash are shuffled instead of the 288 of bands with sent-out probes. The work is
-still quadratic in the number of hashes, divided by 240; for 10^8 hashes and more, wider bands would pay.
+of a byte, its value), and inside a large block only hashes whose sibling byte differs by at most 1 bit are compared. One pair in 230
+is compared where hashes are evenly spread, and 32 rows a hash are shuffled instead of the 288 of bands with sent-out probes. The work is
+still quadratic in the number of hashes, divided by 230; for 10^8 hashes and more, wider bands would pay.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +19,7 @@ MAX_DISTANCE = 31
 """Largest Hamming distance in bits for which the blocks are complete: 16 bands x 2 bits, less one."""
 
 _PAIRS_AT_ONCE = 1 << 21  # 2 M pairs x 4 words of 8 bytes: 64 MB of working memory
+_SMALL_BLOCK = 1024  # rows up to which comparing all pairs is cheaper than sorting them by sibling byte (measured)
 _FLIPS = np.array([1 << k for k in range(8)], np.int32)
 
 BLOCK_ROWS = pa.schema(
@@ -60,8 +61,8 @@ def to_frames(numbers: list[int] | None, n: int, clip_id: str) -> np.ndarray:
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Hamming distances in bits, int32 [n, m], between hashes given as uint64 words [n, 4] and [m, 4]."""
-    total = np.zeros((len(a), len(b)), np.int32)
+    """Hamming distances in bits, uint16 [n, m], between hashes given as uint64 words [n, 4] and [m, 4]."""
+    total = np.zeros((len(a), len(b)), np.uint16)
     for word in range(a.shape[1]):
         total += np.bitwise_count(a[:, None, word] ^ b[None, :, word])
     return total
@@ -137,31 +138,39 @@ def _several(pieces: list[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 
 def _match_block(block: pa.Table, max_distance: int) -> Iterator[pa.RecordBatch]:
-    """Matches within one block: rows are sorted by the sibling byte, and runs at most one bit apart are compared."""
+    """Matches within one block, each pair only in its home of all the blocks it meets in."""
     place = block["block"][0].as_py() // 256
     words = np.frombuffer(b"".join(block["hash"].to_pylist()), np.uint64).reshape(-1, 4)
+    for left, right in _candidates(words, place, max_distance):
+        home = _home(words[left] ^ words[right]) == place
+        if home.any():
+            yield from _matches(block, left[home], right[home])
+
+
+def _candidates(words: np.ndarray, place: int, max_distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Index arrays of near pairs in a block, each once: of all pairs when it is small, else of those with near sibling bytes."""
     sibling = words.view(np.uint8).reshape(-1, HASH_BYTES)[:, place ^ 1]
+    if len(words) <= _SMALL_BLOCK:
+        sibling = np.zeros_like(sibling)
     order = np.argsort(sibling, kind="stable")
     starts = np.searchsorted(sibling[order], np.arange(257)).tolist()
     for value in np.unique(sibling).tolist():
         own = order[starts[value] : starts[value + 1]]
         near = [order[starts[w] : starts[w + 1]] for w in (value ^ _FLIPS).tolist() if w > value]
-        # A band that is equal would be met in the blocks of both its bytes: only the even byte's compares a run with itself.
-        n_equal = len(own) if place % 2 == 0 else 0
-        partners = np.concatenate([own[:n_equal], *near])
+        partners = np.concatenate([own, *near])
         for i, j in near_pairs(words[own], words[partners], max_distance):
-            once = (j >= n_equal) | (j > i)
-            left, right = own[i[once]], partners[j[once]]
-            here = _first_band(words[left] ^ words[right]) == place // 2
-            if here.any():
-                yield from _matches(block, left[here], right[here])
+            once = j > i  # a run against itself is at the front of its partners, all others come after it
+            yield own[i[once]], partners[j[once]]
 
 
-def _first_band(differing: np.ndarray) -> np.ndarray:
-    """The first of the 16 bands with at most one bit set, for words [n, 4]: the one band in which a pair is reported."""
-    bands = np.ascontiguousarray(differing).view(np.uint16).reshape(len(differing), HASH_BYTES // 2)
-    first: np.ndarray = (np.bitwise_count(bands) <= 1).argmax(axis=1)
-    return first
+def _home(differing: np.ndarray) -> np.ndarray:
+    """The place where a pair is reported, for its differing bits as words [n, 4]: in the first of the 16 bands with at most one bit set,
+    the first byte with none. The pair meets there, because that byte is equal and its sibling differs by at most that bit."""
+    octets = np.ascontiguousarray(differing).view(np.uint8).reshape(len(differing), HASH_BYTES // 2, 2)
+    band = (np.bitwise_count(octets).sum(-1) <= 1).argmax(axis=1)
+    second = octets[np.arange(len(octets)), band, 0] != 0
+    home: np.ndarray = 2 * band + second
+    return home
 
 
 def _matches(block: pa.Table, left: np.ndarray, right: np.ndarray) -> Iterator[pa.RecordBatch]:

@@ -46,9 +46,6 @@ PHOTOGRAPHS: dict[str, Provenance] = {
     "hubble_deep_field.jpg": Provenance(
         licence="CC-PDM-1.0", creator="NASA", source_url="http://hubblesite.org/newscenter/archive/releases/2012/37/image/a/"
     ),
-    "ihc.png": Provenance(
-        licence=None, creator="Center for Microscopy And Molecular Imaging", source_url=_WHEEL_DOCS + "immunohistochemistry"
-    ),
     "rocket.jpg": Provenance(
         licence="CC-PDM-1.0", creator="SpaceX", source_url="https://www.flickr.com/photos/spacexphotos/16511594820/in/photostream/"
     ),

@@ -89,12 +89,12 @@ FILMS: tuple[Film, ...] = (
     ),
     Film(
         name="static.mp4",
-        caption="Tissue under a microscope, then rows of old coins.",
+        caption="Pale towers, then hills in pink and green, each standing still.",
         fps=Fraction(25),
         noise=1.5,
         shots=(
-            _shot(_photo("ihc.png", 0, 0, 512, 256), 145, "static_shot"),
-            _shot(_photo("coins.png", 0, 0, 384, 216), 120, "static_shot"),
+            _shot(_drawn("skyline", "ice"), 145, "static_shot"),
+            _shot(_drawn("ridges", "candy"), 120, "static_shot"),
         ),
     ),
     Film(
@@ -209,11 +209,12 @@ IMAGES: tuple[Image, ...] = (
     Image(name="upright.jpg", scene=_photo("astronaut.png", 130, 0, 330, 250), width=480, height=600, rotation=90),
     Image(name="stars.webp", scene=_photo("hubble_deep_field.jpg", 460, 400, 1000, 872), width=720, height=480),
     Image(name="window.png", scene=_drawn("glass", "ice"), width=480, height=480, caption="A pale stained-glass window."),
+    Image(name="coins.jpg", scene=_photo("coins.png", 0, 0, 384, 216), width=640, height=360),  # of no stated licence
     Image(name="picture.mp4", scene=_drawn("bubbles", "dusk"), width=640, height=400),  # a JPEG under a video's name
 )
 
 SOUNDS: tuple[tuple[str, Sound, float], ...] = (("melody.wav", "tones", 7.0), ("bursts.flac", "bursts", 6.0), ("quiet.mp3", "quiet", 6.0))
 
 BROKEN = (TRUNCATED.name, "empty.mp4", "notes.mp4", "noise.jpg")
-NO_SIDECAR = ("quick_cuts.mp4", "pan_right_lowrate.mp4", "zoom_in_logo.mp4", "bursts.flac")
+NO_SIDECAR = ("window.png", "bursts.flac")
 RESERVED = ("pan_left.mp4", "stars.webp")

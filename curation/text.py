@@ -131,7 +131,7 @@ def area_share(corners: Any, picture: Picture) -> float:
     """The share of the picture that the quadrilateral covers, 0..1 (shoelace formula)."""
     x, y = np.asarray(corners, dtype=np.float64).T
     area = abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
-    return min(1.0, area / (picture.shape[0] * picture.shape[1]))
+    return min(1.0, area / float(picture.shape[0] * picture.shape[1]))
 
 
 def _reader(cfg: TextConfig) -> Reader:

@@ -1,6 +1,6 @@
 """Charts as inline SVG, drawn on the server: no script, no request, colours from the page's style sheet.
 
-Every text that comes from outside goes through `_escape`. Sizes are SVG units, which are CSS pixels at the width of the page.
+Every text that comes from outside goes through `escape`. Sizes are SVG units, which are CSS pixels at the width of the page.
 """
 
 import base64
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from manifests.counts import Amount, Funnel, Histogram, Step
+from manifests.funnel import Amount, Funnel, Step
+from manifests.histogram import Histogram
 from manifests.wording import condition_text, number_text, share_text, time_text, value_text, visible
 
 _FUNNEL_ROW = 40
@@ -61,9 +62,7 @@ class _Columns:
         hours_width = 150.0 if funnel.start.time_us else 0.0
         right = 1080 - (hours_width + 104 if hours_width else 0)
         lost_x, left_x = right, right - digits - 6
-        return cls(
-            bar_width=left_x - digits - _LABEL_WIDTH, left_x=left_x, lost_x=lost_x, hours_x=right + 32, hours_width=hours_width
-        )
+        return cls(bar_width=left_x - digits - _LABEL_WIDTH, left_x=left_x, lost_x=lost_x, hours_x=right + 32, hours_width=hours_width)
 
 
 def _funnel_row(y: float, name: str, condition: str, before: Amount, step: Step | None, start: Amount, columns: _Columns) -> str:
@@ -74,7 +73,7 @@ def _funnel_row(y: float, name: str, condition: str, before: Amount, step: Step 
     out += _text(columns.left_x, y + 22, number_text(left.n), "number")
     if step:
         lost = before.n - left.n
-        out += _text(columns.lost_x, y + 22, f"−{number_text(lost)}" if lost else "0", "number lost" if lost else "number zero")  # noqa: RUF001
+        out += _text(columns.lost_x, y + 22, f"−{number_text(lost)}" if lost else "0", "number lost" if lost else "number zero")
     if columns.hours_width:
         parts = (("keep", left.time_us), ("drop", rejected.time_us), ("unknown", unknown.time_us))
         out += _stack(columns.hours_x, y + 11, columns.hours_width, 12, start.time_us, parts)
@@ -87,7 +86,7 @@ def _stack(x: float, y: float, width: float, height: float, whole: int, parts: I
     for kind, n in parts:
         w = width * n / whole if whole else 0.0
         if n > 0:
-            out += f'<rect class="{kind}" x="{x:.2f}" y="{y}" width="{max(w, 0.75):.2f}" height="{height}"><title>{number_text(n)}</title></rect>'
+            out += _rect(kind, x, y, max(w, 0.75), height, number_text(n))
         x += w
     return out
 
@@ -115,7 +114,7 @@ def histogram_chart(h: Histogram) -> Markup:
             y -= tall
             if n:
                 x, w = x0 + i * slot + gap / 2, max(slot - gap, 0.5)
-                out += f'<rect class="{kind}" x="{x:.2f}" y="{y:.2f}" width="{w:.2f}" height="{tall:.2f}"><title>{_bin_title(h, i, n)}</title></rect>'
+                out += _rect(kind, x, y, w, tall, _bin_title(h, i, n))
     if broken is not None:
         out += _break(x0 + broken * slot, y0, slot, tops[broken], broken > len(h.bins) / 2)
     out += f'<line class="base" x1="{x0}" x2="{x0 + width}" y1="{y0 + height}" y2="{y0 + height}"/>'
@@ -139,8 +138,8 @@ def _break(x: float, y0: float, slot: float, n: int, at_end: bool) -> str:
 
 def _bin_title(h: Histogram, i: int, n: int) -> str:
     b = h.bins[i]
-    span = value_text(b.low, h.unit) if h.scale == "values" else f"{value_text(b.low, h.unit)} – {value_text(b.high, h.unit)}"  # noqa: RUF001
-    return f"{escape(span)}: {number_text(n)}"
+    span = value_text(b.low, h.unit) if h.scale == "values" else f"{value_text(b.low, h.unit)} – {value_text(b.high, h.unit)}"
+    return f"{span}: {number_text(n)}"
 
 
 def _x_axis(h: Histogram, x0: float, y: float, width: float, slot: float) -> str:
@@ -211,7 +210,7 @@ def pair_chart(pairs: Sequence[Pair]) -> Markup:
             out += f'<rect class="track" x="{x}" y="{y}" width="58" height="32"/>'
         out += _text(x + 68, y + 21, p.label, "note")
         for k, (kind, n) in enumerate((("unknown", p.before), ("keep", p.after))):
-            w = 1 + 268 * math.log1p(n) / math.log1p(most) if n else 0.0
+            w = 1 + 330 * math.log1p(n) / math.log1p(most) if n else 0.0
             out += f'<rect class="{kind}" x="{x + 138}" y="{y + 4 + 13 * k}" width="{w:.1f}" height="11"/>'
             out += _text(x + 138 + w + 6, y + 13.5 + 13 * k, number_text(n), "small")
     return _svg(1080, max(per_column, 1) * row, "clips in each concept before and after sampling, logarithmic", out)
@@ -263,8 +262,13 @@ def _text(x: float, y: float, text: str, kind: str) -> str:
     return f'<text class="{kind}" x="{x:g}" y="{y:g}">{escape(visible(text))}</text>' if text else ""
 
 
+def _rect(kind: str, x: float, y: float, width: float, height: float, title: str) -> str:
+    place = f'x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}"'
+    return f'<rect class="{kind}" {place}><title>{escape(visible(title))}</title></rect>'
+
+
 def _svg(width: float, height: float, title: str, body: str, natural: bool = False) -> Markup:
     """The picture, as wide as its place, or at its natural size."""
     size = f' style="width:{width:g}px"' if natural else ""
     # Every part was escaped when it was made: numbers of ours, or text through `escape`.
-    return Markup(f'<svg viewBox="0 0 {width:g} {height:g}" role="img"{size}><title>{escape(title)}</title>{body}</svg>')  # noqa: S704
+    return Markup(f'<svg viewBox="0 0 {width:g} {height:g}" role="img"{size}><title>{escape(visible(title))}</title>{body}</svg>')  # noqa: S704

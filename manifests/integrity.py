@@ -29,7 +29,7 @@ def verify(store: ManifestStore, version: int | None = None, on_shard: Callable[
     for member in from_table(Member, store.read("members", version)):
         members.setdefault(member.shard_no, []).append(member)
     shards: list[Shard] = from_table(Shard, store.read("shards", version))
-    faults = []
+    faults: list[Fault] = []
     for shard in shards:
         faults += _verify_shard(store.root, shard, members.pop(shard.shard_no, []))
         if on_shard:

@@ -14,10 +14,11 @@ from typing import Any
 import jinja2
 
 from manifests import charts, wording
-from manifests.counts import Funnel
 from manifests.files import write_atomic
+from manifests.funnel import Funnel
 from manifests.query import Snapshot
-from manifests.summary import BucketCell, Concepts, CountRow, Images, ReportData, SummaryConfig, collect, collect_store
+from manifests.report_data import BucketCell, Concepts, CountRow, ReportData
+from manifests.summary import Images, SummaryConfig, collect, collect_store
 
 __all__ = ["ReportData", "collect", "collect_store", "render", "to_json", "write_report"]
 
@@ -34,7 +35,9 @@ def to_json(data: ReportData) -> str:
     return json.dumps(dataclasses.asdict(data), default=_digest_of, ensure_ascii=False, allow_nan=False, indent=1)
 
 
-def write_report(store: Snapshot, folder: Path, images: Images, *, title: str, version: int | None = None, config: SummaryConfig | None = None) -> Path:
+def write_report(
+    store: Snapshot, folder: Path, images: Images, *, title: str, version: int | None = None, config: SummaryConfig | None = None
+) -> Path:
     """`report.html` and `report.json` stand in the folder, each whole or not at all; gives the path of the page."""
     data = collect_store(store, images, title=title, version=version, config=config)
     page = folder / "report.html"
@@ -48,6 +51,8 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        # Every text that is put out, before it is escaped: no template line can forget it.
+        finalize=lambda v: wording.visible(v) if type(v) is str else v,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -56,7 +61,6 @@ def _environment() -> jinja2.Environment:
         time=wording.time_text,
         bytes=wording.bytes_text,
         words=wording.measure_text,
-        visible=wording.visible,
         filename=wording.name_text,
         data_uri=charts.jpeg_uri,
     )

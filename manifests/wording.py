@@ -66,7 +66,7 @@ def near_text(score: float, threshold: float, unit: str = "") -> str:
     scale = max(abs(score), abs(threshold), 1e-12)
     digits = min(max(3, 1 - math.floor(math.log10(abs(score - threshold) / scale))), 8)
     text = f"{score:.{digits}g}" if abs(score) >= 1e-3 or not score else f"{score:.1e}".replace("e-0", "e-")
-    return text.replace("-", "−", 1) if text.startswith("-") else text  # noqa: RUF001
+    return text.replace("-", "−", 1) if text.startswith("-") else text
 
 
 def measure_text(measure: str) -> str:

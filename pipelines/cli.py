@@ -120,12 +120,14 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Say everything about one asset or clip: measures, rules and verdicts, rights, shard, and the checkpoints that saw it."""
-    from manifests.explain import ExplainError, to_dict, to_text
+    from manifests.explain import LookupFailed, to_dict
     from manifests.explain import explain as look
+    from manifests.explain_text import to_text
     from pipelines.exposures import first_step
 
-    with _errors(ExplainError):
-        found = look(_store(dataset), id, first_step(dataset), version)
+    store = _store(dataset)
+    with _errors(LookupFailed):
+        found = look(store, id, exposed=first_step(dataset), version=version)
     print(json.dumps(to_dict(found), default=_plain) if as_json else to_text(found))
 
 

@@ -34,7 +34,7 @@ def load(cls: type[T], group: str, name: str, overrides: list[str] | None = None
     try:
         with initialize_config_dir(config_dir=str(folder), version_base=None):
             search = [] if folder == CONF else [f"hydra.searchpath=[file://{CONF}]"]
-            composed = compose(config_name=config_name, overrides=[*search, *(overrides or [])])
+            composed = compose(config_name=config_name, overrides=[*search, *map(_override, overrides or [])])
         data = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"{where}: {_first_lines(error)}") from error
@@ -135,6 +135,12 @@ def _locate(group: str, name: str) -> tuple[Path, str]:
     if not (CONF / group / f"{name}.yaml").is_file():
         raise ConfigError(f"there is no configuration {name!r} in conf/{group}; there are {', '.join(available(group)) or 'none'}")
     return CONF, f"{group}/{name}"
+
+
+def _override(text: str) -> str:
+    """`key=value` for any key, also one that the file leaves to its default; `bind` refuses keys that do not exist."""
+    key = text.partition("=")[0]
+    return text if key[:1] in "+~" or "@" in key or "/" in key else f"++{text}"
 
 
 def _first_lines(error: Exception) -> str:

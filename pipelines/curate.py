@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.ingest import list_inputs, merge_copies
+from curation.ingest import Listing, list_inputs, merge_copies
 from manifests import ids, ledger
 from manifests.cubes import build_cubes
 from manifests.records import Asset, Caption, Clip, Decision, Run, Source
@@ -60,6 +60,7 @@ class Curation:
         self.store = ManifestStore(self.place.dataset)
         self.assets = arrow_schema(Asset).empty_table()
         self.clips = arrow_schema(Clip).empty_table()
+        self.sources = arrow_schema(Source).empty_table()
 
     def do(self, stage: Stage, inputs: pa.Table) -> None:
         """The stage's outputs exist for all rows of the input."""
@@ -107,7 +108,7 @@ def curate(inputs: list[str], dataset: Path, config: CurateConfig, progress: Pro
 
 def ingest(run: Curation, inputs: list[str]) -> int:
     """`run.assets` holds every asset of the dataset and of the inputs, with rights; returns how many files were listed."""
-    listings = to_table(plan.Listing, list_inputs(inputs, run.config.ingest))
+    listings = to_table(Listing, list_inputs(inputs, run.config.ingest))
     run.do(plan.INGEST, listings)
     found = merge_copies(from_table(Asset, run.outputs(plan.INGEST, listings)))
     known = {a.asset_id: a for a in from_table(Asset, run.store.read("assets"))}
@@ -122,8 +123,8 @@ def ingest(run: Curation, inputs: list[str]) -> int:
         known[asset_id] = dataclasses.replace(known[asset_id], asset_no=number, source_no=origin[known[asset_id].uri])
     # Facts and verdicts are made again below, from the stages' own outputs.
     run.assets = to_table(Asset, [plan.without_facts(known[i]) for i in sorted(known, key=lambda i: known[i].asset_no)])
-    run.sources = to_table(Source, [Source(source_no=n, name=s) for s, n in sorted(sources.items(), key=lambda item: item[1])])  # type: ignore[attr-defined]
-    return listings.num_rows
+    run.sources = to_table(Source, [Source(source_no=n, name=s) for s, n in sorted(sources.items(), key=lambda item: item[1])])
+    return int(listings.num_rows)
 
 
 def measure_assets(run: Curation) -> None:
@@ -197,7 +198,7 @@ def place_and_commit(run: Curation, captions: pa.Table, inputs_digest: str, star
         record.run_id,
         append={"decisions": decisions, "rules": new_rules, "runs": to_table(Run, [record])},
         replace={
-            "sources": run.sources,  # type: ignore[attr-defined]
+            "sources": run.sources,
             "assets": run.assets,
             "clips": run.clips,
             "captions": to_table(Caption, caption_rows),
@@ -233,7 +234,7 @@ def _number_captions(run: Curation, captions: pa.Table) -> list[Caption]:
     """Caption rows of the kept clips in clip order; clips point at theirs."""
     kept = run.clips.filter(pc.equal(run.clips.column("decision"), "keep"))
     texts = {row["clip_id"]: row for row in captions.to_pylist()}
-    rows = []
+    rows: list[Caption] = []
     for clip_id, clip_no in zip(kept.column("clip_id").to_pylist(), kept.column("clip_no").to_pylist(), strict=True):
         text = texts[clip_id]
         names = ("text", "captioner", "captioner_version", "camera_prefix")

@@ -35,11 +35,11 @@ def _packages() -> Iterator[Finding]:
 
 
 def _java() -> Finding:
-    from pipelines.on_spark import SparkError, find_java
+    from pipelines.on_spark import JavaError, find_java
 
     try:
         return Finding("java", True, str(find_java()))
-    except SparkError as error:
+    except JavaError as error:
         return Finding("java", False, "no Java 17 or newer", str(error))
 
 

@@ -18,7 +18,7 @@ from curation.duplicates import DuplicatesConfig
 from curation.embeddings import DescriptorConfig
 from curation.encode import EncodeConfig
 from curation.ingest import IngestConfig, Listing
-from curation.media import MediaConfig
+from curation.media import MediaError
 from curation.text import TextConfig
 from manifests import ids
 from manifests.records import Asset, Clip, Shard
@@ -57,7 +57,6 @@ class CurateConfig:
     sets: dict[str, buckets.SetConfig]
     seed: int = 0
     ingest: IngestConfig = field(default_factory=IngestConfig)
-    media: MediaConfig = field(default_factory=MediaConfig)
     analyse: AnalyseConfig = field(default_factory=AnalyseConfig)
     text: TextConfig = field(default_factory=TextConfig)
     descriptors: DescriptorConfig = field(default_factory=DescriptorConfig)
@@ -94,7 +93,8 @@ def without_facts(asset: Asset) -> Asset:
     """The asset as ingest left it: identity, rights, and the error of an ingest that failed."""
     if asset.error_stage == "ingest":
         return dataclasses.replace(asset, decision="pending", first_fail_rule=None)
-    return dataclasses.replace(asset, decision="pending", **dict.fromkeys(_DERIVED))
+    nothing: dict[str, Any] = dict.fromkeys(_DERIVED)
+    return dataclasses.replace(asset, decision="pending", **nothing)
 
 
 def with_asset_columns(clips: pa.Table, assets: pa.Table) -> pa.Table:
@@ -119,6 +119,9 @@ _CLIP_AND_ASSET = pa.schema(
 )
 
 
+_GRACE_S = 30.0
+"""What a decode gets beyond its own time limit before its process is ended from outside."""
+
 # Jobs: input rows -> output tables. Each is the thin skin over one function of `curation`.
 
 
@@ -135,11 +138,14 @@ def _make_probe(config: CurateConfig, place: Place) -> Job:
     from curation.isolate import Sandbox
     from curation.media import probe_asset
 
-    sandbox = Sandbox(config.media.timeout_s, config.media.memory_bytes)
+    limits = config.analyse.media
+    sandbox = Sandbox(limits.max_wall_s + _GRACE_S, limits.memory_bytes)
 
     def probe(asset: Asset) -> Asset:
-        path = str(ingest.local_path(asset, place.fetched))
-        found = analysis.guarded(sandbox, "probe", probe_asset, asset, path, config.media)
+        try:
+            found = sandbox.call(probe_asset, asset, str(ingest.local_path(asset, place.fetched)), limits)
+        except MediaError as lost:  # the child crashed, hung or grew: the file's fault, and its row says so
+            found = dataclasses.replace(asset, error_stage="probe", error_code=lost.code, error_detail=lost.detail)
         return facts.derive_asset(found)
 
     return lambda rows, part: {"rows": to_table(Asset, [probe(a) for a in from_table(Asset, rows)])}
@@ -149,14 +155,19 @@ def _make_analyse(config: CurateConfig, place: Place) -> Job:
     from curation.analyse import analyse_asset, series_table
     from curation.isolate import Sandbox
 
-    settings = dataclasses.replace(config.analyse, media=config.media)
-    sandbox = Sandbox(config.media.timeout_s, config.media.memory_bytes)
+    settings = config.analyse
+    sandbox = Sandbox(settings.media.max_wall_s + _GRACE_S, settings.media.memory_bytes)
+
+    def analyse(asset: Asset) -> analysis.Analysis:
+        try:
+            return sandbox.call(analyse_asset, asset, str(ingest.local_path(asset, place.fetched)), settings)
+        except MediaError as lost:
+            return analysis.Analysis(asset=analysis.failed(asset, lost), clips=[], series=None, keyframes=[])
 
     def job(rows: pa.Table, part: str) -> dict[str, pa.Table]:
         assets, clips, series, frames = [], [], [], []
         for asset in from_table(Asset, rows):
-            path = str(ingest.local_path(asset, place.fetched))
-            found = analysis.guarded(sandbox, "analyse", analyse_asset, asset, path, settings)
+            found = analyse(asset)
             assets.append(facts.derive_asset(dataclasses.replace(found.asset, n_clips=float(len(found.clips)))))
             pictured = {f.clip_id for f in found.keyframes}
             for clip in found.clips:
@@ -177,7 +188,8 @@ def _make_analyse(config: CurateConfig, place: Place) -> Job:
 
 def _pictures(place: Place, clips: Iterable[Clip]) -> dict[str, list[keyframes.KeyFrame]]:
     """The key frames of the clips, by clip."""
-    clips, found = list(clips), {}
+    clips = list(clips)
+    found: dict[str, list[keyframes.KeyFrame]] = {}
     for part in sorted({c.keyframe_part for c in clips if c.keyframe_part}):
         found |= keyframes.read_keyframes(place.dataset / part, [c.clip_id for c in clips if c.keyframe_part == part])
     return found
@@ -216,9 +228,11 @@ def _make_aesthetics(config: CurateConfig, place: Place) -> Job:
 
     def flat(batch: list[Any]) -> list[_Aesthetic]:
         return [
-            _Aesthetic(r.clip_id, r.aesthetic, r.embedding and r.embedding.model, r.embedding and r.embedding.vector, r.error_code, r.error_detail)
+            _Aesthetic(
+                r.clip_id, r.aesthetic, r.embedding.model if r.embedding else None, r.embedding.vector if r.embedding else None, r.error_code, r.error_detail
+            )
             for r in stage(batch)
-        ]
+        ]  # fmt: skip
 
     return _batch_job(place, flat, AESTHETIC_SCHEMA)
 
@@ -256,20 +270,21 @@ def _make_encode(config: CurateConfig, place: Place) -> Job:
 
     def encode(clip: Clip, asset: Asset, part: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
         fit = buckets.bucket_of(clip, config.sets[clip.set_name or ""])
-        if fit.bucket is None:
+        if fit.bucket is None or fit.start_us is None or fit.end_us is None:
             raise ValueError(f"clip {clip.clip_id}: set {clip.set_name} has no bucket for it ({fit.reason}); compose_sets gave it one")
         span = dataclasses.replace(clip, start_us=fit.start_us, end_us=fit.end_us)
         path = str(ingest.local_path(asset, place.fetched))
         try:
-            made = encode_clip(path, span, asset, fit.bucket.width, fit.bucket.height, fit.bucket.n_frames, fit.fps_num, fit.fps_den, config.encode)
+            shape = (fit.bucket.width or 0, fit.bucket.height or 0, fit.bucket.n_frames or 0, fit.fps_num or 0, fit.fps_den or 0)
+            made = encode_clip(path, span, asset, *shape, config.encode)
         except EncodeError as error:
-            return {"clip_id": clip.clip_id, "encoded": 0.0, "error_code": "encode_failed", "error_detail": str(error)[:2000]}, None
+            return {"clip_id": clip.clip_id, "encoded": 0.0, "error_code": error.code, "error_detail": error.detail[:2000]}, None
         row = {
             "clip_id": clip.clip_id,
             "encoded": 1.0,
             "extension": made.extension,
-            "width": fit.bucket.width,
-            "height": fit.bucket.height,
+            "width": made.width,
+            "height": made.height,
             "n_frames": made.n_frames,
             "fps_num": made.fps_num,
             "fps_den": made.fps_den,
@@ -336,34 +351,34 @@ INGEST = Stage(
 )  # fmt: skip
 PROBE = Stage(
     name="probe", shape="map", version="1", reads=_ASSET, key="asset_id", make=_make_probe, writes={"rows": _ASSET},
-    depends_on=lambda c: c.media, unit_rows=lambda c: 16, media=True,
+    depends_on=lambda c: c.analyse.media, unit_rows=lambda c: 16, media=True,
 )  # fmt: skip
 ANALYSE = Stage(
     name="analyse", shape="split", version="1", reads=_ASSET, key="asset_id", make=_make_analyse,
     writes={"rows": _ASSET, "clips": _CLIP, "series": analysis.SERIES_SCHEMA, "keyframes": keyframes.SCHEMA},
     # One asset a unit: decoding is the dearest step, and a crash may cost no more than the asset at hand.
-    depends_on=lambda c: (c.media, c.analyse), unit_rows=lambda c: 1, cost=_pixels_to_decode, media=True,
+    depends_on=lambda c: c.analyse, unit_rows=lambda c: 1, cost=_pixels_to_decode, media=True,
 )  # fmt: skip
 READ_TEXT = Stage(
     name="text", shape="batch", version="1", reads=_CLIP, key="clip_id", make=_make_text, writes={"rows": TEXT_SCHEMA},
-    depends_on=lambda c: (c.text, c.media, c.analyse), unit_rows=lambda c: 8, group_by="keyframe_part",
+    depends_on=lambda c: (c.text, c.analyse), unit_rows=lambda c: 8, group_by="keyframe_part",
 )  # fmt: skip
 DESCRIBE = Stage(
     name="describe", shape="batch", version="1", reads=_CLIP, key="clip_id", make=_make_describe, writes={"rows": DESCRIPTOR_SCHEMA},
-    depends_on=lambda c: (c.descriptors, c.media, c.analyse), unit_rows=lambda c: 8, group_by="keyframe_part",
+    depends_on=lambda c: (c.descriptors, c.analyse), unit_rows=lambda c: 8, group_by="keyframe_part",
 )  # fmt: skip
 AESTHETICS = Stage(
     name="aesthetics", shape="batch", version="1", reads=_CLIP, key="clip_id", make=_make_aesthetics, writes={"rows": AESTHETIC_SCHEMA},
-    depends_on=lambda c: (c.open_clip, c.media, c.analyse), unit_rows=lambda c: 8, group_by="keyframe_part",
+    depends_on=lambda c: (c.open_clip, c.analyse), unit_rows=lambda c: 8, group_by="keyframe_part",
 )  # fmt: skip
 CAPTION = Stage(
     name="caption", shape="batch", version="1", reads=_CLIP_AND_ASSET, key="clip_id", make=_make_caption, writes={"rows": CAPTION_SCHEMA},
-    depends_on=lambda c: (c.captions, c.media, c.analyse), unit_rows=lambda c: 64,
+    depends_on=lambda c: (c.captions, c.analyse), unit_rows=lambda c: 64,
 )  # fmt: skip
 ENCODE = Stage(
     name="encode", shape="map", version="1", reads=_CLIP_AND_ASSET, key="clip_id", make=_make_encode,
     writes={"rows": ENCODED_SCHEMA, "payload": PAYLOAD_SCHEMA},
-    depends_on=lambda c: (c.encode, c.sets, c.media, c.analyse), unit_rows=lambda c: 2, media=True,
+    depends_on=lambda c: (c.encode, c.sets, c.analyse), unit_rows=lambda c: 2, media=True,
     cost=lambda row: _pixels_to_decode(row["asset"]),
 )  # fmt: skip
 WRITE_SHARDS = Stage(

@@ -211,10 +211,18 @@ def _clip(i: int, asset: records.Asset, start_us: int, others: list[records.Clip
     kind = str(asset.kind)
     span = 0 if kind == "image" else int(draw.choice([4.2, 6.5, 9.0, 13.0, 15.5]) * 1e6)
     clip_id = ids.clip_id(asset.asset_id, kind, start_us, start_us + span)
-    clip = make(records.Clip, 
-        clip_id=clip_id, clip_no=i, asset_id=asset.asset_id, asset_no=asset.asset_no, kind=kind, start_us=start_us, end_us=start_us + span,
-        decided_run_no=1, has_audio=kind == "audio",
-    )  # fmt: skip
+    clip = make(
+        records.Clip,
+        clip_id=clip_id,
+        clip_no=i,
+        asset_id=asset.asset_id,
+        asset_no=asset.asset_no,
+        kind=kind,
+        start_us=start_us,
+        end_us=start_us + span,
+        decided_run_no=1,
+        has_audio=kind == "audio",
+    )
     if kind == "audio":
         return dataclasses.replace(clip, loudness_db=float(draw.normal(-30, 10)), silence_fraction=float(draw.beta(1, 4)), dup_rank=0)
     if draw.random() < 0.01:
@@ -305,11 +313,18 @@ def _placed(clips: list[records.Clip]) -> tuple[list[records.Clip], list[records
                     )
             path = f"shards/{set_name}/{bucket}/{set_name}-{bucket}-{part // 32:06d}.tar"
             shards.append(
-                make(records.Shard, 
-                    shard_no=no, path=path, set_name=set_name, bucket=bucket, size_bytes=100_000 * len(samples) + 1024, sha256=bytes([no % 256]) * 32,
-                    n_samples=len(samples), created_run_no=1,
+                make(
+                    records.Shard,
+                    shard_no=no,
+                    path=path,
+                    set_name=set_name,
+                    bucket=bucket,
+                    size_bytes=100_000 * len(samples) + 1024,
+                    sha256=bytes([no % 256]) * 32,
+                    n_samples=len(samples),
+                    created_run_no=1,
                 )
-            )  # fmt: skip
+            )
     return [dataclasses.replace(c, shard_no=place.get(c.clip_id)) for c in clips], shards, members
 
 
@@ -346,7 +361,15 @@ def _rule_row(number: int, rule: Rule) -> records.RuleRow:
 def _run() -> records.Run:
     start = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
     config = json.dumps({"name": "tiny"})
-    return make(records.Run, 
-        run_no=1, run_id=ids.digest("run"), command="curate", code_version="0.1.0", config_sha256=ids.digest(config) * 2, config_json=config,
-        parent_version=-1, started_at=start, ended_at=start + timedelta(minutes=42),
-    )  # fmt: skip
+    return make(
+        records.Run,
+        run_no=1,
+        run_id=ids.digest("run"),
+        command="curate",
+        code_version="0.1.0",
+        config_sha256=ids.digest(config) * 2,
+        config_json=config,
+        parent_version=-1,
+        started_at=start,
+        ended_at=start + timedelta(minutes=42),
+    )

@@ -178,7 +178,7 @@ class Reader:
 
     def _read(self, kind: str, name: str, start: int, end: int) -> "Tensor":
         def read(rank: int, first: int, last: int) -> "Tensor":
-            piece: Tensor = self._files[rank].get_slice(f"{kind}/{name}")[first:last]
+            piece: Tensor = self._files[rank].get_slice(f"{kind}/{name}")[first:last]  # type: ignore[no-untyped-call]
             return piece
 
         return read_span(start, end, self._numel(name), self._saved_world, read)

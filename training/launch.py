@@ -72,7 +72,7 @@ def _newest_version(dataset: Path) -> int:
 def _start(processes: int, out: Path, on_line: Callable[[str], None] | None) -> int:
     """torchrun has run to its end with that many workers; gives its exit status. Interrupted, it takes its workers down first."""
     parent, libc = os.getpid(), ctypes.CDLL(None)  # loaded here: a forked child of a threaded process must not load anything
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: S603  (an argument list of our own making; no shell)
         command(processes, out),
         env=environment(processes),
         stdout=subprocess.PIPE,
@@ -82,8 +82,7 @@ def _start(processes: int, out: Path, on_line: Callable[[str], None] | None) -> 
         preexec_fn=lambda: die_with_parent(parent, libc),
     )
     try:
-        assert process.stdout is not None, "asked for a pipe"
-        for line in process.stdout:
+        for line in process.stdout or ():
             if on_line:
                 on_line(line.rstrip("\n"))
         return process.wait()

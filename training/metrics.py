@@ -24,14 +24,14 @@ class MetricsWriter:
         for name in (LOG, TIMING):
             _truncate(out / name, start_step)
             self._files[name] = (out / name).open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start_step)  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start_step)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """A line of the log, handed to the operating system; numbers go to TensorBoard too, as `<kind>/<name>`."""
         self._line(LOG, {"kind": kind, "step": step, **values})
         for name, value in values.items():
             if isinstance(value, int | float):
-                self._board.add_scalar(f"{kind}/{name}", value, step)  # type: ignore[no-untyped-call]
+                self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def time(self, step: int, seconds: float) -> None:
         """A line of the timing log: wall-clock seconds of a step."""
@@ -48,7 +48,7 @@ class MetricsWriter:
         self.sync()
         for file in self._files.values():
             file.close()
-        self._board.close()  # type: ignore[no-untyped-call]
+        self._board.close()
 
     def _line(self, name: str, values: dict[str, Any]) -> None:
         self._files[name].write(json.dumps(values, allow_nan=False) + "\n")

@@ -1,8 +1,9 @@
 """open_clip's image tower and the LAION aesthetic heads, from local files only.
 
 Where to get them, and where to put them, stands in the error that a missing file raises. LAION's heads were trained on OpenAI weights:
-`sa_0_4_vit_b_32_linear.pth` and `sa_0_4_vit_l_14_linear.pth` (linear, LAION aesthetic-predictor) and `sac+logos+ava1-l14-linearMSE.pth` (the improved
-predictor's MLP, ViT-L-14). OpenAI weights need the `-quickgelu` variant of the model, e.g. `ViT-L-14-quickgelu`.
+`sa_0_4_vit_b_32_linear.pth` and `sa_0_4_vit_l_14_linear.pth` (linear, LAION aesthetic-predictor) and
+`sac+logos+ava1-l14-linearMSE.pth` (the improved predictor's MLP, ViT-L-14). OpenAI weights need the `-quickgelu` variant of the
+model, e.g. `ViT-L-14-quickgelu`.
 """
 
 import hashlib
@@ -149,7 +150,9 @@ def _state(path: Path) -> dict[str, Any]:
 def _file(path: str, what: str, key: str) -> Path:
     found = Path(path)
     if not found.is_file():
-        raise WeightsError(f"open_clip: expected {what} at {found} ({key}), found no file; fetch it on a machine with a network and put it there")
+        raise WeightsError(
+            f"open_clip: expected {what} at {found} ({key}), found no file; fetch it on a machine with a network and put it there"
+        )
     return found
 
 

@@ -51,7 +51,9 @@ class PaddleReader:
 def _model_folder(cfg: TextConfig, part: str) -> Path:
     wanted = "a PP-OCRv5 detection model" if part == "det" else "a PP-OCRv5 recognition model"
     if cfg.models is None:
-        raise FileNotFoundError(f"paddleocr: expected models=<folder> with det/ and rec/, found none; fetch {wanted} and put it in <folder>/{part}")
+        raise FileNotFoundError(
+            f"paddleocr: expected models=<folder> with det/ and rec/, found none; fetch {wanted} and put it in <folder>/{part}"
+        )
     folder = Path(cfg.models) / part
     if not (folder / "inference.yml").is_file():
         raise FileNotFoundError(f"paddleocr: expected {folder}/inference.yml, found none; fetch {wanted} and unpack it in {folder}")

@@ -60,7 +60,7 @@ class RapidReader:
         from rapidocr.ch_ppocr_rec import TextRecInput
 
         read = self._recogniser(TextRecInput(img=lines))
-        return [(text, float(score)) for text, score in zip(read.txts, read.scores, strict=True)]
+        return [(text, float(score)) for text, score in zip(read.txts or (), read.scores, strict=True)]
 
 
 def _settings(rapidocr: Any, folder: Path) -> Any:
@@ -71,7 +71,9 @@ def _settings(rapidocr: Any, folder: Path) -> Any:
     paths = {part: folder / name for part, name in (("Det", DETECTOR), ("Rec", RECOGNISER))}
     for path in paths.values():
         if not path.is_file():
-            raise FileNotFoundError(f"rapidocr: expected the model {path.name} in {folder}, found none; it is part of the rapidocr>=3.10 wheel")
+            raise FileNotFoundError(
+                f"rapidocr: expected the model {path.name} in {folder}, found none; it is part of the rapidocr>=3.10 wheel"
+            )
     values = {
         "Global.log_level": "critical",
         "EngineConfig.onnxruntime.intra_op_num_threads": 1,

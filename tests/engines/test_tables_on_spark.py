@@ -1,6 +1,7 @@
 """Every table stage gives the same rows in plain Python and on Spark, whatever the order and partitions of the rows."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from curation.buckets import DurationRow, SetConfig, assign_sets, assign_sets_on
 from curation.concepts import ConceptsConfig, label_concepts, label_concepts_on_spark
 from curation.duplicates import DuplicatesConfig, label_duplicates, label_duplicates_on_spark
 from curation.mix import MixConfig, count_sides, count_sides_on_spark, label_mix, label_mix_on_spark
-from pipelines.on_spark import SparkConfig, run_table, run_tables, session
+from pipelines.on_spark import JavaError, SparkConfig, find_java, java_version, run_table, run_tables, session
 
 pytestmark = pytest.mark.engine
 
@@ -25,15 +26,15 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def same_rows(spark: Any, work: Path, table: pa.Table, plain: pa.Table, transform: Callable[[Any], Any]) -> None:
-    """Fails unless Spark gives the plain rows for the table, and for its rows shuffled over one and over five partitions."""
+    """Fails unless Spark gives the plain rows for the table in one partition, and for its rows shuffled over five."""
     shuffled = table.take(pa.array(np.random.Generator(np.random.Philox(key=1)).permutation(len(table))))
-    for partitions, source in ((None, table), (1, shuffled), (5, shuffled)):
-        found = run_table(spark, repartitioned(transform, partitions), source, work / str(partitions))
+    for partitions, source in ((1, table), (5, shuffled)):
+        found = run_table(spark, partial(over, partitions, transform), source, work / str(partitions))
         assert found.sort_by("clip_id").to_pylist() == plain.sort_by("clip_id").to_pylist()
 
 
-def repartitioned(transform: Callable[[Any], Any], partitions: int | None) -> Callable[[Any], Any]:
-    return transform if partitions is None else lambda df: transform(df.repartition(partitions))
+def over(partitions: int, transform: Callable[[Any], Any], rows: Any) -> Any:
+    return transform(rows.repartition(partitions))
 
 
 def pictures(seed: int, n: int, with_frames: bool) -> pa.Table:
@@ -129,7 +130,7 @@ def test_mix_agrees(spark: Any, tmp_path: Path) -> None:
     plain = label_mix(table, cfg)
     assert set(plain["mix_keep"].to_pylist()) == {0.0, 1.0, None}
     same_rows(spark, tmp_path, table, plain, lambda df: label_mix_on_spark(df, cfg))
-    source = tmp_path / "None" / "in.parquet"
+    source = tmp_path / "5" / "in.parquet"
     assert count_sides_on_spark(spark.read.parquet(str(source))) == count_sides(table)
 
 
@@ -179,3 +180,26 @@ def test_jobs_run_by_name(spark: Any, tmp_path: Path) -> None:
     first = run_tables(spark, {"mix": (lambda df: label_mix_on_spark(df, cfg), table)}, tmp_path)
     again = run_tables(spark, {"more": (lambda df: label_mix_on_spark(df, cfg), [tmp_path / "mix" / "in.parquet"])}, tmp_path)
     assert first["mix"].to_pylist() == again["more"].to_pylist() == [{"clip_id": "a", "mix_keep": 1.0}]
+
+
+def fake_java(folder: Path, said: str) -> Path:
+    """A program that states a Java version as Java does, on the error stream."""
+    java = folder / "bin" / "java"
+    java.parent.mkdir(parents=True)
+    java.write_text(f"#!/bin/sh\necho '{said}' >&2\n")
+    java.chmod(0o755)
+    return java
+
+
+def test_an_old_java_is_refused_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Java before 17 is passed over for a newer one on PATH; where there is none, the error names what was found and what to do."""
+    old = fake_java(tmp_path / "old", 'openjdk version "1.8.0_412"')
+    new = fake_java(tmp_path / "new", 'openjdk version "21.0.2" 2024-01-16')
+    assert (java_version(old), java_version(new), java_version(tmp_path / "absent")) == (8, 21, None)
+    monkeypatch.setattr("pipelines.on_spark._PROJECT", tmp_path)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "old"))
+    monkeypatch.setenv("PATH", str(new.parent))
+    assert find_java() == new
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(JavaError, match=r"Java 17 or later expected, found .*old/bin/java \(version 8\): install one"):
+        find_java()

@@ -48,9 +48,7 @@ def moving_pattern(seed: int, n_frames: int, height: int, width: int) -> np.ndar
     t = np.arange(n_frames)[:, None, None] / FPS
     channels = []
     for _ in range(3):
-        waves = sum(
-            np.sin(2 * np.pi * (fx * x + fy * y + speed * t + phase)) for fx, fy, speed, phase in rng.uniform(-1.5, 1.5, (4, 4))
-        )
+        waves = sum(np.sin(2 * np.pi * (fx * x + fy * y + speed * t + phase)) for fx, fy, speed, phase in rng.uniform(-1.5, 1.5, (4, 4)))
         channels.append(127.5 + 30 * waves)
     return np.stack(channels, -1).clip(0, 255).astype(np.uint8)
 
@@ -72,7 +70,11 @@ def build_dataset(root: Path, videos: list[np.ndarray], images: list[np.ndarray]
         written = write_shard(root / path, [Payload(clip_id=names[i], extension=extension, data=encode(pictures[i])) for i in order])
         n_frames = len(pictures[0]) if kind == "video" else 1
         height, width = pictures[0].shape[-3:-1]
-        common: dict[str, Any] = {"n_frames": n_frames, "fps_num": FPS if kind == "video" else None, "fps_den": 1 if kind == "video" else None}
+        common: dict[str, Any] = {
+            "n_frames": n_frames,
+            "fps_num": FPS if kind == "video" else None,
+            "fps_den": 1 if kind == "video" else None,
+        }
         shards.append(
             Shard(
                 shard_no=shard_no, path=path, set_name="low_res", bucket=f"{kind}_{n_frames}f", width=width, height=height,

@@ -82,6 +82,8 @@ def _frames(container: Any, where: str) -> Iterator[Any]:
         raise SampleError(where, "decode", "a video stream", "none")
     stream = container.streams.video[0]
     context = stream.codec_context
+    if context is None:
+        raise SampleError(where, "decode", "a codec that is known", "none")
     if context.width * context.height > MAX_PIXELS:
         raise SampleError(where, "decode", f"at most {MAX_PIXELS} pixels", f"{context.width}x{context.height}")
     context.thread_count = 1  # frame threads would make every small clip wait for a pipeline of frames it never uses

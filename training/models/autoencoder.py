@@ -28,6 +28,8 @@ class TAEConfig:
     """Residual blocks of an encoder level; a decoder level has one more."""
     latent_channels: int = 16
     norm_groups: int = 32
+    initial_logvar: float = -6.0
+    """Log variance of the untrained posterior; ours. At 0 the noise of a draw drowns the code for the first thousands of steps."""
     temporal: bool = True
     """False gives the image autoencoder: every frame on its own, 1x8x8."""
 
@@ -74,6 +76,11 @@ class Encoder(nn.Module):
         self.middle = _middle(w[-1], g, t)
         self.norm_out = Norm(w[-1], g)
         self.conv_out = Conv25d(w[-1], 2 * config.latent_channels, 3, padding=1, temporal=t)
+        self.initial_logvar = config.initial_logvar
+
+    def reset(self) -> None:
+        """The posterior begins with its initial variance."""
+        self.conv_out.spatial.get_parameter("bias").data.chunk(2)[1].fill_(self.initial_logvar)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         y = self.conv_in(x_BCTHW)
@@ -145,7 +152,7 @@ class TAE(nn.Module):
 
 def latent_frames(n_frames: int, levels: int = LEVELS) -> int:
     """Frames left after `levels` halvings, ceil(n_frames / 2**levels): 256 -> 32, 1 -> 1."""
-    return -(-n_frames // 2**levels)
+    return -(-n_frames // (1 << levels))
 
 
 def inflate(image_state: dict[str, Tensor], model: TAE) -> None:
@@ -163,7 +170,7 @@ def inflate(image_state: dict[str, Tensor], model: TAE) -> None:
             raise ValueError(f"inflate: {name}: expected shape {tuple(own[name].shape)}, found {tuple(value.shape)}")
         own[name].copy_(value)
     for module in model.modules():
-        if hasattr(module, "temporal") and module.temporal is not None:
+        if isinstance(module, Conv25d | Upsample | Attention25d) and module.temporal is not None:
             module.temporal.reset()
 
 

@@ -30,8 +30,10 @@ class Conv25d(nn.Module):
         self.temporal = TemporalConv(c_out, time_stride) if temporal else None
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        y_BCTHW = per_frame(self.spatial, x_BCTHW)
-        return y_BCTHW if self.temporal is None else self.temporal(y_BCTHW)
+        y_BCTHW: Tensor = per_frame(self.spatial, x_BCTHW)
+        if self.temporal is not None:
+            y_BCTHW = self.temporal(y_BCTHW)
+        return y_BCTHW
 
 
 class TemporalConv(nn.Module):
@@ -45,7 +47,7 @@ class TemporalConv(nn.Module):
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         padded = torch.cat([x_BCTHW[:, :, :1], x_BCTHW, x_BCTHW[:, :, -1:]], 2)
         y: Tensor = self.conv(padded.flatten(3))
-        return y.unflatten(3, x_BCTHW.shape[3:])
+        return y.view(*y.shape[:3], *x_BCTHW.shape[3:])
 
     def reset(self) -> None:
         """The layer passes its input through (every second frame of it with stride 2)."""
@@ -75,10 +77,14 @@ class ResBlock(nn.Module):
         self.shortcut = Conv25d(c_in, c_out, 1, temporal=temporal) if c_in != c_out else None
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        y = self.conv1(F.silu(self.norm1(x_BCTHW)))
+        y: Tensor = self.conv1(F.silu(self.norm1(x_BCTHW)))
         y = self.conv2(F.silu(self.norm2(y)))
         shortcut: Tensor = x_BCTHW if self.shortcut is None else self.shortcut(x_BCTHW)
         return shortcut + y
+
+    def reset(self) -> None:
+        """The block passes its shortcut through: an untrained branch would only add noise to what it should refine."""
+        nn.init.zeros_(self.conv2.spatial.weight)
 
 
 class Attention(nn.Module):
@@ -114,11 +120,11 @@ class Attention25d(nn.Module):
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         b, _, t, h, w = x_BCTHW.shape
         frames = x_BCTHW.permute(0, 2, 3, 4, 1).reshape(b * t, h * w, -1)
-        x_BTLC = self.spatial(frames).view(b, t, h * w, -1)
+        x_BTLC: Tensor = self.spatial(frames).view(b, t, h * w, -1)
         if self.temporal is not None:
             places = x_BTLC.transpose(1, 2).reshape(b * h * w, t, -1)
             x_BTLC = self.temporal(places).view(b, h * w, t, -1).transpose(1, 2)
-        return x_BTLC.permute(0, 3, 1, 2).unflatten(3, (h, w)).contiguous()
+        return x_BTLC.permute(0, 3, 1, 2).reshape(b, -1, t, h, w)
 
 
 class Downsample(nn.Module):
@@ -130,7 +136,8 @@ class Downsample(nn.Module):
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         # padded on the right and bottom only, as the latent-diffusion image autoencoders are, so that their weights fit
-        return self.conv(F.pad(x_BCTHW, (0, 1, 0, 1)))  # type: ignore[no-any-return]
+        y: Tensor = self.conv(F.pad(x_BCTHW, (0, 1, 0, 1)))
+        return y
 
 
 class Upsample(nn.Module):
@@ -154,18 +161,20 @@ class Upsample(nn.Module):
 
 def per_frame(layer: Callable[[Tensor], Tensor], x_BCTHW: Tensor) -> Tensor:
     """The layer applied to every frame as an image: (B, C, T, H, W) -> (B, C', T, H', W')."""
-    b = x_BCTHW.shape[0]
-    return layer(x_BCTHW.transpose(1, 2).flatten(0, 1)).unflatten(0, (b, -1)).transpose(1, 2)
+    b, _, t, _, _ = x_BCTHW.shape
+    y = layer(x_BCTHW.transpose(1, 2).flatten(0, 1))
+    return y.view(b, t, *y.shape[1:]).transpose(1, 2)
 
 
 def initialise(model: nn.Module, seed: int) -> None:
     """Every parameter holds its initial value, drawn by a key of the seed and its name, so no global random state is read.
 
-    Weights are uniform in +-1/sqrt(fan in), norms one, biases zero; then each module with a `reset` method says what it begins as.
+    Weights are uniform in +-sqrt(3 / fan in), which keeps the variance of what passes; norms are one, biases zero. Then each module
+    with a `reset` method says what it begins as.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            bound = 1 / math.sqrt(module.weight[0].numel())
+            bound = math.sqrt(3 / module.weight[0].numel())
             draws = keyed.stream(seed, "init", name).uniform(-bound, bound, tuple(module.weight.shape))
             module.weight.data.copy_(torch.from_numpy(draws))
             nn.init.zeros_(_bias(module))
@@ -173,10 +182,10 @@ def initialise(model: nn.Module, seed: int) -> None:
             nn.init.ones_(module.weight)
             nn.init.zeros_(_bias(module))
     for module in model.modules():
-        if isinstance(module, TemporalConv | Attention):
-            module.reset()
+        if callable(reset := getattr(module, "reset", None)):
+            reset()
 
 
-def _bias(module: nn.Conv2d | nn.Linear | nn.GroupNorm) -> nn.Parameter:
-    assert module.bias is not None, "every layer here is made with a bias"
-    return module.bias
+def _bias(module: nn.Module) -> nn.Parameter:
+    """The module's bias: every layer here has one."""
+    return module.get_parameter("bias")

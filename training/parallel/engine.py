@@ -179,7 +179,7 @@ class Engine:
 
         Without emptying the cache of gathered parameters the exchange would not be seen: they stay gathered after a forward pass.
         """
-        own = {name: p.ds_tensor.detach().clone() for name, p in self.parameters.items()}
+        own = {name: _partition(p).clone() for name, p in self.parameters.items()}
         try:
             self._set_gathered(lambda name: _padded(values(name), self.parameters[name]))
             yield
@@ -207,11 +207,17 @@ class Engine:
     def _set_gathered(self, value: Callable[[str], Tensor]) -> None:
         self._engine.empty_partition_cache()
         for name, parameter in self.parameters.items():
-            parameter.ds_tensor.data.copy_(value(name))  # type: ignore[attr-defined]
+            _partition(parameter).copy_(value(name))
+
+
+def _partition(parameter: nn.Parameter) -> Tensor:
+    """What DeepSpeed holds of the parameter on this rank, in the type that forward uses, flat, with padding."""
+    held: Tensor = parameter.ds_tensor.data  # type: ignore[attr-defined]
+    return held
 
 
 def _padded(piece: Tensor, parameter: nn.Parameter) -> Tensor:
-    """The piece with zeros behind it, as long as the partition DeepSpeed holds."""
-    whole = torch.zeros(parameter.ds_tensor.numel(), dtype=torch.float32, device=parameter.ds_tensor.device)  # type: ignore[attr-defined]
+    """The piece with zeros behind it, as long as the partition DeepSpeed holds, float32."""
+    whole = torch.zeros_like(_partition(parameter), dtype=torch.float32)
     whole[: piece.numel()] = piece
     return whole

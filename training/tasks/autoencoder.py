@@ -17,7 +17,7 @@ from training.tasks.task import SampleLoss
 class AutoencoderTask:
     """The `tae` stage. Noise is keyed by (seed, stage, clip, pass), so it is the same on any rank and after any restart."""
 
-    updates = ("autoencoder",)
+    updates: tuple[str, ...] = ("autoencoder",)
 
     def __init__(self, name: str, model: TAEConfig, loss: TAELossConfig, seed: int) -> None:
         self.name, self._model, self._loss, self._seed = name, model, loss, seed

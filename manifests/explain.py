@@ -1,0 +1,408 @@
+"""Why one asset or clip is in the dataset or not: every measure, every rule with its verdict, where the bytes went, what saw them.
+
+Answers are read from the manifest as it stands; the verdicts are those of the ledger, by the latest run that decided the subject.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import duckdb
+
+from manifests import records
+from manifests.funnel import rule_of
+from manifests.ids import ID_HEX
+from manifests.query import Snapshot, connect, rows
+from manifests.schema import from_row
+from manifests.wording import visible
+
+Exposed = Callable[[records.Exposure, str], int | None]
+"""(checkpoint's exposure, clip_id) -> the first step that consumed the clip, or None. The plan replay behind it lives in training."""
+
+MIN_PREFIX = 6
+"""Fewest hexadecimal digits that are looked up as the beginning of an id."""
+
+_LISTED = 8
+_HEX = re.compile(r"[0-9a-f]+")
+_SPAN = {"asset": ("size_bytes", "channels"), "clip": ("shot_no", "mix_keep")}
+"""First and last column that says what was measured, in the order of `manifests.records`."""
+_RIGHTS = (
+    "source_url",
+    "title",
+    "creator",
+    "licence_expr",
+    "licence_class",
+    "licence_evidence",
+    "consent",
+    "optout_state",
+    "optout_signals",
+    "state",
+)
+_NOT_MEASURES = ("keyframe_part", "set_name", "bucket", "uri", "n_copies", "source_no", "kind", "supplied_caption", *_RIGHTS)
+
+
+class LookupFailed(LookupError):
+    """The id or name names nothing, or more than one thing; the message lists what it could be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One stored column of the subject. None = not measured."""
+
+    name: str
+    value: float | int | bool | str | None
+    unit: str
+    doc: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What one rule said. `decisive`: the first that the subject did not pass. `sentence` says it to a person."""
+
+    subject: str
+    rule_no: int
+    name: str
+    stage: str
+    measure: str
+    score: float | None
+    op: str
+    threshold: float
+    unit: str
+    passed: bool | None
+    reason_code: str
+    sentence: str
+    decisive: bool
+    run_no: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberPlace:
+    """The bytes of one file of the clip: at [offset, offset + size_bytes) of the shard."""
+
+    extension: str
+    offset: int
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a kept clip was written."""
+
+    set_name: str | None
+    bucket: str | None
+    shard: str | None
+    shard_sha256: str | None
+    members: tuple[MemberPlace, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duplicate:
+    """Another clip of the same near-duplicate group."""
+
+    clip_id: str
+    rank: int | None
+    distance_bits: int | None
+    uri: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """A checkpoint that has seen the clip (of an asset: any of its clips). `first_step` is None where no replay was given."""
+
+    run_path: str
+    checkpoint: str
+    stage: str
+    manifest_version: int
+    first_step: int | None
+    clip_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipLine:
+    """One clip of an asset."""
+
+    clip_id: str
+    start_us: int
+    end_us: int
+    decision: str
+    set_name: str | None
+    bucket: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Everything the manifest says of one subject. Clip-only parts are empty for an asset, `clips` for a clip."""
+
+    subject: Literal["asset", "clip"]
+    id: str
+    asset_id: str
+    asset_sha256: str
+    uri: str
+    kind: str | None
+    start_us: int | None
+    end_us: int | None
+    decision: str
+    error: str | None
+    measures: tuple[Measured, ...]
+    verdicts: tuple[Verdict, ...]
+    earlier_runs: tuple[int, ...]
+    decided_by: str | None
+    place: Place | None
+    caption: str | None
+    captioner: str | None
+    duplicates: tuple[Duplicate, ...]
+    rights: tuple[Measured, ...]
+    source: str | None
+    clips: tuple[ClipLine, ...]
+    exposures: tuple[Sighting, ...]
+    exposures_replayed: bool
+
+
+def explain(store: Snapshot, key: str, *, exposed: Exposed | None = None, version: int | None = None) -> Explanation:
+    """What the manifest says of the asset or clip that `key` names.
+
+    `key` is an id, the first six or more digits of one, a SHA-256 or MD5 of the file, or a URI, address or file name as found.
+    Raises LookupFailed when it names nothing or several things.
+    """
+    con = connect(store, version)
+    try:
+        subject, found = find(con, key)
+        return _explain_clip(con, found, exposed) if subject == "clip" else _explain_asset(con, found, exposed)
+    finally:
+        con.close()
+
+
+def find(con: duckdb.DuckDBPyConnection, key: str) -> tuple[Literal["asset", "clip"], str]:
+    """Which asset or clip the key names: ('clip', clip_id) or ('asset', asset_id). Raises LookupFailed."""
+    hits = _by_id(con, key.strip().lower()) or _by_name(con, key)
+    if len(hits) == 1:
+        return hits[0][0], hits[0][1]
+    shown = visible(key[:200])
+    if not hits:
+        raise LookupFailed(
+            f"explain: expected an asset or clip id ({MIN_PREFIX} digits or more), hash or file name, found none for {shown!r}"
+        )
+    listed = "; ".join(f"{s} {i} ({visible(uri[-80:])})" for s, i, uri in hits[:_LISTED])
+    more = " and more" if len(hits) > _LISTED else ""
+    raise LookupFailed(f"explain: {shown!r} names several: {listed}{more}")
+
+
+_Hit = tuple[Literal["asset", "clip"], str, str]
+
+
+def _by_id(con: duckdb.DuckDBPyConnection, key: str) -> list[_Hit]:
+    if len(key) < MIN_PREFIX or not _HEX.fullmatch(key):
+        return []
+    if len(key) == 2 * ID_HEX:  # a whole SHA-256
+        found = rows(con, "SELECT asset_id AS id, uri FROM assets WHERE asset_id = ? AND lower(hex(asset_sha256)) = ?", key[:ID_HEX], key)
+        return [("asset", r["id"], r["uri"]) for r in found]
+    # A range, not a pattern: Parquet statistics then skip the row groups that cannot hold the id.
+    span = (key, key + "g", _LISTED + 1)
+    assets = rows(con, "SELECT asset_id AS id, uri FROM assets WHERE asset_id >= ? AND asset_id < ? ORDER BY 1 LIMIT ?", *span)
+    clips = rows(
+        con,
+        """SELECT clip_id AS id, coalesce(a.uri, '') AS uri FROM clips LEFT JOIN assets a USING (asset_id)
+        WHERE clip_id >= ? AND clip_id < ? ORDER BY 1 LIMIT ?""",
+        *span,
+    )
+    if not assets and not clips and len(key) == ID_HEX:
+        assets = rows(con, "SELECT asset_id AS id, uri FROM assets WHERE lower(hex(asset_md5)) = ? LIMIT ?", key, _LISTED + 1)
+    return [*(("asset", r["id"], r["uri"]) for r in assets), *(("clip", r["id"], r["uri"]) for r in clips)]
+
+
+def _by_name(con: duckdb.DuckDBPyConnection, key: str) -> list[_Hit]:
+    if not key:
+        return []
+    found = rows(
+        con,
+        """SELECT asset_id AS id, uri FROM assets WHERE uri = $1 OR source_url = $1 OR ends_with(uri, '/' || $1)
+        ORDER BY uri = $1 DESC, uri LIMIT $2""",
+        key,
+        _LISTED + 1,
+    )
+    exact = [r for r in found if r["uri"] == key]
+    return [("asset", r["id"], r["uri"]) for r in exact or found]
+
+
+def _explain_clip(con: duckdb.DuckDBPyConnection, clip_id: str, exposed: Exposed | None) -> Explanation:
+    clip: records.Clip = from_row(records.Clip, rows(con, "SELECT * FROM clips WHERE clip_id = ?", clip_id)[0])
+    asset = _asset(con, clip.asset_id)
+    asset_verdicts, _ = _verdicts(con, asset, None) if asset else ((), ())
+    verdicts, earlier = _verdicts(con, clip, clip.clip_no)
+    caption = rows(con, "SELECT * FROM captions WHERE caption_no = ?", clip.caption_no)[:1]
+    return Explanation(
+        subject="clip",
+        id=clip.clip_id,
+        start_us=clip.start_us,
+        end_us=clip.end_us,
+        decision=clip.decision,
+        error=_error(clip),
+        measures=_columns(clip),
+        verdicts=asset_verdicts + verdicts,
+        earlier_runs=earlier,
+        decided_by=_run(con, verdicts),
+        place=_place(con, clip),
+        caption=f"{caption[0]['camera_prefix'] or ''}{caption[0]['text']}" if caption else None,
+        captioner=f"{caption[0]['captioner']} {caption[0]['captioner_version']}" if caption else None,
+        duplicates=_duplicates(con, clip),
+        clips=(),
+        exposures=_sightings(con, [clip.clip_id], exposed),
+        exposures_replayed=exposed is not None,
+        **_of_asset(con, asset, clip.asset_id, clip.kind),
+    )
+
+
+def _explain_asset(con: duckdb.DuckDBPyConnection, asset_id: str, exposed: Exposed | None) -> Explanation:
+    asset = _asset(con, asset_id)
+    if asset is None:
+        raise LookupFailed(f"explain: asset {asset_id} is not in the manifest")
+    verdicts, earlier = _verdicts(con, asset, None)
+    clips = rows(
+        con,
+        "SELECT clip_id, start_us, end_us, decision, set_name, bucket FROM clips WHERE asset_id = ? ORDER BY start_us, clip_id",
+        asset_id,
+    )
+    return Explanation(
+        subject="asset",
+        id=asset.asset_id,
+        start_us=None,
+        end_us=None,
+        decision=asset.decision,
+        error=_error(asset),
+        measures=_columns(asset),
+        verdicts=verdicts,
+        earlier_runs=earlier,
+        decided_by=_run(con, verdicts),
+        place=None,
+        caption=asset.supplied_caption,
+        captioner="supplied with the file" if asset.supplied_caption else None,
+        duplicates=(),
+        clips=tuple(ClipLine(**c) for c in clips),
+        exposures=_sightings(con, [c["clip_id"] for c in clips], exposed),
+        exposures_replayed=exposed is not None,
+        **_of_asset(con, asset, asset_id, asset.kind),
+    )
+
+
+def _asset(con: duckdb.DuckDBPyConnection, asset_id: str) -> records.Asset | None:
+    found = rows(con, "SELECT * FROM assets WHERE asset_id = ?", asset_id)
+    return from_row(records.Asset, found[0]) if found else None
+
+
+def _of_asset(con: duckdb.DuckDBPyConnection, asset: records.Asset | None, asset_id: str, kind: str | None) -> dict[str, Any]:
+    """The parts of an explanation that lie with the file."""
+    source = rows(con, "SELECT name, supplier FROM sources WHERE source_no = ? LIMIT 1", asset.source_no) if asset else []
+    fields = {f.name: f for f in dataclasses.fields(records.Asset)}
+    return {
+        "asset_id": asset_id,
+        "asset_sha256": asset.asset_sha256.hex() if asset else "",
+        "uri": asset.uri if asset else "",
+        "kind": kind,
+        "rights": tuple(_measured(asset, fields[name]) for name in _RIGHTS) if asset else (),
+        "source": " / ".join(filter(None, (source[0]["name"], source[0]["supplier"]))) if source else None,
+    }
+
+
+def _error(subject: Any) -> str | None:
+    if subject.error_code is None:
+        return None
+    stage = getattr(subject, "error_stage", None)
+    return ": ".join(filter(None, (stage, subject.error_code, subject.error_detail)))
+
+
+def _columns(subject: Any) -> tuple[Measured, ...]:
+    """What was measured of the subject: the columns between its first and last measure."""
+    fields = list(dataclasses.fields(subject))
+    names = [f.name for f in fields]
+    first, last = _SPAN["clip" if isinstance(subject, records.Clip) else "asset"]
+    span = fields[names.index(first) : names.index(last) + 1]
+    told = [_measured(subject, f) for f in span if f.name not in _NOT_MEASURES and not f.name.endswith(("_num", "_den"))]
+    if subject.fps_num and subject.fps_den:
+        told.append(Measured(name="fps", value=subject.fps_num / subject.fps_den, unit="1/s", doc="average frame rate"))
+    return tuple(told)
+
+
+def _measured(subject: Any, column: "dataclasses.Field[Any]") -> Measured:
+    return Measured(name=column.name, value=getattr(subject, column.name), unit=column.metadata["unit"], doc=column.metadata["doc"])
+
+
+def _verdicts(con: duckdb.DuckDBPyConnection, subject: Any, clip_no: int | None) -> tuple[tuple[Verdict, ...], tuple[int, ...]]:
+    """The verdicts of the latest run on the subject in funnel order, and the runs that decided it before."""
+    found = rows(
+        con,
+        """SELECT d.run_no, d.score, d.passed, d.reason_code, r.* FROM decisions d JOIN rules r USING (rule_no)
+        WHERE d.asset_no = ? AND d.clip_no IS NOT DISTINCT FROM ?::BIGINT ORDER BY d.run_no, r.position, r.rule_no""",
+        subject.asset_no,
+        clip_no,
+    )
+    runs = sorted({r["run_no"] for r in found})
+    latest = [r for r in found if r["run_no"] == runs[-1]] if runs else []
+    return tuple(_verdict(r, subject.first_fail_rule) for r in latest), tuple(runs[:-1])
+
+
+def _verdict(row: dict[str, Any], first_fail: int | None) -> Verdict:
+    same = {f.name: row[f.name] for f in dataclasses.fields(Verdict) if f.name in row}
+    return Verdict(**same, sentence=rule_of(row).sentence(row["score"]), decisive=row["rule_no"] == first_fail)
+
+
+def _run(con: duckdb.DuckDBPyConnection, verdicts: tuple[Verdict, ...]) -> str | None:
+    if not verdicts:
+        return None
+    no = verdicts[-1].run_no
+    found = rows(con, "SELECT * FROM runs WHERE run_no = ? LIMIT 1", no)
+    told = "".join(f", {r['command']}, code {r['code_version']}, configuration {r['config_sha256']}" for r in found)
+    return f"run {no}{told}"
+
+
+def _place(con: duckdb.DuckDBPyConnection, clip: records.Clip) -> Place | None:
+    if clip.shard_no is None and clip.set_name is None:
+        return None
+    shard = rows(con, "SELECT path, sha256 FROM shards WHERE shard_no = ? LIMIT 1", clip.shard_no)
+    members = rows(
+        con,
+        """SELECT extension, "offset", size_bytes, lower(hex(sha256)) AS sha256 FROM members WHERE clip_no = ? AND shard_no = ?
+        ORDER BY "offset\"""",
+        clip.clip_no,
+        clip.shard_no,
+    )
+    return Place(
+        set_name=clip.set_name,
+        bucket=clip.bucket,
+        shard=shard[0]["path"] if shard else None,
+        shard_sha256=shard[0]["sha256"].hex() if shard else None,
+        members=tuple(MemberPlace(**m) for m in members),
+    )
+
+
+def _duplicates(con: duckdb.DuckDBPyConnection, clip: records.Clip) -> tuple[Duplicate, ...]:
+    if clip.dup_group is None:
+        return ()
+    found = rows(
+        con,
+        """SELECT c.clip_id, c.dup_rank AS rank, c.dup_distance AS distance_bits, coalesce(a.uri, '') AS uri FROM clips c
+        LEFT JOIN assets a USING (asset_id) WHERE c.dup_group = ? AND c.clip_id <> ? ORDER BY c.dup_rank, c.clip_id""",
+        clip.dup_group,
+        clip.clip_id,
+    )
+    return tuple(Duplicate(**r) for r in found)
+
+
+def _sightings(con: duckdb.DuckDBPyConnection, clip_ids: list[str], exposed: Exposed | None) -> tuple[Sighting, ...]:
+    """One a checkpoint, with the first step at which it saw any of the clips; without a replay, every checkpoint there is, unproved."""
+    seen = []
+    for row in rows(con, "SELECT * FROM exposures ORDER BY run_no, end_step, checkpoint"):
+        exposure: records.Exposure = from_row(records.Exposure, row)
+        steps = ((exposed(exposure, c), c) for c in clip_ids) if exposed else iter(())
+        first = min(((step, c) for step, c in steps if step is not None), default=None)
+        if exposed is None or first is not None:
+            shown = {k: row[k] for k in ("run_path", "checkpoint", "stage", "manifest_version")}
+            seen.append(Sighting(**shown, first_step=first[0] if first else None, clip_id=first[1] if first else ""))
+    return tuple(seen)
+
+
+def to_dict(e: Explanation) -> dict[str, Any]:
+    """The explanation as plain values, for JSON."""
+    return dataclasses.asdict(e)

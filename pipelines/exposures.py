@@ -1,0 +1,76 @@
+"""What trained models have seen: checkpoints' exposure records into the manifest, and the way back from a clip to checkpoints."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from manifests import ids
+from manifests.records import Exposure, Run
+from manifests.schema import from_table, to_table
+from manifests.tables import ManifestStore
+from pipelines import config as configuration
+from pipelines import provenance
+
+FirstStep = Callable[[Exposure, str], int | None]
+
+
+def record(store: ManifestStore, out: Path, settings: Any, started_at: datetime) -> int:
+    """The manifest has an exposure row for each complete checkpoint under `out`; returns how many checkpoints there are."""
+    from training.checkpoint import list_complete
+
+    known = {(e.run_path, e.checkpoint, e.rolling_digest) for e in from_table(Exposure, store.read("exposures"))}
+    complete = list_complete(out)
+    run_no = store.read("runs", columns=["run_no"]).num_rows
+    rows = [_row(info.path.relative_to(out), out, info.exposure, run_no) for info in complete]
+    new = [r for r in rows if (r.run_path, r.checkpoint, r.rolling_digest) not in known]
+    if new:
+        run = Run(
+            run_no=run_no,
+            run_id=ids.digest("train/v1", *(dataclasses.astuple(r) for r in new)),
+            command=f"train {settings.stage}",
+            inputs_digest=new[-1].plan_digest,
+            code_version=provenance.code_version(),
+            config_sha256=configuration.digest(settings),
+            config_json=configuration.to_json(settings),
+            parent_version=store.version(),
+            started_at=started_at,
+            ended_at=datetime.now(started_at.tzinfo),
+        )
+        store.commit(run.run_id, append={"exposures": to_table(Exposure, new), "runs": to_table(Run, [run])})
+    return len(complete)
+
+
+def first_step(dataset: Path) -> FirstStep:
+    """A function that says at which step a checkpoint's run first consumed a clip, by replaying its plan; None when it never did."""
+    from training.data.index import load_samples
+    from training.data.plan import exposed_clips
+
+    @cache
+    def seen(version: int, plan_json: str, end_step: int, exceptions_json: str) -> dict[str, int]:
+        return exposed_clips(plan_json, load_samples(dataset, version), end_step, json.loads(exceptions_json))
+
+    def first(exposure: Exposure, clip_id: str) -> int | None:
+        return seen(exposure.manifest_version, exposure.plan_json, exposure.end_step, exposure.exceptions_json).get(clip_id)
+
+    return first
+
+
+def _row(checkpoint: Path, out: Path, exposure: dict[str, Any], run_no: int) -> Exposure:
+    return Exposure(
+        run_no=run_no,
+        checkpoint=str(checkpoint),
+        run_path=str(out.absolute()),
+        stage=exposure["stage"],
+        manifest_version=exposure["manifest_version"],
+        plan_digest=exposure["plan_digest"],
+        plan_json=exposure["plan_json"],
+        first_step=exposure["first_step"],
+        end_step=exposure["end_step"],
+        n_samples=exposure["n_samples"],
+        rolling_digest=exposure["rolling_digest"],
+        exceptions_json=json.dumps(exposure["exceptions"], sort_keys=True),
+    )

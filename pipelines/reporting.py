@@ -1,0 +1,41 @@
+"""The report of a dataset, with key frames from its work area made small enough to be embedded."""
+
+import io
+from functools import cache
+from pathlib import Path
+
+from manifests import report
+from manifests.tables import ManifestStore
+
+_THUMBNAIL_PX = 200
+_QUALITY = 72
+"""About 8 kB a picture: a report with a hundred of them stays below a megabyte."""
+
+
+def write_report(dataset: Path) -> Path:
+    """`report.html` and `report.json` of the newest version stand in the dataset's folder; returns the page's path."""
+    return report.write_report(ManifestStore(dataset), dataset, _images(dataset), title=dataset.absolute().name)
+
+
+def _images(dataset: Path) -> report.Images:
+    from curation.keyframes import KeyFrameError, decode_jpeg, read_keyframes
+
+    @cache
+    def middle(clip_id: str, part: str) -> bytes | None:
+        try:
+            frames = read_keyframes(dataset / part, [clip_id])[clip_id]
+            return _small(decode_jpeg(frames[len(frames) // 2].jpeg)) if frames else None
+        except (FileNotFoundError, KeyFrameError):  # the work area is purgeable; the report then has no picture there
+            return None
+
+    return middle
+
+
+def _small(rgb: object) -> bytes:
+    from PIL import Image
+
+    image = Image.fromarray(rgb)  # type: ignore[arg-type]
+    image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=_QUALITY)
+    return out.getvalue()

@@ -1,0 +1,223 @@
+"""Laws of the order of training: a function of step and seed, each clip once a pass, the same for any number of processes."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from manifests.ids import digest
+from training.data.index import Sample, index_samples, read_samples, split_holdout, write_samples
+from training.data.permutation import permute
+from training.data.plan import Plan, PlanSettings, exposed_clips, replay, roll
+from training.errors import TrainingError
+
+
+def sample(i: int, kind: str = "video", bucket: str = "16x9_128f", group: str | None = None, n_frames: int = 128) -> Sample:
+    """A sample that differs from others by its number."""
+    clip = digest("clip", kind, i)
+    return Sample(
+        clip_id=clip, clip_no=i, kind=kind, set_name="low_res", bucket=bucket, shard_path="shards/x.tar", offset=512, size_bytes=1,
+        sha256=b"", width=64, height=36, n_frames=n_frames, fps_num=24, fps_den=1, group=group or clip,
+    )  # fmt: skip
+
+
+def samples(n_wide: int, n_tall: int, n_images: int) -> list[Sample]:
+    """Videos in two buckets and images in one, in index order."""
+    wide = [sample(i) for i in range(n_wide)]
+    tall = [sample(1000 + i, bucket="9x16_128f") for i in range(n_tall)]
+    images = [sample(2000 + i, "image", "1x1") for i in range(n_images)]
+    return sorted(wide + tall + images, key=lambda s: (s.set_name, s.bucket, s.clip_id))
+
+
+def plan_settings(**changes: object) -> PlanSettings:
+    """Settings of a small plan."""
+    base = {
+        "stage": "tae", "manifest_version": 3, "sets": (), "seed": 7, "global_batch": 4, "image_batches": 1, "video_batches": 3,
+        "holdout_share": 0.1, "min_frames": 8,
+    }  # fmt: skip
+    return PlanSettings(**{**base, **changes})
+
+
+@given(st.integers(1, 3000), st.text(max_size=8))
+def test_permutation_is_a_bijection(n: int, key: str) -> None:
+    """Every number below n is hit exactly once, whatever n and key."""
+    assert sorted(permute(np.arange(n), n, key).tolist()) == list(range(n))
+
+
+@given(st.integers(2, 1 << 62), st.data())
+def test_permutation_gives_single_elements(n: int, data: st.DataObject) -> None:
+    """An element alone lands where it lands among others, also for sizes nobody could enumerate."""
+    indices = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=8))
+    together = permute(np.array(indices, np.int64), n, "k")
+    assert together.tolist() == [int(permute(np.array([i], np.int64), n, "k")[0]) for i in indices]
+    assert together.min() >= 0 and together.max() < n
+
+
+def test_permutation_is_pinned() -> None:
+    """The written specification gives these values for ever: old plans must be replayable."""
+    assert permute(np.arange(10), 10, "golden").tolist() == GOLDEN_10
+    assert permute(np.array([0, 1, 123_456_789]), 10**9, "golden").tolist() == GOLDEN_1E9
+
+
+def test_permutation_refuses_foreign_indices() -> None:
+    """An index outside 0..n-1 is an error, not a wrong place."""
+    with pytest.raises(ValueError, match=r"expected indices in \[0, 5\)"):
+        permute(np.array([5]), 5, "k")
+
+
+@given(st.integers(3, 40), st.integers(0, 30), st.integers(0, 20), st.integers(1, 9), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_each_pass_takes_each_clip_once(n_wide: int, n_tall: int, n_images: int, global_batch: int, seed: int) -> None:
+    """Within a bucket, pass p takes each clip exactly once: batches of one bucket, sorted by pass, never repeat a (clip, pass)."""
+    plan = Plan(plan_settings(global_batch=global_batch, seed=seed), samples(n_wide, n_tall, n_images))
+    steps = [plan.batch(step) for step in range(4 * len(plan.samples) // global_batch + 12)]
+    seen = [(m.position, m.epoch) for s in steps for m in s.members]
+    assert len(seen) == len(set(seen)) == len(steps) * global_batch
+    for s in steps:
+        assert len({(plan.samples[m.position].kind, plan.samples[m.position].bucket) for m in s.members}) == 1
+
+
+@given(st.integers(4, 30), st.integers(1, 20), st.integers(1, 6))
+@settings(max_examples=25, deadline=None)
+def test_passes_are_complete(n_wide: int, n_tall: int, global_batch: int) -> None:
+    """After `global_batch` epochs every bucket has given exactly `global_batch` whole passes: no clip is left behind."""
+    plan = Plan(plan_settings(global_batch=global_batch), samples(n_wide, n_tall, 0))
+    taken = [(m.position, m.epoch) for step in range(len(plan.samples)) for m in plan.batch(step).members]
+    assert sorted(taken) == [(p, e) for p in range(len(plan.samples)) for e in range(global_batch)]
+
+
+@given(st.integers(0, 10**12))
+@settings(deadline=None)
+def test_any_step_is_reached_directly(step: int) -> None:
+    """A plan asked for one far step gives what it gives on the way there; the step number is its only state."""
+    plan = Plan(plan_settings(), samples(20, 9, 8))
+    assert plan.batch(step) == Plan(plan_settings(), samples(20, 9, 8)).batch(step)
+    assert len(plan.batch(step).members) == 4
+
+
+def test_ranks_share_out_the_global_batch() -> None:
+    """1, 2 and 4 processes read the same clips in the same global order."""
+    plan = Plan(plan_settings(), samples(20, 9, 8))
+    for step in range(50):
+        batch = plan.batch(step)
+        for world in (1, 2, 4):
+            assert [m for rank in range(world) for m in batch.of_rank(rank, world)] == list(batch.members)
+    with pytest.raises(TrainingError, match="divisible by 3 processes"):
+        plan.batch(0).of_rank(0, 3)
+
+
+def test_images_and_videos_mix_by_the_ratio() -> None:
+    """1 : 3 means every fourth step is an image step; with one kind only, every step is of that kind."""
+    plan = Plan(plan_settings(), samples(20, 9, 8))
+    assert [plan.batch(s).kind for s in range(8)] == ["video", "video", "video", "image"] * 2
+    assert {Plan(plan_settings(), samples(20, 0, 0)).batch(s).kind for s in range(20)} == {"video"}
+    assert {Plan(plan_settings(), samples(0, 0, 20)).batch(s).kind for s in range(20)} == {"image"}
+
+
+def test_buckets_mix_by_size() -> None:
+    """A bucket with three times the clips gets three times the steps."""
+    plan = Plan(plan_settings(holdout_share=0.01), samples(61, 20, 0))
+    buckets = [plan.batch(s).bucket for s in range(len(plan.samples))]
+    share = buckets.count("video/low_res/16x9_128f") / len(buckets)
+    assert abs(share - sum(s.bucket == "16x9_128f" for s in plan.samples) / len(plan.samples)) < 0.02
+
+
+def test_seed_changes_order_and_digest() -> None:
+    """Another seed is another plan, and its digest says so; the same inputs have the same digest."""
+    a, b = Plan(plan_settings(), samples(20, 9, 8)), Plan(plan_settings(seed=8), samples(20, 9, 8))
+    assert [a.batch(s).members for s in range(9)] != [b.batch(s).members for s in range(9)]
+    assert a.digest != b.digest and a.digest == Plan(plan_settings(), samples(20, 9, 8)).digest
+
+
+def test_holdout_takes_whole_groups() -> None:
+    """Clips of one asset are never on both sides, and held-out clips are in no step."""
+    chosen = [sample(i, group=f"asset {i // 4}") for i in range(80)]
+    plan = Plan(plan_settings(holdout_share=0.2), chosen)
+    held, kept = {s.group for s in plan.held_out}, {s.group for s in plan.samples}
+    assert held and not held & kept and len(plan.held_out) + len(plan.samples) == 80
+    trained = {clip for step in range(200) for clip in plan.clip_ids(step)}
+    assert trained == {s.clip_id for s in plan.samples}
+
+
+def test_holdout_does_not_move_when_clips_are_added() -> None:
+    """A clip that was held out stays held out, and one that was trained on is never measured later."""
+    few, many = samples(60, 0, 0), samples(120, 0, 0)
+    held_few, held_many = ({s.clip_id for s in split_holdout(x, 0.2)[1]} for x in (few, many))
+    assert held_few and held_few == held_many & {s.clip_id for s in few}
+
+
+def test_a_dataset_of_one_asset_is_refused() -> None:
+    """With nothing left to measure on, the plan says so instead of measuring on what it trains on."""
+    with pytest.raises(TrainingError, match="at least 2 unrelated assets, found 1"):
+        Plan(plan_settings(), [sample(i, group="only") for i in range(5)])
+
+
+def test_short_videos_are_refused_with_a_reason() -> None:
+    """A clip with fewer frames than a window is not in the plan, and the plan says why."""
+    short = sample(99, n_frames=7)
+    plan = Plan(plan_settings(), [*samples(20, 0, 0), short])
+    assert plan.refused == {short.clip_id: "expected at least 8 frames, found 7"}
+    assert short.clip_id not in {s.clip_id for s in plan.samples + plan.held_out}
+
+
+def test_replay_makes_the_plan_again_or_refuses() -> None:
+    """The JSON and the same samples give the same plan; other samples are refused, so no wrong history is told."""
+    plan = Plan(plan_settings(), samples(20, 9, 8))
+    assert replay(plan.json, samples(20, 9, 8)).digest == plan.digest
+    with pytest.raises(TrainingError, match="expected samples with digest"):
+        replay(plan.json, samples(20, 9, 9))
+    with pytest.raises(TrainingError, match="expected specification plan/v1"):
+        replay(json.dumps({**plan.inputs, "spec": "plan/v0"}), samples(20, 9, 8))
+
+
+def test_exposure_names_the_first_step_of_each_clip() -> None:
+    """Which clips a checkpoint has seen follows from plan and step alone; a replaced clip was not seen, its reserve was."""
+    plan = Plan(plan_settings(), samples(20, 9, 8))
+    seen = exposed_clips(plan.json, samples(20, 9, 8), 5)
+    assert set(seen) == {clip for step in range(5) for clip in plan.clip_ids(step)}
+    planned, used = plan.clip_ids(0)[1], plan.held_out[0].clip_id
+    swapped = exposed_clips(plan.json, samples(20, 9, 8), 1, [{"step": 0, "place": 1, "planned": planned, "used": used}])
+    assert used in swapped and planned not in swapped
+
+
+def test_reserve_is_of_the_same_bucket_and_keyed() -> None:
+    """The stand-in for a broken clip does not depend on who asks, and has the bucket's shape."""
+    plan = Plan(plan_settings(), samples(20, 9, 8))
+    for place in plan.batch(0).members:
+        first, second = plan.reserve(place, 1), plan.reserve(place, 1)
+        assert first == second and plan.samples[first.position].bucket == plan.samples[place.position].bucket
+
+
+def test_rolling_digest_depends_on_order() -> None:
+    """The chain tells two orders of the same clips apart, and the same clips at another step."""
+    assert len({roll("a", 0, ["x", "y"]), roll("a", 0, ["y", "x"]), roll("a", 1, ["x", "y"]), roll("b", 0, ["x", "y"])}) == 4
+
+
+def test_index_joins_assets_and_duplicates(tmp_path) -> None:
+    """Clips of one asset, and of one duplicate group across assets, are one hold-out group; the index survives its file."""
+    import pyarrow as pa
+
+    shards = pa.table({
+        "shard_no": [0], "path": ["shards/a.tar"], "set_name": ["low_res"], "bucket": ["b"], "width": [64], "height": [36],
+        "n_frames": pa.array([128], pa.int32()), "fps_num": pa.array([24], pa.int32()), "fps_den": pa.array([1], pa.int32()),
+    })  # fmt: skip
+    names = ["c0", "c1", "c2", "c3"]
+    nothing = pa.nulls(8, pa.int32())
+    members = pa.table({
+        "shard_no": [0] * 8, "clip_no": list(range(4)) * 2, "clip_id": names * 2, "extension": ["mp4"] * 4 + ["json"] * 4,
+        "offset": [512] * 8, "size_bytes": [10] * 8, "sha256": [b"h"] * 8, "fps_num": nothing, "fps_den": nothing, "n_frames": nothing,
+    })  # fmt: skip
+    clips = pa.table({"clip_id": names, "asset_no": [1, 1, 2, 3], "dup_group": [None, "c1", "c1", None]})
+    found = index_samples(shards, members, clips)
+    assert [s.clip_id for s in found] == names and {s.kind for s in found} == {"video"}
+    groups = [s.group for s in found]
+    assert groups[0] == groups[1] == groups[2] != groups[3]
+    assert (found[0].n_frames, found[0].fps_num) == (128, 24), "null in the member means what the shard says"
+    write_samples(tmp_path / "index.parquet", found)
+    assert read_samples(tmp_path / "index.parquet") == found
+
+
+GOLDEN_10 = [8, 5, 3, 7, 6, 1, 0, 4, 9, 2]
+GOLDEN_1E9 = [216447113, 145454179, 528707768]
