@@ -18,7 +18,7 @@ from curation.audio import AudioConfig, Loudness, plan_sound
 from curation.borders import BordersConfig, measure_borders
 from curation.camera import CameraConfig, CameraObserver
 from curation.keyframes import KeyFrame
-from curation.media import DecodeLog, MediaConfig, MediaError, Orientation
+from curation.media import DecodeLog, MediaConfig, MediaError, MediaFacts, Orientation
 from curation.motion import VECTOR_CODECS, MotionConfig, MotionObserver, mean_vector_px
 from curation.quality import colourfulness, measure_luma
 from curation.shots import ClipConfig, Shot, ShotFinder, ShotsConfig, Span, clips_of_shot, false_cuts
@@ -101,6 +101,14 @@ def analyse(asset: Asset, path: str, cfg: AnalyseConfig) -> Analysis:
     return _analyse_picture(asset, path, cfg) if asset.kind == "image" else _analyse_sound(asset, path, cfg)
 
 
+def find_shots(path: str, facts: MediaFacts, cfg: AnalyseConfig) -> tuple[list[Shot], np.ndarray]:
+    """The shots of a video and the presentation times of its frames in us, by the same decode as `analyse`. Raises MediaError."""
+    asset = media.with_facts(Asset(asset_id="", asset_sha256=b"", asset_md5=b"", size_bytes=0, uri=path), facts)
+    video = _VideoAnalysis(asset, path, cfg)
+    analysis = video.run()
+    return video.shots, np.array([]) if analysis.series is None else analysis.series.pts_us
+
+
 SERIES_SCHEMA = pa.schema(
     [pa.field("asset_id", pa.string(), False), pa.field("pts_us", pa.list_(pa.int64()), False)]
     + [pa.field(name, pa.list_(pa.float32()), False) for name in ("cut_score", "motion", "change", "luma", "vector_px")]
@@ -158,7 +166,8 @@ class _VideoAnalysis:
         self._large = _fit(width, height, cfg.keyframe_px)
         # One reformatter each: a new one per frame costs megabytes (FFmpeg 8).
         self._to_small, self._to_large, self._to_rgb = VideoReformatter(), VideoReformatter(), VideoReformatter()
-        self._shots = ShotFinder(cfg.shots)
+        self._finder = ShotFinder(cfg.shots)
+        self.shots: list[Shot] = []
         self._motion = MotionObserver(cfg.motion, max(width, height), max(self._small))
         self._camera = CameraObserver(cfg.camera)
         self._samples, self._candidates = _Held(cfg.sample_us), _Held(cfg.keyframe_us)
@@ -179,7 +188,7 @@ class _VideoAnalysis:
         if not len(pts):
             raise MediaError("decode_error", f"{self._path}: expected frames, found none; {log.n_errors} errors, first {log.first_error}")
         end_us = int(pts[-1]) + _last_step(pts, self._asset)
-        for shot in self._shots.finish(end_us):
+        for shot in self._finder.finish(end_us):
             self._close(shot)
         if cfg.video_sound and self._asset.has_audio:
             self._clips = _with_sound(self._clips, self._path, cfg)
@@ -192,7 +201,7 @@ class _VideoAnalysis:
                 self._small, self._large = self._small[::-1], self._large[::-1]
             self._shot_start = pts_us
         y, u, v = self._planes(frame)
-        score, finished = self._shots.push(y, u, v, pts_us)
+        score, finished = self._finder.push(y, u, v, pts_us)
         every = self._cfg.motion.vector_every
         vector = mean_vector_px(frame) if vectors and len(self._scores) % every == every - 1 else None
         self._scores.append(score)
@@ -231,6 +240,7 @@ class _VideoAnalysis:
             held.keep(start, start + self._reach_us, now_us - _LAG_US)
 
     def _close(self, shot: Shot) -> None:
+        self.shots.append(shot)
         for span in clips_of_shot(shot, self._cfg.clips):
             self._clip(span)
         self._shot_start = shot.end_us
@@ -257,9 +267,20 @@ class _VideoAnalysis:
         }
         self._clips.append(
             Clip(
-                clip_id=name, asset_id=asset.asset_id, asset_no=asset.asset_no, kind="video", start_us=start_us, end_us=span.end_us,
-                shot_no=span.shot_no, n_frames=end - first, width=asset.width, height=asset.height,
-                fps_num=asset.fps_num, fps_den=asset.fps_den, has_audio=asset.has_audio, **scored,
+                clip_id=name,
+                asset_id=asset.asset_id,
+                asset_no=asset.asset_no,
+                kind="video",
+                start_us=start_us,
+                end_us=span.end_us,
+                shot_no=span.shot_no,
+                n_frames=end - first,
+                width=asset.width,
+                height=asset.height,
+                fps_num=asset.fps_num,
+                fps_den=asset.fps_den,
+                has_audio=asset.has_audio,
+                **scored,
             )  # fmt: skip
         )
 
@@ -294,7 +315,12 @@ class _VideoAnalysis:
             return failed(asset, MediaError("decode_error", f"expected {indexed} frames, found {len(pts)}; {_troubles(log)}"))
         if not self._clips:
             wanted = self._cfg.clips
-            return failed(asset, MediaError("no_clip", f"expected a shot of at least {wanted.min_us} us, found {self._shots.longest_us} us"))
+            return failed(
+                asset,
+                MediaError(
+                    "no_clip", f"expected a shot of at least {wanted.min_us} us, found {max(s.end_us - s.start_us for s in self.shots)} us"
+                ),
+            )
         if log.n_errors or log.n_undated:
             return replace(asset, error_detail=f"{len(pts)} frames decoded; {_troubles(log)}")
         return asset
@@ -361,8 +387,15 @@ def _analyse_sound(asset: Asset, path: str, cfg: AnalyseConfig) -> Analysis:
     asset = replace(asset, start_us=start_us, duration_us=duration_us, error_detail=_troubles(log) if log.n_errors else None)
     clips = [
         Clip(
-            clip_id=clip_id(asset.asset_id, "audio", first, end), asset_id=asset.asset_id, asset_no=asset.asset_no, kind="audio",
-            start_us=first, end_us=end, shot_no=0, has_audio=True, **loudness.measure(first, end, cfg.audio),
+            clip_id=clip_id(asset.asset_id, "audio", first, end),
+            asset_id=asset.asset_id,
+            asset_no=asset.asset_no,
+            kind="audio",
+            start_us=first,
+            end_us=end,
+            shot_no=0,
+            has_audio=True,
+            **loudness.measure(first, end, cfg.audio),
         )  # fmt: skip
         for first, end in plan_sound(start_us, duration_us, cfg.audio)
     ]

@@ -80,7 +80,9 @@ def classify(time_s: np.ndarray, across: np.ndarray, down: np.ndarray, cfg: Came
         "tilt": (y, cfg.pan_speed, ("tilt_up", "tilt_down")),  # content downwards: the camera looks up
         "zoom": (zoom, cfg.zoom_speed, ("zoom_in", "zoom_out")),  # halves apart: the camera zooms in
     }
-    scored = [(abs(float(np.median(v))) / limit, _agreement(v), names[0] if np.median(v) > 0 else names[1]) for v, limit, names in moves.values()]
+    scored = [
+        (abs(float(np.median(v))) / limit, _agreement(v), names[0] if np.median(v) > 0 else names[1]) for v, limit, names in moves.values()
+    ]
     strength, agreement, label = max(scored)
     second = sorted(scored)[-2][0]
     if strength >= 1:

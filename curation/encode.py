@@ -41,7 +41,7 @@ class EncodeConfig:
     jpeg_quality: int = 95
     max_crop_share: float = 0.3  # of the picture that may be cut away; above it the picture is padded with black
     max_cloned: int = 3  # frames missing at the end that may be filled with the last one
-    max_late_us: int = 250_000  # the first picture may begin this much after the span
+    max_late_us: int = 250_000  # the first picture of the clip may begin this much after the span
     seek_margin_us: int = 5_000_000  # what an inexact seek may overshoot
     timeout_s: float = 600.0
     max_pixels: int = 8192 * 4352  # a decoder refuses larger frames before it allocates them
@@ -204,9 +204,9 @@ def _cut(job: _Job, folder: str) -> int:
     """clip.mp4 stands in the folder with exactly the frames asked for; returns how many of them repeat the last one."""
     seek = True
     times = _write_mp4(job, folder, seek, 0)
-    if not times or times[0] is None or times[0] > job.start_us + job.cfg.max_late_us:
-        # The container's seek went past the clip (no index, open GOP), or its frames carry no times of their own (AVI, MPEG-PS) so that
-        # nobody can tell: read from the beginning instead.
+    if not times or times[0] is None or times[0] > job.start_us + _ROUNDING_US:
+        # The frame on screen at the start is not there: the container's seek went past it (no index, open GOP; in MPEG-TS by a few frames
+        # only). Or frames carry no times of their own (AVI, MPEG-PS) and nobody can tell. Read from the beginning instead.
         seek = False
         times = _write_mp4(job, folder, seek, 0)
     _check_times(job, times)

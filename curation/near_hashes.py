@@ -18,8 +18,10 @@ HASH_BYTES = 32
 MAX_DISTANCE = 31
 """Largest Hamming distance in bits for which the blocks are complete: 16 bands x 2 bits, less one."""
 
+SMALL_BLOCK = 1024
+"""Rows of a block up to which comparing all pairs is cheaper than sorting them by sibling byte (measured)."""
+
 _PAIRS_AT_ONCE = 1 << 21  # 2 M pairs x 4 words of 8 bytes: 64 MB of working memory
-_SMALL_BLOCK = 1024  # rows up to which comparing all pairs is cheaper than sorting them by sibling byte (measured)
 _FLIPS = np.array([1 << k for k in range(8)], np.int32)
 
 BLOCK_ROWS = pa.schema(
@@ -102,12 +104,12 @@ def block_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]
         yield pa.RecordBatch.from_arrays(columns, schema=BLOCK_ROWS)
 
 
-def match_batches(max_distance: int) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def match_batches(max_distance: int, small_block: int = SMALL_BLOCK) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """A function for mapInArrow over block rows sorted by (kind, block): pairs of hashes of different clips that match, each pair once."""
 
     def match(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for block in _whole_blocks(batches):
-            yield from _match_block(block, max_distance)
+            yield from _match_block(block, max_distance, small_block)
 
     return match
 
@@ -137,20 +139,20 @@ def _several(pieces: list[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(pieces)
 
 
-def _match_block(block: pa.Table, max_distance: int) -> Iterator[pa.RecordBatch]:
+def _match_block(block: pa.Table, max_distance: int, small_block: int) -> Iterator[pa.RecordBatch]:
     """Matches within one block, each pair only in its home of all the blocks it meets in."""
     place = block["block"][0].as_py() // 256
     words = np.frombuffer(b"".join(block["hash"].to_pylist()), np.uint64).reshape(-1, 4)
-    for left, right in _candidates(words, place, max_distance):
+    for left, right in _candidates(words, place, max_distance, small_block):
         home = _home(words[left] ^ words[right]) == place
         if home.any():
             yield from _matches(block, left[home], right[home])
 
 
-def _candidates(words: np.ndarray, place: int, max_distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _candidates(words: np.ndarray, place: int, max_distance: int, small_block: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Index arrays of near pairs in a block, each once: of all pairs when it is small, else of those with near sibling bytes."""
     sibling = words.view(np.uint8).reshape(-1, HASH_BYTES)[:, place ^ 1]
-    if len(words) <= _SMALL_BLOCK:
+    if len(words) <= small_block:
         sibling = np.zeros_like(sibling)
     order = np.argsort(sibling, kind="stable")
     starts = np.searchsorted(sibling[order], np.arange(257)).tolist()

@@ -96,8 +96,6 @@ class ShotFinder:
         self._start: int | None = None
         self._opens: Literal["start", "hard", "gradual"] = "start"
         self._number = 0
-        self.longest_us = 0
-        """Length of the longest shot so far."""
 
     def push(self, y: np.ndarray, u: np.ndarray, v: np.ndarray, pts_us: int) -> tuple[float, list[Shot]]:
         """The frame's cut score, and the shots that are now complete."""
@@ -130,7 +128,6 @@ class ShotFinder:
             return []
         shot = Shot(shot_no=self._number, start_us=start, end_us=end, opens=opens, closes=how)
         self._number += 1
-        self.longest_us = max(self.longest_us, end - start)
         return [shot]
 
 
@@ -202,7 +199,7 @@ class GradualDetector:
         if pts_us < self._due:
             return []
         self._due = max(self._due + self._cfg.sample_us, pts_us + self._cfg.sample_us // 2)
-        self._samples.append((pts_us, cv2.resize(y, (64, 40), interpolation=cv2.INTER_AREA)))
+        self._samples.append((pts_us, cv2.resize(y, (64, 40), interpolation=cv2.INTER_LINEAR)))
         known = len(self._samples) - self._delay
         found = self._advance(known - self._reach, known)
         self._drop(max(0, (self._open[0] if self._open else self._tested) - self._reach - 1))

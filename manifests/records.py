@@ -205,7 +205,7 @@ class RuleRow:
     threshold: float = column(pa.float64(), "threshold")
     unit: str = column(pa.string(), "unit of score and threshold")
     on_unknown: str = column(pa.string(), "reject or accept")
-    reason: str = column(pa.string(), "sentence template for people: {score} {op} {threshold} {unit}")
+    reason: str = column(pa.string(), "what the measure means, in words")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

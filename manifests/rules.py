@@ -25,7 +25,7 @@ _OPS: dict[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One comparison. `measure` is a column of assets or clips; `reason` is filled with {score}, {op}, {threshold} and {unit}."""
+    """One comparison. `measure` is a column of assets or clips; `reason` says in words what the measure means."""
 
     name: str
     stage: str

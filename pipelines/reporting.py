@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from manifests import report
+from manifests.summary import Images
 from manifests.tables import ManifestStore
 
 _THUMBNAIL_PX = 200
@@ -17,7 +18,7 @@ def write_report(dataset: Path) -> Path:
     return report.write_report(ManifestStore(dataset), dataset, _images(dataset), title=dataset.absolute().name)
 
 
-def _images(dataset: Path) -> report.Images:
+def _images(dataset: Path) -> Images:
     from curation.keyframes import KeyFrameError, decode_jpeg, read_keyframes
 
     @cache

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.duplicates import OUTPUT, DuplicatesConfig, label_duplicates
-from curation.near_hashes import HashError, block_batches, distances, match_batches, to_words
+from curation.near_hashes import SMALL_BLOCK, HashError, block_batches, distances, match_batches, to_words
 
 CFG = DuplicatesConfig()
 
@@ -142,7 +142,7 @@ def test_order_of_rows_does_not_matter(rows: list[tuple[int, int]], random: Any)
         assert [r["clip_id"] for r in members if r["dup_rank"] == 0] == [group]
 
 
-def by_blocks(hashes: Sequence[bytes], max_distance: int, batch_rows: int) -> list[tuple[str, str]]:
+def by_blocks(hashes: Sequence[bytes], max_distance: int, batch_rows: int, small_block: int) -> list[tuple[str, str]]:
     """The matching pairs that the search by blocks finds, with the sort that Spark does in between."""
     schema = pa.schema(
         [("clip_id", pa.string()), ("kind", pa.string()), ("pdq", pa.list_(pa.binary())), ("pdq_frame", pa.list_(pa.int32()))]
@@ -150,13 +150,13 @@ def by_blocks(hashes: Sequence[bytes], max_distance: int, batch_rows: int) -> li
     rows = [{"clip_id": f"{i:04}", "kind": "image", "pdq": [h], "pdq_frame": None} for i, h in enumerate(hashes)]
     spread = pa.Table.from_batches(block_batches([pa.RecordBatch.from_pylist(rows, schema=schema)]))
     batches = spread.sort_by([("kind", "ascending"), ("block", "ascending")]).to_batches(max_chunksize=batch_rows)
-    return [(r["a"], r["b"]) for batch in match_batches(max_distance)(batches) for r in batch.to_pylist()]
+    return [(r["a"], r["b"]) for batch in match_batches(max_distance, small_block)(batches) for r in batch.to_pylist()]
 
 
-@given(st.integers(0, 2**32), st.integers(0, 31), st.sampled_from([1, 7, 1000]))
+@given(st.integers(0, 2**32), st.integers(0, 31), st.sampled_from([1, 7, 1000]), st.sampled_from([0, 3, SMALL_BLOCK]))
 @settings(max_examples=25, deadline=None)
-def test_blocks_find_every_pair_once(seed: int, max_distance: int, batch_rows: int) -> None:
-    """By blocks one finds exactly the pairs within the distance that all pairs show, each once, however the rows are batched."""
+def test_blocks_find_every_pair_once(seed: int, max_distance: int, batch_rows: int, small_block: int) -> None:
+    """By blocks one finds exactly the pairs within the distance that all pairs show, each once, however the rows are batched and blocks compared."""
     rng = np.random.Generator(np.random.Philox(key=seed))
     hashes = []
     for _ in range(40):
@@ -165,11 +165,12 @@ def test_blocks_find_every_pair_once(seed: int, max_distance: int, batch_rows: i
         hashes.append(np.packbits(bits).tobytes())
     near = distances(to_words(hashes, ""), to_words(hashes, "")) <= max_distance
     wanted = [(f"{i:04}", f"{j:04}") for i, j in zip(*np.nonzero(near), strict=True) if i < j]
-    assert sorted(by_blocks(hashes, max_distance, batch_rows)) == wanted
+    assert sorted(by_blocks(hashes, max_distance, batch_rows, small_block)) == wanted
 
 
+@pytest.mark.parametrize("small_block", [0, SMALL_BLOCK])
 @pytest.mark.parametrize("spare", range(16))
-def test_blocks_find_the_hardest_pairs(spare: int) -> None:
+def test_blocks_find_the_hardest_pairs(spare: int, small_block: int) -> None:
     """31 differing bits spread as evenly as can be, two a band and one in the spare band, are found whichever band and byte has the one."""
     bits = picture(1)
     for odd_byte in (0, 8):
@@ -178,4 +179,4 @@ def test_blocks_find_the_hardest_pairs(spare: int) -> None:
             other[band * 16 + odd_byte] ^= 1
             if band != spare:
                 other[band * 16 + 15] ^= 1
-        assert by_blocks([np.packbits(bits).tobytes(), np.packbits(other).tobytes()], 31, 1000) == [("0000", "0001")]
+        assert by_blocks([np.packbits(bits).tobytes(), np.packbits(other).tobytes()], 31, 1000, small_block) == [("0000", "0001")]

@@ -169,21 +169,25 @@ def per_frame(layer: Callable[[Tensor], Tensor], x_BCTHW: Tensor) -> Tensor:
 def initialise(model: nn.Module, seed: int) -> None:
     """Every parameter holds its initial value, drawn by a key of the seed and its name, so no global random state is read.
 
-    Weights are uniform in +-sqrt(3 / fan in), which keeps the variance of what passes; norms are one, biases zero. Then each module
-    with a `reset` method says what it begins as.
+    Weights are uniform in +-sqrt(3 / fan in), which keeps the variance of what passes. Biases are uniform in +-1/sqrt(fan in) and not
+    zero: without them a normalised flat picture has lost its brightness. Then each module with a `reset` says what it begins as.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            bound = math.sqrt(3 / module.weight[0].numel())
-            draws = keyed.stream(seed, "init", name).uniform(-bound, bound, tuple(module.weight.shape))
-            module.weight.data.copy_(torch.from_numpy(draws))
-            nn.init.zeros_(_bias(module))
+            fan_in = module.weight[0].numel()
+            _fill(module.weight, math.sqrt(3 / fan_in), seed, "init", name, "weight")
+            _fill(_bias(module), 1 / math.sqrt(fan_in), seed, "init", name, "bias")
         elif isinstance(module, nn.GroupNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(_bias(module))
     for module in model.modules():
         if callable(reset := getattr(module, "reset", None)):
             reset()
+
+
+def _fill(parameter: nn.Parameter, bound: float, *key: object) -> None:
+    """The parameter holds uniform values in [-bound, bound) of the key."""
+    parameter.data.copy_(torch.from_numpy(keyed.stream(*key).uniform(-bound, bound, tuple(parameter.shape))))
 
 
 def _bias(module: nn.Module) -> nn.Parameter:

@@ -1,0 +1,140 @@
+"""One file from raw bytes to a training sample, in a straight line: the table of contents of curation.
+
+Every step below is the same function that Ray and Spark run; here each is called once, in plain Python, and says what it made.
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from curation import buckets, captions, concepts, duplicates, embeddings, facts, ingest, text
+from curation.analyse import analyse_asset
+from curation.encode import EncodeError, encode_clip
+from curation.keyframes import KeyFrame
+from curation.media import probe_asset
+from manifests.records import Asset, Clip
+from manifests.rules import Rule, decide
+from manifests.shards import Payload, write_shard
+from pipelines.plan import CurateConfig
+
+Lines = Iterator[str]
+
+
+def walk(file: Path, config: CurateConfig) -> Lines:
+    """What each stage makes of the file, as lines for a person; stops where a rule drops it."""
+    # 1 ingest: bytes -> asset id, rights from the sidecar
+    (listing,) = ingest.list_inputs([str(file)], config.ingest)
+    asset = ingest.ingest(listing, config.ingest, Path(tempfile.gettempdir()))
+    yield from _shown("1 ingest", asset, "asset_id size_bytes licence_expr licence_class optout_state creator supplied_caption error_detail")
+    # 2 probe: container facts, first frame decoded
+    asset = facts.derive_asset(probe_asset(asset, str(file), config.analyse.media))
+    yield from _shown("2 probe", asset, "kind container vcodec width height rotation fps_num fps_den is_vfr duration_s has_audio error_code error_detail")
+    # 3 rules on rights and facts: a dropped asset costs nothing more
+    yield "3 rules on rights and facts"
+    if not (yield from _decided(config.policy(), ("rights", "facts"), asset)):
+        return
+    # 4 analyse: one decode feeds every observer
+    analysis = analyse_asset(asset, str(file), config.analyse)
+    asset = facts.derive_asset(dataclasses.replace(analysis.asset, n_clips=float(len(analysis.clips))))
+    yield from _shown("4 analyse (one decode)", asset, "n_frames duration_s n_clips error_code error_detail")
+    frames: dict[str, list[KeyFrame]] = {}
+    for frame in analysis.keyframes:
+        frames.setdefault(frame.clip_id, []).append(frame)
+    for clip in analysis.clips:
+        clip = facts.derive_clip(dataclasses.replace(clip, asset_kept=1.0))
+        yield from _walk_clip(file, asset, clip, frames.get(clip.clip_id, []), config)
+
+
+def _walk_clip(file: Path, asset: Asset, clip: Clip, frames: list[KeyFrame], config: CurateConfig) -> Lines:
+    yield f"\nclip {clip.clip_id}  {clip.start_us / 1e6:.3f} s to {clip.end_us / 1e6:.3f} s, shot {clip.shot_no}"
+    measures = "motion motion_vector_px static_fraction shots_per_s border_share brightness sharpness camera camera_confidence loudness_db silence_fraction"
+    yield from _shown("  scores", clip, measures)
+    yield "  5 rules on motion and borders"
+    if not (yield from _decided(config.policy(), ("analysed",), clip)):
+        return
+    # 6 measures on key frames: text, descriptors (aesthetics needs weights)
+    (score,) = text.ScoreText(config.text)([(clip, frames)])
+    (described,) = embeddings.DescribeClips(config.descriptors)([(clip, frames)])
+    clip = dataclasses.replace(clip, text_score=score.text_score, text_area=score.text_area)
+    yield f"  6 text score {score.text_score}, {len(described.pdq)} PDQ hashes over {len(frames)} key frames, concept vector of {len(described.concept)}"
+    yield "  7 rules on content"
+    if not (yield from _decided(config.policy(), ("content",), clip)):
+        return
+    # 8, 9 table stages see the whole dataset; a table of one clip shows their shape
+    clip = _tables(clip, described, config)
+    yield from _shown("  8-9 duplicates, concepts, sets", clip, "dup_rank cluster_no keep_probability draw set_name bucket")
+    if clip.set_name is None:
+        return
+    # 10 caption
+    said = captions.caption(clip, asset, frames, config.captions)
+    yield f"  10 caption by {said.captioner}: {said.camera_prefix or ''} {said.text}"
+    # 11 encode for the bucket, and a shard of one sample
+    yield from _encoded(file, asset, clip, said.text or "", config)
+
+
+def _tables(clip: Clip, described: embeddings.Descriptor, config: CurateConfig) -> Clip:
+    alike = pa.table(
+        {
+            "clip_id": [clip.clip_id],
+            "kind": [clip.kind],
+            "quality": [float(clip.sharpness or 0)],
+            "n_pixels": [(clip.width or 0) * (clip.height or 0)],
+            "pdq": pa.array([described.pdq], pa.list_(pa.binary())),
+            "pdq_frame": pa.array([described.pdq_frame], pa.list_(pa.int32())),
+        }
+    )
+    found: dict[str, Any] = dict(duplicates.label_duplicates(alike, config.duplicates).to_pylist()[0])
+    if described.concept:
+        vectors = pa.table({"clip_id": [clip.clip_id], "vector": pa.array([described.concept], pa.list_(pa.float32()))})
+        found |= concepts.label_concepts(vectors, config.concepts).to_pylist()[0]
+    member = buckets.assign_set(clip, tuple(config.sets.values()))
+    found |= {"set_name": member.set_name, "bucket": member.fit.bucket.name if member.fit.bucket else None}
+    known = {f.name for f in dataclasses.fields(Clip)}
+    return dataclasses.replace(clip, **{k: v for k, v in found.items() if k in known})
+
+
+def _encoded(file: Path, asset: Asset, clip: Clip, caption: str, config: CurateConfig) -> Lines:
+    fit = buckets.bucket_of(clip, config.sets[clip.set_name or ""])
+    if fit.bucket is None or fit.start_us is None or fit.end_us is None:
+        raise ValueError(f"clip {clip.clip_id}: expected a bucket in set {clip.set_name}, found none ({fit.reason})")
+    shape = (fit.bucket.width or 0, fit.bucket.height or 0, fit.bucket.n_frames or 0, fit.fps_num or 0, fit.fps_den or 0)
+    try:
+        made = encode_clip(str(file), dataclasses.replace(clip, start_us=fit.start_us, end_us=fit.end_us), asset, *shape, config.encode)
+    except EncodeError as error:
+        yield f"  11 encode failed: {error}"
+        return
+    yield f"  11 encoded {len(made.data):,} bytes .{made.extension}: {made.width} x {made.height}, {made.n_frames} frames at {made.fps_num}/{made.fps_den}"
+    with tempfile.TemporaryDirectory() as folder:
+        payloads = [
+            Payload(clip_id=clip.clip_id, extension=made.extension, data=made.data),
+            Payload(clip_id=clip.clip_id, extension="txt", data=caption.encode()),
+        ]
+        written = write_shard(Path(folder) / "walkthrough.tar", payloads)
+    for member in written.members:
+        yield f"     member {member.clip_id}.{member.extension} at byte {member.offset}, {member.size_bytes:,} bytes, sha256 {member.sha256.hex()[:16]}…"
+
+
+def _decided(policy: tuple[Rule, ...], stages: tuple[str, ...], subject: Asset | Clip) -> Generator[str, None, bool]:
+    """A line per rule; returns whether the subject survives them."""
+    rules = [(i, r) for i, r in enumerate(policy) if r.stage in stages]
+    alive = True
+    for outcome in decide(rules, subject):
+        rule = policy[outcome.rule]
+        verdict = {True: "pass", False: "REJECT", None: "unknown"}[outcome.passed]
+        yield f"     {verdict:<8} {rule.name:<22} {rule.sentence(outcome.score)}"
+        alive = alive and rule.survives(outcome.passed)
+    return alive
+
+
+def _shown(title: str, record: Any, names: str) -> Lines:
+    """The record's fields that hold something."""
+    held = {n: getattr(record, n) for n in names.split() if getattr(record, n) is not None}
+    yield title
+    for name, value in held.items():
+        yield f"     {name:<18} {round(value, 4) if isinstance(value, float) else value}"
+
+

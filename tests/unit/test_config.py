@@ -1,0 +1,97 @@
+"""Configuration is strict: values in YAML, meaning in dataclasses, and an error names file and key."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pipelines.config import CONF, ConfigError, available, bind, digest, load
+from pipelines.plan import CurateConfig
+from training.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    rate: float = 0.5
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    size: int
+    inner: Inner = field(default_factory=Inner)
+    limit: int | None = None
+
+
+@pytest.mark.parametrize("name", available("curate"))
+def test_every_curation_config_binds(name: str) -> None:
+    """Each file in conf/curate composes into a CurateConfig with rules and sets."""
+    config = load(CurateConfig, "curate", name)
+    assert config.rules
+    assert all(k == s.name for k, s in config.sets.items())
+
+
+@pytest.mark.parametrize("name", available("train/tae"))
+def test_every_training_config_binds(name: str) -> None:
+    """Each file in conf/train/tae composes into a TrainConfig."""
+    assert load(TrainConfig, "train/tae", name).steps > 0
+
+
+def test_rules_measure_columns_that_exist() -> None:
+    """Every rule in conf compares a column of the table it speaks about."""
+    from manifests.records import Asset, Clip
+
+    for name in available("curate"):
+        for rule in load(CurateConfig, "curate", name).policy():
+            record = Asset if rule.subject == "asset" else Clip
+            assert rule.measure in {f for f in record.__dataclass_fields__}, rule.name
+
+
+def test_overrides_change_values_and_the_digest() -> None:
+    """key=value works for keys in the file and for keys left to their defaults; equal values give equal digests."""
+    plain = load(CurateConfig, "curate", "tiny")
+    changed = load(CurateConfig, "curate", "tiny", ["rules.motion.threshold=3", "engine.name=local"])
+    assert changed.rules["motion"].threshold == 3.0
+    assert changed.engine.name == "local"
+    assert digest(plain) == digest(load(CurateConfig, "curate", "tiny")) != digest(changed)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rules.motion.treshold=3", r"conf/curate/tiny\.yaml: unknown key rules\.motion\.treshold"),
+        ("nothing=1", r"unknown key nothing"),
+        ("seed=lots", r"seed is 'lots', expected int"),
+        ("rules.motion.subject=frame", r"rules\.motion\.subject is 'frame', expected one of asset, clip"),
+        ("rules.motion.kinds=video", r"rules\.motion\.kinds is 'video', expected a list"),
+        ("concepts.min_clips=true", r"concepts\.min_clips is True, expected int"),
+    ],
+)
+def test_a_wrong_key_or_type_names_file_and_key(override: str, message: str) -> None:
+    """Nothing is ignored: the error says where, what was expected and what was found."""
+    with pytest.raises(ConfigError, match=message):
+        load(CurateConfig, "curate", "tiny", [override])
+
+
+def test_binding_nests_and_reports_what_is_missing() -> None:
+    """Nested dataclasses, tuples, options and whole numbers for floats bind; a missing required key is named."""
+    assert bind(Outer, {"size": 3, "inner": {"rate": 1, "names": ["a"]}}, "x.yaml") == Outer(size=3, inner=Inner(rate=1.0, names=("a",)))
+    with pytest.raises(ConfigError, match=r"x\.yaml: size is missing; expected int"):
+        bind(Outer, {}, "x.yaml")
+
+
+def test_a_file_of_ones_own_can_build_on_ours(tmp_path: Path) -> None:
+    """A YAML file outside conf/ may name our groups in its defaults."""
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("defaults:\n  - /rules@rules: paper\n  - /sets@sets.tiny_video: tiny_video\n  - _self_\nseed: 7\n")
+    config = load(CurateConfig, "curate", str(mine))
+    assert config.seed == 7
+    with pytest.raises(ConfigError, match="no such file"):
+        load(CurateConfig, "curate", str(tmp_path / "gone.yaml"))
+    with pytest.raises(ConfigError, match="there are paper, tiny"):
+        load(CurateConfig, "curate", "huge")
+
+
+def test_conf_holds_values_only() -> None:
+    """Every file in conf/ is YAML."""
+    assert {p.suffix for p in CONF.rglob("*") if p.is_file()} == {".yaml"}
