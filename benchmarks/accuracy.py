@@ -8,6 +8,7 @@ PySceneDetect 0.7.2's adaptive detector with defaults has precision 0.91 and rec
 """
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ def boundaries(path: str) -> tuple[int, list[int], list[tuple[int, int]]]:
 
     shots, pts = find_shots(path, probe(path, MediaConfig()), AnalyseConfig())
     hard = [int(np.searchsorted(pts, s.start_us)) for s in shots if s.opens == "hard"]
-    pairs = [(a.end_us, b.start_us) for a, b in zip(shots, shots[1:], strict=False) if b.opens == "gradual"]
+    pairs = [(a.end_us, b.start_us) for a, b in itertools.pairwise(shots) if b.opens == "gradual"]
     return len(pts), hard, [(int(np.searchsorted(pts, a)), int(np.searchsorted(pts, b))) for a, b in pairs]
 
 
@@ -52,9 +53,15 @@ def score(entry: dict[str, Any], hard: list[int], gradual: list[tuple[int, int]]
     ambiguous = [(a["start"], a["end"]) for a in entry["ambiguous"]]
     false_hard = [h for h in left if not any(start <= h <= end for start, end in ambiguous)]
     return {
-        "file": entry["file"], "hard": len(labels["hard"]), "hits": len(labels["hard"]) - len(missed), "missed": missed, "false": false_hard,
-        "gradual": len(labels["gradual"]), "gradual_hits": found, "gradual_false": false_gradual,
-    }  # fmt: skip
+        "file": entry["file"],
+        "hard": len(labels["hard"]),
+        "hits": len(labels["hard"]) - len(missed),
+        "missed": missed,
+        "false": false_hard,
+        "gradual": len(labels["gradual"]),
+        "gradual_hits": found,
+        "gradual_false": false_gradual,
+    }
 
 
 def totals(rows: list[dict[str, Any]]) -> dict[str, float]:

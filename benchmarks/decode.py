@@ -1,6 +1,6 @@
 """CPU seconds of the whole analysis over those of a bare decode of the same real files, side by side in one run, one thread.
 
-    python benchmarks/decode.py [--json out.json] [--rounds 2] [--no-vectors] [--profile]
+    python benchmarks/decode.py [--json out.json] [--rounds 2] [--no-vectors]
 
 A bare decode is a PyAV loop over all frames that looks at none (thread_count 1, slices). Both run file by file in turn, so that a
 busy machine slows both. The ratio is of sums over all files, each file's best round.
@@ -18,11 +18,30 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 FILES = (
-    "bbb_rabbit_240p_13s.mp4 chrome_ad_128p_30s.mp4 london_zoom_360p.mp4 sea_360p.mp4 sea_360p.webm sea_360p.wmv bbb_rabbit_356p_33s.mp4 "
-    "mdn_frog_480p.mp4 mdn_frog_480p.webm chrome_ad_30s.webm chaplin.mp4 mdn_flower.mp4 climbing_portrait.mp4 bbb_rabbit_720p_13s.mp4 "
-    "bbb_intro_720p_30s.webm dog_in_bed_720p.mp4 traffic_720p_vfr.mp4 sam2_blocks.mp4 phone_rot180_shaky.mp4 slides_laion_1080p.mp4 "
-    "azure_bumper_1080p.mp4 selfie_rot90_1440x1080.mp4 hdr10_av1_portrait.mp4"
-).split()
+    "bbb_rabbit_240p_13s.mp4",
+    "chrome_ad_128p_30s.mp4",
+    "london_zoom_360p.mp4",
+    "sea_360p.mp4",
+    "sea_360p.webm",
+    "sea_360p.wmv",
+    "bbb_rabbit_356p_33s.mp4",
+    "mdn_frog_480p.mp4",
+    "mdn_frog_480p.webm",
+    "chrome_ad_30s.webm",
+    "chaplin.mp4",
+    "mdn_flower.mp4",
+    "climbing_portrait.mp4",
+    "bbb_rabbit_720p_13s.mp4",
+    "bbb_intro_720p_30s.webm",
+    "dog_in_bed_720p.mp4",
+    "traffic_720p_vfr.mp4",
+    "sam2_blocks.mp4",
+    "phone_rot180_shaky.mp4",
+    "slides_laion_1080p.mp4",
+    "azure_bumper_1080p.mp4",
+    "selfie_rot90_1440x1080.mp4",
+    "hdr10_av1_portrait.mp4",
+)
 """From 240 to 1440 lines; H.264, VP8/VP9, AV1, HEVC, WMV; constant and variable rate."""
 
 

@@ -7,7 +7,7 @@ frames from candidates kept since the shot began, so memory stays bounded howeve
 
 from bisect import bisect_left
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -78,7 +78,7 @@ class Analysis:
 
 
 def analyse_asset(asset: Asset, path: str, cfg: AnalyseConfig) -> Analysis:
-    """The asset's clips with their scores, its series and key frames. Never raises on bad media: the asset then carries error_stage `analyse`."""
+    """The asset's clips with scores, its series and key frames. Never raises on bad media: the asset then has error_stage `analyse`."""
     try:
         return analyse(asset, path, cfg)
     except MediaError as e:
@@ -91,7 +91,7 @@ def failed(asset: Asset, error: MediaError) -> Asset:
 
 
 def analyse(asset: Asset, path: str, cfg: AnalyseConfig) -> Analysis:
-    """As `analyse_asset`, but raises MediaError. An asset that was not probed is probed first; one that failed before comes back as it is."""
+    """As `analyse_asset`, but raises MediaError. An asset not yet probed is probed first; one that failed before comes back as it is."""
     if asset.kind is None and asset.error_code is None:
         asset = media.probe_asset(asset, path, cfg.media)
     if asset.error_code is not None:
@@ -222,7 +222,9 @@ class _VideoAnalysis:
         small = self._to_small.reformat(frame, width, height, "yuv420p", interpolation="FAST_BILINEAR", threads=1)
         planes = []
         for plane, shift in zip(small.planes, (0, 1, 1), strict=True):
-            picture = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: height >> shift, : width >> shift]
+            picture = np.frombuffer(memoryview(cast(Any, plane)), np.uint8).reshape(-1, plane.line_size)[
+                : height >> shift, : width >> shift
+            ]
             planes.append(picture if self._turn == Orientation() or self._turn is None else np.ascontiguousarray(self._turn.apply(picture)))
         return planes
 
@@ -281,7 +283,7 @@ class _VideoAnalysis:
                 fps_den=asset.fps_den,
                 has_audio=asset.has_audio,
                 **scored,
-            )  # fmt: skip
+            )
         )
 
     def _pick(self, name: str, start_us: int, end_us: int) -> list[np.ndarray]:
@@ -368,10 +370,21 @@ def _analyse_picture(asset: Asset, path: str, cfg: AnalyseConfig) -> Analysis:
     luma = (luma * ((235 - 16) / 255) + 16.5).astype(np.uint8)  # the range of the video frames
     name = clip_id(asset.asset_id, "image", 0, 0)
     clip = Clip(
-        clip_id=name, asset_id=asset.asset_id, asset_no=asset.asset_no, kind="image", start_us=0, end_us=0, shot_no=0, n_frames=1,
-        width=asset.width, height=asset.height, has_audio=False, colourfulness=colourfulness(rgb),
-        **measure_borders([luma], asset.width or 0, asset.height or 0, cfg.borders), **measure_luma([luma]),
-    )  # fmt: skip
+        clip_id=name,
+        asset_id=asset.asset_id,
+        asset_no=asset.asset_no,
+        kind="image",
+        start_us=0,
+        end_us=0,
+        shot_no=0,
+        n_frames=1,
+        width=asset.width,
+        height=asset.height,
+        has_audio=False,
+        colourfulness=colourfulness(rgb),
+        **measure_borders([luma], asset.width or 0, asset.height or 0, cfg.borders),
+        **measure_luma([luma]),
+    )
     return Analysis(asset=asset, clips=[clip], series=None, keyframes=[_keyframe(name, 0, 0, rgb, cfg.keyframe_quality)])
 
 
@@ -396,7 +409,7 @@ def _analyse_sound(asset: Asset, path: str, cfg: AnalyseConfig) -> Analysis:
             shot_no=0,
             has_audio=True,
             **loudness.measure(first, end, cfg.audio),
-        )  # fmt: skip
+        )
         for first, end in plan_sound(start_us, duration_us, cfg.audio)
     ]
     return Analysis(asset=asset, clips=clips, series=None, keyframes=[])

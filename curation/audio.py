@@ -56,7 +56,7 @@ class Loudness:
         return round(self._length_us)
 
     def measure(self, start_us: int, end_us: int, cfg: AudioConfig) -> dict[str, Any]:
-        """loudness_db (RMS, dBFS, not below FLOOR_DB) and silence_fraction of the windows inside [start_us, end_us), None when there are none."""
+        """loudness_db (RMS, dBFS, at least FLOOR_DB) and silence_fraction of the windows in [start_us, end_us); None without any."""
         origin = self.start_us or 0
         windows = self._power[max(0, (start_us - origin) // WINDOW_US) : max(0, -(-(end_us - origin) // WINDOW_US))]
         if not windows:

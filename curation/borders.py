@@ -24,7 +24,7 @@ class BordersConfig:
 
 
 def measure_borders(frames: list[np.ndarray], width: int, height: int, cfg: BordersConfig) -> dict[str, Any]:
-    """The border columns of a clip of width x height px as shown, from its small luma frames [h, w] (all of one size); None without frames."""
+    """The border columns of a clip of width x height px as shown, from its small luma frames [h, w]; None without frames."""
     names = ("border_top", "border_bottom", "border_left", "border_right")
     if not frames:
         return dict.fromkeys((*names, "border_share"))

@@ -51,8 +51,9 @@ class CameraObserver:
         """Only frames of [from_us, until_us) and from again_us on are still held."""
         first, stop, again = (bisect_left(self._pts, t) for t in (from_us, until_us, max(until_us, again_us)))
         if first or stop < again:
-            for held in (self._pts, self._across, self._down):
-                held[:] = held[first:stop] + held[again:]  # type: ignore[index, operator]
+            self._pts = self._pts[first:stop] + self._pts[again:]
+            self._across = self._across[first:stop] + self._across[again:]
+            self._down = self._down[first:stop] + self._down[again:]
 
     def measure(self, start_us: int, end_us: int) -> dict[str, str | float | None]:
         """Class and confidence of the span; both None when there is too little to see or nothing agrees."""
@@ -109,11 +110,12 @@ def _agreement(speed: np.ndarray) -> float:
 
 def _speed(profiles: np.ndarray, step_s: np.ndarray, cfg: CameraConfig) -> np.ndarray:
     """Movement of the content between neighbouring profiles [n, w], in widths a second [n - 1]; positive to the right or down."""
-    return shifts(profiles, cfg.reach) / profiles.shape[1] / step_s
+    speed: np.ndarray = shifts(profiles, cfg.reach) / profiles.shape[1] / step_s
+    return speed
 
 
 def shifts(profiles: np.ndarray, reach: int) -> np.ndarray:
-    """Shift in px [n - 1], to a fraction, that best maps each profile onto the next; 0 where the shift cannot be told from the search's edge."""
+    """Shift in px [n - 1], to a fraction, that best maps each profile onto the next; 0 where the search ends at its edge."""
     reach = min(reach, profiles.shape[1] // 4)
     edges = np.diff(profiles, axis=1)  # brightness changes fall out
     before, after = edges[:-1, reach:-reach], edges[1:]

@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from curation.media import MediaError
 from curation.wire import decode, encode
@@ -65,7 +65,7 @@ class Sandbox:
             except BaseException:
                 self.close()  # interrupted half-way: the pipe is out of step
                 raise
-        return self._result(status, value)
+        return cast(T, self._result(status, value))
 
     def close(self) -> None:
         """The child has ended; the next call starts another."""
@@ -104,9 +104,7 @@ class Sandbox:
             # One thread in every library: the address-space limit counts thread stacks, and we run a process a core.
             threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
             env = {**os.environ, **threads, "PYTHONPATH": paths}
-            self._child = subprocess.Popen(  # noqa: S603  (our own interpreter, argument list)
-                command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, env=env
-            )
+            self._child = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, env=env)
         self._pipe, self._owner = ours, os.getpid()
 
     def _lost(self, function: Callable[..., Any], args: tuple[Any, ...]) -> MediaError:

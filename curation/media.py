@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -133,7 +133,7 @@ def note_open(path: str, purpose: Purpose) -> None:
 
 
 def probe_asset(asset: Asset, path: str, cfg: MediaConfig) -> Asset:
-    """The asset with its container facts, or with error_stage `probe`, code and detail when the medium cannot be used. Never raises on bad media."""
+    """The asset with its container facts, or with error_stage `probe`, code and detail. Never raises on bad media."""
     try:
         facts = probe(path, cfg)
     except MediaError as e:
@@ -209,9 +209,9 @@ def decode(path: str, cfg: MediaConfig, *, vectors: bool = False, log: DecodeLog
             raise MediaError("no_streams", f"{path}: expected a video stream, found none")
         _prepare(path, stream, vectors)
         us = Fraction(stream.time_base) * 1_000_000
-        num, den, last = us.numerator, us.denominator, -(1 << 62)
+        num, den, last, clock = us.numerator, us.denominator, -(1 << 62), _Clock()
         for frame in _frames(path, container, stream, cfg, log):
-            pts = frame.pts if frame.pts is not None else frame.dts
+            pts = clock.time(frame.pts, frame.dts)
             pts_us = last if pts is None else (2 * pts * num + den) // (2 * den)
             if pts_us <= last:
                 log.n_undated += 1
@@ -226,7 +226,7 @@ def decode(path: str, cfg: MediaConfig, *, vectors: bool = False, log: DecodeLog
 
 
 def decode_audio(path: str, cfg: MediaConfig, *, log: DecodeLog | None = None) -> Iterator[tuple[np.ndarray, int, int]]:
-    """The sound as pieces (mono float32 [n] in -1 … 1, sample rate in Hz, time of the first sample in us, from the PTS). Raises MediaError."""
+    """The sound as pieces: mono float32 [n] in -1 … 1, sample rate in Hz, PTS of the first sample in us. Raises MediaError."""
     import av
 
     log = log if log is not None else DecodeLog()
@@ -238,7 +238,7 @@ def decode_audio(path: str, cfg: MediaConfig, *, log: DecodeLog | None = None) -
         stream = container.streams.audio[0]
         if stream.codec_context is None:
             raise MediaError("unsupported", f"{path}: no decoder for its audio stream")
-        resampler = None
+        resampler, rate = None, 0
         for frame in _frames(path, container, stream, cfg, log):
             log.n_frames += 1
             if not log.n_frames & 255:
@@ -255,12 +255,9 @@ def decode_audio(path: str, cfg: MediaConfig, *, log: DecodeLog | None = None) -
 
 
 def load_picture(path: str, cfg: MediaConfig, long_side_px: int | None = None) -> np.ndarray:
-    """The picture as shown (EXIF orientation applied), RGB uint8 [height, width, 3], shrunk to the long side if given. Raises MediaError."""
+    """The picture as shown (EXIF orientation applied), RGB uint8 [h, w, 3], shrunk to the long side if given. Raises MediaError."""
     note_open(path, "decode")
-    if picture_kind(_head(path)) == "HEIC":
-        image = _heic(path, cfg)
-    else:
-        image = _pillow(path, cfg, long_side_px)
+    image = _heic(path, cfg) if picture_kind(_head(path)) == "HEIC" else _pillow(path, cfg, long_side_px)
     if long_side_px and max(image.size) > long_side_px:
         image.thumbnail((long_side_px, long_side_px))
     return np.asarray(image)
@@ -271,7 +268,7 @@ def orientation(frame: "VideoFrame") -> Orientation:
     side = frame.side_data.get("DISPLAYMATRIX")
     if side is None:
         return Orientation()
-    a, b, _, c, d = np.frombuffer(bytes(side), np.int32)[:5].tolist()
+    a, b, _, c, d = np.frombuffer(memoryview(cast(Any, side)), np.int32)[:5].tolist()
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return Orientation(False, a < 0, d < 0)
     return Orientation(True, c < 0, b < 0)
@@ -397,6 +394,26 @@ def _frames(path: str, container: "InputContainer", stream: Any, cfg: MediaConfi
                 return
             continue
         yield from frames
+
+
+class _Clock:
+    """A frame's time where a container's stamps are at odds (B-frames in AVI, VC-1 in ASF): FFmpeg's own best-effort rule.
+
+    Frames come in presentation order, so of presentation and decoding stamps the kind that has gone backwards less often is believed.
+    """
+
+    def __init__(self) -> None:
+        self._last_pts = self._last_dts = -(1 << 63)
+        self._bad_pts = self._bad_dts = 0
+
+    def time(self, pts: int | None, dts: int | None) -> int | None:
+        if dts is not None:
+            self._bad_dts += dts <= self._last_dts
+            self._last_dts = dts
+        if pts is not None:
+            self._bad_pts += pts <= self._last_pts
+            self._last_pts = pts
+        return pts if pts is not None and (dts is None or self._bad_pts <= self._bad_dts) else dts
 
 
 def _note_error(log: DecodeLog, error: Exception) -> None:
@@ -543,7 +560,7 @@ def _pillow(path: str, cfg: MediaConfig, long_side_px: int | None = None) -> Any
     """The whole picture, decoded (a thumbnail of it where JPEG can decode one), upright RGB; `info["orientation"]` keeps the EXIF tag."""
     import warnings
 
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
@@ -556,7 +573,7 @@ def _pillow(path: str, cfg: MediaConfig, long_side_px: int | None = None) -> Any
                 upright = ImageOps.exif_transpose(image).convert("RGB")
     except Image.DecompressionBombError as e:
         raise MediaError("limit_pixels", f"{path}: {e}") from e
-    except Image.UnidentifiedImageError as e:
+    except UnidentifiedImageError as e:
         raise MediaError("not_media", f"{path}: starts as a picture but is none") from e
     except (OSError, SyntaxError, ValueError, EOFError) as e:
         code = "truncated" if "truncated" in str(e).lower() else "decode_error"

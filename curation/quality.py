@@ -10,7 +10,7 @@ BLACK, WHITE = 16, 235
 
 
 def measure_luma(frames: list[np.ndarray]) -> dict[str, Any]:
-    """Brightness 0 … 1, contrast 0 … 0.5 (means over the frames) and sharpness (mean variance of the Laplacian, levels squared) of small luma [h, w]."""
+    """Brightness 0 … 1, contrast 0 … 0.5 and sharpness (variance of the Laplacian, levels squared) of small luma [h, w]: means over frames."""
     if not frames:
         return dict.fromkeys(("brightness", "contrast", "sharpness"))
     scale = WHITE - BLACK
@@ -21,7 +21,7 @@ def measure_luma(frames: list[np.ndarray]) -> dict[str, Any]:
 
 
 def colourfulness(rgb: np.ndarray) -> float:
-    """Hasler and Suesstrunk 2003 ("Measuring colourfulness in natural images") of an RGB uint8 picture: 0 grey, 15 slight, 59 quite, 109 extreme."""
+    """Colourfulness of an RGB uint8 picture (Hasler and Suesstrunk 2003): 0 grey, 15 slight, 59 quite, 109 extreme."""
     small = cv2.resize(rgb, (160, 160), interpolation=cv2.INTER_AREA).astype(np.float32)
     r, g, b = small[..., 0], small[..., 1], small[..., 2]
     red_green, yellow_blue = r - g, (r + g) / 2 - b

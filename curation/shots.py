@@ -32,6 +32,8 @@ class ShotsConfig:
     half_windows: tuple[int, ...] = (2, 4, 8)  # samples on each side: transitions of 0.5, 1 and 2 s
     gradual_change: float = 14.0  # least mean luma difference, levels, between the two sides
     gradual_residual: float = 0.3  # largest misfit of the mixture, as a share of that difference
+    dissolve_residual: float = 0.25  # the same misfit on an 8 x 5 picture, for dissolves between moving shots …
+    dissolve_dip: float = 0.65  # … which also lose variance against the shots around them
     gradual_correlation: float = 0.6  # above this both sides show the same scene: light changed, not the shot
 
 
@@ -243,15 +245,22 @@ class GradualDetector:
         if cv2.norm(a8, b8, cv2.NORM_L1) < cfg.gradual_change * a8.size:
             return False
         a, m, b = (x.astype(np.float32) for x in (a8, m8, b8))
-        d = b - a
-        # Sums of products, not dot products: BLAS would wake threads for 2,560 numbers.
-        share = float((d * (m - a)).sum() / (d * d).sum())
-        if not 0.2 < share < 0.8 or np.abs(m - a - share * d).mean() > cfg.gradual_residual * np.abs(d).mean():
+        share, misfit = mixture(a, m, b)
+        if misfit > cfg.gradual_residual:
+            return self._dips(a, m, b)
+        if not 0.2 < share < 0.8:
             return False
         if min(a.std(), b.std()) < 6:  # one side is plain: a fade
             return True
         correlation = ((a - a.mean()) * (b - b.mean())).mean() / (a.std() * b.std())
         return float(correlation) < cfg.gradual_correlation
+
+    def _dips(self, a: np.ndarray, m: np.ndarray, b: np.ndarray) -> bool:
+        """Whether it is a dissolve between moving shots: only the coarse picture mixes, and two pictures on top of each other lose contrast."""
+        share, misfit = mixture(*(cv2.resize(x, (8, 5), interpolation=cv2.INTER_AREA) for x in (a, m, b)))
+        if not 0.25 < share < 0.75 or misfit > self._cfg.dissolve_residual:
+            return False
+        return float(m.var()) < self._cfg.dissolve_dip * float((1 - share) * a.var() + share * b.var())
 
     def _span(self) -> tuple[int, int]:
         """The open transition's time, cut down to where the picture really changes: 8 % of the way from its ends."""
@@ -276,15 +285,31 @@ class GradualDetector:
             self._open = (self._open[0] - count, self._open[1] - count)
 
 
+def mixture(a: np.ndarray, m: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """The share of b in m, by least squares, and the misfit of that mixture of a and b as a share of their difference."""
+    d = b - a
+    # Sums of products, not dot products: BLAS would wake threads for 2,560 numbers.
+    share = float((d * (m - a)).sum() / max(float((d * d).sum()), 1e-6))
+    return share, float(np.abs(m - a - share * d).mean() / max(float(np.abs(d).mean()), 1e-6))
+
+
 def content_change(y: np.ndarray, u: np.ndarray, v: np.ndarray, y0: np.ndarray, u0: np.ndarray, v0: np.ndarray) -> float:
     """Mean |dY|/2 + |dU| + |dV| between two small frames, in levels of 255; chroma planes are averaged over their own size."""
     luma = cv2.norm(y, y0, cv2.NORM_L1) / y.size
     return luma / 2 + (cv2.norm(u, u0, cv2.NORM_L1) + cv2.norm(v, v0, cv2.NORM_L1)) / u.size
 
 
+_AROUND_US = 250_000
+
+
 def false_cuts(score: np.ndarray, pts_us: np.ndarray, threshold: float, gap_us: int) -> int:
-    """How many cuts a sensitive detector would see: local score peaks of at least the threshold, at least gap_us apart."""
-    peaks = np.flatnonzero(score >= threshold)
+    """How many cuts a sensitive detector would see: score peaks of at least the threshold, at least gap_us apart.
+
+    A peak also stands out to twice the median of the half second around it: a smooth pan over fine texture changes much, but evenly.
+    """
+    around = [np.searchsorted(pts_us, (t - _AROUND_US, t + _AROUND_US + 1)) for t in pts_us]
+    usual = np.array([np.median(score[a:b]) for a, b in around])
+    peaks = np.flatnonzero((score >= threshold) & (score >= 2 * usual))
     count, last = 0, -(1 << 62)
     for i in peaks:
         if pts_us[i] - last >= gap_us:
@@ -297,7 +322,7 @@ def _score_fed_detector(cfg: ShotsConfig) -> Any:
     from scenedetect import AdaptiveDetector, FrameTimecode
     from scenedetect.common import Timecode
 
-    class ScoreFed(AdaptiveDetector):
+    class ScoreFed(AdaptiveDetector):  # type: ignore[misc]  # the library has no types
         """The frame handed in *is* the score."""
 
         def _calculate_frame_score(self, timecode: Any, frame_img: Any) -> float:

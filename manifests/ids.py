@@ -30,7 +30,7 @@ def digest(*parts: object) -> str:
 
 def uniform(*parts: object) -> float:
     """A number in [0, 1) that depends on the parts alone: 53 bits of their SHA-256. The draw behind every sampling decision."""
-    return int(digest(*parts)[:14], 16) / 16**14
+    return (int(digest(*parts)[:14], 16) >> 3) / 2**53
 
 
 def hash_stream(stream: BinaryIO) -> tuple[bytes, bytes, int]:

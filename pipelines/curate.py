@@ -145,7 +145,7 @@ def measure_assets(run: Curation) -> None:
 
 def measure_clips(run: Curation) -> None:
     """Text, descriptors and aesthetics of the clips that pass the rules on motion and borders; each reads key frames only."""
-    for stage, columns in plan.CLIP_MEASURES:
+    for stage, columns in plan.clip_measures(run.config):
         alive = run.alive("analysed")
         pictures = alive.filter(pc.is_valid(alive.column("keyframe_part")))
         run.do(stage, pictures)

@@ -1,4 +1,4 @@
-"""Thin wiring of stages to Ray Data: units in, actors that hold the stage's job, markers out. No domain logic.
+"""Thin wiring of stages to Ray Data: units in, tasks or actors that hold the stage's job, markers out. No domain logic.
 
 Rows never ride back through the object store: a worker writes its unit's parts and returns two counts.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.stage import Place, Stage
+from pipelines.stage import Job, Place, Stage
 from pipelines.work import Unit, run_unit
 
 _OBJECT_STORE_BYTES = 256 << 20
@@ -50,6 +50,9 @@ def start(engine: EngineConfig) -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its notes on our actors are for Ray's own developers
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
     if engine.address:
         ray.init(engine.address, **options)
@@ -66,20 +69,37 @@ def stop() -> None:
         ray.shutdown()
 
 
-class _Worker:
-    """An actor that makes the stage's job once and runs units with it."""
+class _Actor:
+    """Holds a stage's job, weights included, for as long as the stage runs."""
 
     def __init__(self, stage_name: str, config: Any, dataset: str) -> None:
-        from pipelines.plan import stage_named
-
-        self.stage = stage_named(stage_name)
-        self.place = Place(Path(dataset))
-        self.job = self.stage.make(config, self.place)
+        self.arguments = (stage_name, config, dataset)
+        _job(*self.arguments)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        units = [Unit(str(s), int(n), float(c), bytes(r)) for s, n, c, r in zip(batch["stem"], batch["n_rows"], batch["cost"], batch["rows"], strict=True)]
-        counts = [run_unit(self.stage, self.job, self.place, unit) for unit in units]
-        return {name: [c[name] for c in counts] for name in ("rows_in", "rows_out")}
+        return _run_batch(batch, *self.arguments)
+
+
+def _run_batch(batch: dict[str, Any], stage_name: str, config: Any, dataset: str) -> dict[str, Any]:
+    """The units of a batch are done; their counts."""
+    stage, job, place = _job(stage_name, config, dataset)
+    rows = zip(batch["stem"], batch["n_rows"], batch["cost"], batch["rows"], strict=True)
+    counts = [run_unit(stage, job, place, Unit(str(s), int(n), float(c), bytes(r))) for s, n, c, r in rows]
+    return {name: [c[name] for c in counts] for name in ("rows_in", "rows_out")}
+
+
+_jobs: dict[tuple[str, str, str], tuple[Stage, Job, Place]] = {}
+"""Jobs of this worker process: Ray runs many tasks in one process, and a job may hold a decoder's process or weights."""
+
+
+def _job(stage_name: str, config: Any, dataset: str) -> tuple[Stage, Job, Place]:
+    from pipelines.plan import stage_named
+
+    stage, place = stage_named(stage_name), Place(Path(dataset))
+    key = (stage_name, stage.digest(config), dataset)
+    if key not in _jobs:
+        _jobs[key] = (stage, stage.make(config, place), place)
+    return _jobs[key]
 
 
 def _run_ray(stage: Stage, config: Any, place: Place, units: list[Unit], engine: EngineConfig) -> Iterator[dict[str, int]]:
@@ -94,14 +114,15 @@ def _run_ray(stage: Stage, config: Any, place: Place, units: list[Unit], engine:
     )
     # One block per unit keeps the order dearest first and lets each worker take the next unit as it gets free.
     dataset = ray.data.from_arrow([table.slice(i, 1) for i in range(table.num_rows)])
-    done = dataset.map_batches(
-        _Worker,
-        fn_constructor_args=(stage.name, config, str(place.dataset.absolute())),
-        batch_size=1,
+    arguments = (stage.name, config, str(place.dataset.absolute()))
+    if stage.weights:
         # A fixed pool, one core each: a job is single threaded, and an actor holds its weights for all of its units.
-        compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=1,
-    )
+        pool = ray.data.ActorPoolStrategy(size=workers)
+        done = dataset.map_batches(_Actor, fn_constructor_args=arguments, batch_size=1, compute=pool, num_cpus=1)
+    else:
+        # Tasks, because Ray reuses their processes from stage to stage: starting one costs seconds of imports.
+        run_batch: Any = _run_batch
+        done = dataset.map_batches(run_batch, fn_args=arguments, batch_size=1, num_cpus=1)
     for row in done.iter_rows():
         yield {"rows_in": int(row["rows_in"]), "rows_out": int(row["rows_out"])}
 

@@ -8,7 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -92,10 +94,25 @@ def session(cores: int | None, config: SparkConfig) -> "SparkSession":
     builder = SparkSession.builder.appName("dailies").master(config.master or f"local[{cores}]")
     for key, value in {**_settings(cores, work, config), **dict(config.settings)}.items():
         builder = builder.config(key, value)
-    spark = builder.getOrCreate()
-    spark.sparkContext.setLogLevel(config.log_level)
+    with _stderr_to(work / "spark.log"):
+        spark = builder.getOrCreate()
+        spark.sparkContext.setLogLevel(config.log_level)
     spark.sparkContext.setCheckpointDir(str(work / "checkpoints"))
     return spark
+
+
+@contextmanager
+def _stderr_to(log: Path) -> Iterator[None]:
+    """The JVM that is started meanwhile writes its notes to the log for as long as it lives; so does this process, but only meanwhile."""
+    kept = os.dup(2)
+    sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.dup2(sink, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(sink)
+        os.close(kept)
 
 
 def run_table(spark: "SparkSession", transform: Transform, source: Table, work: Path) -> pa.Table:
@@ -107,7 +124,9 @@ def run_table(spark: "SparkSession", transform: Transform, source: Table, work: 
         source = work / "in.parquet"
     paths = [source] if isinstance(source, Path) else source
     rows = spark.read.parquet(*[str(p) for p in paths])
-    transform(rows).write.parquet(str(work / "out"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # pyspark 4.3 on pandas 3; our tables pass as Arrow, never as pandas
+        transform(rows).write.parquet(str(work / "out"))
     return pq.read_table(work / "out")
 
 
@@ -152,6 +171,6 @@ def _settings(cores: int, work: Path, config: SparkConfig) -> dict[str, str]:
         "spark.default.parallelism": str(partitions),
         "spark.executorEnv.PYTHONPATH": os.pathsep.join(paths),
         "spark.executorEnv.OPENBLAS_NUM_THREADS": "1",  # one Python worker a core already
-        "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={work}",
+        "spark.driver.extraJavaOptions": f'"-Djava.io.tmpdir={work}"',
     }
     return {**shared, **local}

@@ -347,21 +347,21 @@ def _pixels_to_decode(row: dict[str, Any]) -> float:
 INGEST = Stage(
     name="ingest", shape="map", version="1", reads=arrow_schema(Listing), key="key", make=_make_ingest,
     writes={"rows": _ASSET.append(pa.field("key", pa.string()))},
-    depends_on=lambda c: c.ingest, unit_rows=lambda c: 64, media=True,
+    depends_on=lambda c: c.ingest, unit_rows=lambda c: 64,
 )  # fmt: skip
 PROBE = Stage(
     name="probe", shape="map", version="1", reads=_ASSET, key="asset_id", make=_make_probe, writes={"rows": _ASSET},
-    depends_on=lambda c: c.analyse.media, unit_rows=lambda c: 16, media=True,
+    depends_on=lambda c: c.analyse.media, unit_rows=lambda c: 16,
 )  # fmt: skip
 ANALYSE = Stage(
     name="analyse", shape="split", version="1", reads=_ASSET, key="asset_id", make=_make_analyse,
     writes={"rows": _ASSET, "clips": _CLIP, "series": analysis.SERIES_SCHEMA, "keyframes": keyframes.SCHEMA},
     # One asset a unit: decoding is the dearest step, and a crash may cost no more than the asset at hand.
-    depends_on=lambda c: c.analyse, unit_rows=lambda c: 1, cost=_pixels_to_decode, media=True,
+    depends_on=lambda c: c.analyse, unit_rows=lambda c: 1, cost=_pixels_to_decode,
 )  # fmt: skip
 READ_TEXT = Stage(
     name="text", shape="batch", version="1", reads=_CLIP, key="clip_id", make=_make_text, writes={"rows": TEXT_SCHEMA},
-    depends_on=lambda c: (c.text, c.analyse), unit_rows=lambda c: 8, group_by="keyframe_part",
+    depends_on=lambda c: (c.text, c.analyse), unit_rows=lambda c: 8, group_by="keyframe_part", weights=True,
 )  # fmt: skip
 DESCRIBE = Stage(
     name="describe", shape="batch", version="1", reads=_CLIP, key="clip_id", make=_make_describe, writes={"rows": DESCRIPTOR_SCHEMA},
@@ -369,7 +369,7 @@ DESCRIBE = Stage(
 )  # fmt: skip
 AESTHETICS = Stage(
     name="aesthetics", shape="batch", version="1", reads=_CLIP, key="clip_id", make=_make_aesthetics, writes={"rows": AESTHETIC_SCHEMA},
-    depends_on=lambda c: (c.open_clip, c.analyse), unit_rows=lambda c: 8, group_by="keyframe_part",
+    depends_on=lambda c: (c.open_clip, c.analyse), unit_rows=lambda c: 8, group_by="keyframe_part", weights=True,
 )  # fmt: skip
 CAPTION = Stage(
     name="caption", shape="batch", version="1", reads=_CLIP_AND_ASSET, key="clip_id", make=_make_caption, writes={"rows": CAPTION_SCHEMA},
@@ -378,7 +378,7 @@ CAPTION = Stage(
 ENCODE = Stage(
     name="encode", shape="map", version="1", reads=_CLIP_AND_ASSET, key="clip_id", make=_make_encode,
     writes={"rows": ENCODED_SCHEMA, "payload": PAYLOAD_SCHEMA},
-    depends_on=lambda c: (c.encode, c.sets, c.analyse), unit_rows=lambda c: 2, media=True,
+    depends_on=lambda c: (c.encode, c.sets, c.analyse), unit_rows=lambda c: 2,
     cost=lambda row: _pixels_to_decode(row["asset"]),
 )  # fmt: skip
 WRITE_SHARDS = Stage(
@@ -390,12 +390,13 @@ WRITE_SHARDS = Stage(
 STAGES = (INGEST, PROBE, ANALYSE, READ_TEXT, DESCRIBE, AESTHETICS, CAPTION, ENCODE, WRITE_SHARDS)
 """All map, split and batch stages, in order; the table stages (duplicates, concepts, sets, mix) run between AESTHETICS and CAPTION."""
 
-CLIP_MEASURES: tuple[tuple[Stage, tuple[str, ...]], ...] = (
-    (READ_TEXT, ("text_score", "text_area", *_ERRORS)),
-    (DESCRIBE, _ERRORS),
-    (AESTHETICS, ("aesthetic", *_ERRORS)),
-)
-"""Stages on key frames, and the columns of clips that they fill."""
+
+def clip_measures(config: CurateConfig) -> list[tuple[Stage, tuple[str, ...]]]:
+    """Stages on key frames and the columns of clips that they fill; a network without weights is not run."""
+    measures: list[tuple[Stage, tuple[str, ...]]] = [(READ_TEXT, ("text_score", "text_area", *_ERRORS)), (DESCRIBE, _ERRORS)]
+    if config.open_clip.weights is not None:
+        measures.append((AESTHETICS, ("aesthetic", *_ERRORS)))
+    return measures
 
 
 def stage_named(name: str) -> Stage:

@@ -61,8 +61,8 @@ class Stage:
     """Predicted cost of a row in arbitrary units: dear rows run first, so that no worker is left alone with one at the end."""
     group_by: str | None = None
     """Column whose equal values share a unit, because they share a file."""
-    media: bool = False
-    """Whether the job opens media, hence runs in as many processes as there are cores."""
+    weights: bool = False
+    """Whether the job holds a network: Ray then gives it actors of its own, which load the weights once."""
 
     def digest(self, config: Any) -> str:
         """Names the outputs of this stage under this configuration."""

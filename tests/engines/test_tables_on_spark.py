@@ -20,7 +20,7 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture(scope="module")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    started = session(2, SparkConfig(work_dir=str(tmp_path_factory.mktemp("spark")), driver_memory="1g"))
+    started = session(2, SparkConfig(work_dir=str(tmp_path_factory.mktemp("work of spark")), driver_memory="1g"))
     yield started
     started.stop()
 

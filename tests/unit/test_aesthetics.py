@@ -46,14 +46,20 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     linear = {"weight": torch.randn((1, 16), generator=draw), "bias": torch.randn((1,), generator=draw)}
     torch.save(linear, folder / "linear.pth")
     layers = [(torch.randn((o, i), generator=draw), torch.randn((o,), generator=draw)) for i, o in MLP]
-    torch.save({f"layers.{2 * n}.{k}": t for n, pair in enumerate(layers) for k, t in zip(("weight", "bias"), pair)}, folder / "mlp.pth")
+    torch.save(
+        {f"layers.{2 * n}.{k}": t for n, pair in enumerate(layers) for k, t in zip(("weight", "bias"), pair, strict=True)},
+        folder / "mlp.pth",
+    )
     return {"folder": folder, "model": model, "linear": linear, "layers": layers}
 
 
 def _config(weights: dict[str, Any], file: str = "clip.safetensors", head: str | None = "linear.pth") -> OpenClipConfig:
     folder = weights["folder"]
     return OpenClipConfig(
-        model="tiny-clip", model_config=str(folder / "tiny-clip.json"), weights=str(folder / file), head=None if head is None else str(folder / head)
+        model="tiny-clip",
+        model_config=str(folder / "tiny-clip.json"),
+        weights=str(folder / file),
+        head=None if head is None else str(folder / head),
     )
 
 
@@ -120,7 +126,7 @@ def test_missing_and_wrong_files_are_clear_errors(weights: dict[str, Any], tmp_p
     (tmp_path / "noise.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(WeightsError, match="checkpoint of plain tensors"):
         ScoreAesthetics(OpenClipConfig(model="ViT-B-32", weights=str(tmp_path / "noise.pt")))
-    with pytest.raises(WeightsError, match="aesthetic head .*expected 'weight'"):
+    with pytest.raises(WeightsError, match=r"aesthetic head .*expected 'weight'"):
         ScoreAesthetics(_config(weights, head="clip.safetensors"))
 
 

@@ -14,7 +14,9 @@ from manifests.records import Asset, Clip
 
 CFG = CaptionConfig()
 ASSET = Asset(asset_id="a" * 32, asset_sha256=b"", asset_md5=b"", size_bytes=1, uri="a.mp4")
-CLIP = Clip(clip_id="c", asset_id="a", kind="video", start_us=1_000_000, end_us=9_000_000, width=640, height=360, brightness=0.7, motion=9.0)
+CLIP = Clip(
+    clip_id="c", asset_id="a", kind="video", start_us=1_000_000, end_us=9_000_000, width=640, height=360, brightness=0.7, motion=9.0
+)
 
 
 def _frame(colour: tuple[int, int, int]) -> KeyFrame:

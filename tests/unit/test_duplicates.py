@@ -156,7 +156,7 @@ def by_blocks(hashes: Sequence[bytes], max_distance: int, batch_rows: int, small
 @given(st.integers(0, 2**32), st.integers(0, 31), st.sampled_from([1, 7, 1000]), st.sampled_from([0, 3, SMALL_BLOCK]))
 @settings(max_examples=25, deadline=None)
 def test_blocks_find_every_pair_once(seed: int, max_distance: int, batch_rows: int, small_block: int) -> None:
-    """By blocks one finds exactly the pairs within the distance that all pairs show, each once, however the rows are batched and blocks compared."""
+    """By blocks one finds exactly the pairs that all pairs show, each once, however the rows are batched and blocks compared."""
     rng = np.random.Generator(np.random.Philox(key=seed))
     hashes = []
     for _ in range(40):

@@ -25,7 +25,18 @@ from curation.embeddings import (
 from curation.keyframes import KeyFrame, Picture, encode_jpeg
 from manifests.records import Clip
 
-NAMES = ("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "grass.png", "gravel.png", "rocket.jpg", "ihc.png")
+NAMES = (
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "chelsea.png",
+    "coffee.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "rocket.jpg",
+    "ihc.png",
+)
 MATCH_BITS = 31
 
 

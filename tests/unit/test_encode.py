@@ -112,12 +112,10 @@ def test_the_frames_are_those_of_the_span(case: str, container: str, tmp_path: P
     assert [round(f.time * 16) for f in _frames(got)] == list(range(32)) and got.n_cloned == 0
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("container", ["mp4", "mkv", "ts", "avi"])
+# AVI has no times of its own, so it carries constant rates only.
+@pytest.mark.parametrize(("container", "case"), [("avi", "constant rate"), *((c, case) for c in ("mp4", "mkv", "ts") for case in CASES)])
 def test_seeking_changes_nothing(case: str, container: str, tmp_path: Path) -> None:
     """With a seek just before the span, far behind the first key frame, the bytes are those of a decode from the beginning."""
-    if container == "avi" and case != "constant rate":
-        pytest.skip("AVI has no times of its own: it carries constant rates only")
     film = _film(tmp_path / f"film.{container}", **CASES[case])
     times = [40_000 * i for i in range(150)] if container == "avi" else _times(film)
     asset, clip = _asset(film), _clip(times[91], times[-1])
@@ -288,7 +286,7 @@ def test_bad_input_is_a_typed_error(tmp_path: Path) -> None:
         encode_clip(str(film), clip, asset, 127, HEIGHT, 8, 8, 1, CFG)
     with pytest.raises(EncodeError, match="size as shown"):
         encode_clip(str(film), clip, replace(asset, width=None), WIDTH, HEIGHT, 8, 8, 1, CFG)
-    with pytest.raises(EncodeError, match="within 0.01 s"):
+    with pytest.raises(EncodeError, match=r"within 0\.01 s"):
         encode_clip(str(film), clip, asset, WIDTH, HEIGHT, 8, 8, 1, replace(CFG, timeout_s=0.01))
 
 

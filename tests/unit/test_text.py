@@ -44,7 +44,8 @@ def _write(picture: Picture, text: str, x: float, y: float, size: float) -> Pict
 def _case(*pictures: Picture, clip_id: str = "c", kind: str = "video") -> tuple[Clip, list[KeyFrame]]:
     clip = Clip(clip_id=clip_id, asset_id="a", kind=kind, start_us=0, end_us=4_000_000)
     frames = [
-        KeyFrame(clip_id=clip_id, index=i, pts_us=i, width=p.shape[1], height=p.shape[0], jpeg=encode_jpeg(p)) for i, p in enumerate(pictures)
+        KeyFrame(clip_id=clip_id, index=i, pts_us=i, width=p.shape[1], height=p.shape[0], jpeg=encode_jpeg(p))
+        for i, p in enumerate(pictures)
     ]
     return clip, frames
 
@@ -53,7 +54,10 @@ def test_titles_and_subtitles_are_found_on_every_photograph(stage: ScoreText) ->
     """A title of a tenth and a subtitle of a twentieth of the shorter side score at least 0.6, the paper's threshold, at 512 px."""
     for name in PHOTOGRAPHS[:4]:
         photograph = _photograph(name)
-        title, subtitle = _write(photograph, "Summer Holidays", 0.15, 0.4, 0.1), _write(photograph, "I will never go there", 0.15, 0.9, 0.05)
+        title, subtitle = (
+            _write(photograph, "Summer Holidays", 0.15, 0.4, 0.1),
+            _write(photograph, "I will never go there", 0.15, 0.9, 0.05),
+        )
         for score in stage([_case(title), _case(subtitle)]):
             assert score.text_score is not None and score.text_score >= 0.6, (name, score)
             assert score.text_area is not None and 0.005 < score.text_area < 0.3, (name, score)
@@ -72,7 +76,7 @@ def test_textured_photographs_have_no_text(stage: ScoreText) -> None:
 
 
 def test_what_cannot_be_read_is_an_error_and_not_a_pass(stage: ScoreText) -> None:
-    """A broken key frame, even beside a good one, and a clip without any give null scores and say why; sound gives null without an error."""
+    """A broken key frame, even beside a good one, and a clip without any give null scores with a reason; sound gives null without one."""
     clip, frames = _case(_photograph("coffee.png"))
     broken = KeyFrame(clip_id="c", index=1, pts_us=1, width=1, height=1, jpeg=frames[0].jpeg[:500])
     bad, none, sound = stage([(clip, [*frames, broken]), (clip, []), _case(kind="audio")])
@@ -106,7 +110,7 @@ def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     ScoreText(TextConfig())
-    with pytest.raises(FileNotFoundError, match="PP-OCRv6_det_small.onnx"):
+    with pytest.raises(FileNotFoundError, match=r"PP-OCRv6_det_small\.onnx"):
         ScoreText(TextConfig(models=str(tmp_path)))
 
 
@@ -114,7 +118,7 @@ def test_paddle_names_what_to_fetch(tmp_path: Path) -> None:
     """Without model folders PaddleOCR is refused with what to fetch and where to put it, before anything is imported."""
     with pytest.raises(FileNotFoundError, match="detection model and put it in <folder>/det"):
         ScoreText(TextConfig(engine="paddleocr"))
-    with pytest.raises(FileNotFoundError, match="det/inference.yml"):
+    with pytest.raises(FileNotFoundError, match=r"det/inference\.yml"):
         ScoreText(TextConfig(engine="paddleocr", models=str(tmp_path)))
 
 
@@ -155,7 +159,13 @@ def test_real_titles_screens_and_plain_footage(stage: ScoreText) -> None:
     from curation.media import MediaConfig, decode
 
     truth = {e["file"]: e for e in json.loads((MEDIA / "text.json").read_text())["entries"]}
-    names = ("terminal_480p.mp4", "screen_compliment_bot.mp4", "gyro_rolling_shutter_text.mp4", "mdn_frog_480p.mp4", "flies_static_lowq.mp4")
+    names = (
+        "terminal_480p.mp4",
+        "screen_compliment_bot.mp4",
+        "gyro_rolling_shutter_text.mp4",
+        "mdn_frog_480p.mp4",
+        "flies_static_lowq.mp4",
+    )
     for name in names:
         pictures = [f.to_ndarray(format="rgb24", width=512, height=288) for f, _ in decode(str(MEDIA / "video" / name), MediaConfig())]
         score = stage([_case(*pictures[len(pictures) // 6 :: len(pictures) // 3], clip_id=name)])[0]
