@@ -149,8 +149,9 @@ class _Held:
             self.pts_us = self.pts_us[first:stop] + self.pts_us[again:]
             self.pictures = self.pictures[first:stop] + self.pictures[again:]
 
-    def between(self, start_us: int, end_us: int) -> list[Any]:
-        return self.pictures[bisect_left(self.pts_us, start_us) : bisect_left(self.pts_us, end_us)]
+    def between(self, start_us: int, end_us: int) -> tuple[list[int], list[Any]]:
+        first, end = bisect_left(self.pts_us, start_us), bisect_left(self.pts_us, end_us)
+        return self.pts_us[first:end], self.pictures[first:end]
 
 
 class _VideoAnalysis:
@@ -254,14 +255,14 @@ class _VideoAnalysis:
         if end <= first:
             return
         start_us = pts[first]
-        frames = self._samples.between(start_us, span.end_us)
+        times_held, frames = self._samples.between(start_us, span.end_us)
         name = clip_id(asset.asset_id, "video", start_us, span.end_us)
         pictures = self._pick(name, start_us, span.end_us)
         times, scores = np.array(pts[first + 1 : end]), np.array(self._scores[first + 1 : end])
         seen = 1 + false_cuts(scores, times, self._cfg.sensitive_cut, self._cfg.sensitive_gap_us)
         scored: dict[str, Any] = {
             **self._motion.measure(start_us, span.end_us),
-            **self._camera.measure(start_us, span.end_us),
+            **self._camera.measure(start_us, span.end_us, times_held, frames),
             **measure_borders(frames, asset.width or 0, asset.height or 0, self._cfg.borders),
             **measure_luma(frames),
             "shots_per_s": seen * 1e6 / (span.end_us - start_us),

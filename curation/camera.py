@@ -1,7 +1,8 @@
 """Camera motion of a clip as one of eight of Movie Gen's classes (movie-gen 1.4), or None when unsure.
 
-Global shift is found on the row and column means of small luma: cheap enough for every frame. Halves of the column means that move
-apart mean zoom. Push and pull cannot be told from zoom, nor truck from pan, without depth: those classes are not given.
+Pan, tilt, zoom and stillness come from dense optical flow on a few pairs of small frames a clip: medians over the picture, which words
+laid over it do not move. Shake is too fast for that; it comes from row and column means, cheap enough to take twelve times a second.
+Push and pull cannot be told from zoom, nor truck from pan, without depth: those classes are not given.
 """
 
 from bisect import bisect_left
@@ -24,8 +25,10 @@ class CameraConfig:
     still_speed: float = 0.004
     shake_speed: float = 0.012  # of the movement that changes direction from step to step
     agreement: float = 0.7  # share of steps that must go the same way
-    least_texture: float = 1.0  # levels: flatter profiles show no movement
+    least_texture: float = 1.0  # levels between neighbouring pixels: flatter pictures show no movement
     least_steps: int = 10
+    flow_pairs: int = 12  # a clip, spread over it; a pair costs about 1 ms
+    flow_pair_us: int = 400_000  # pairs further apart than this are not compared
 
 
 class CameraObserver:
@@ -55,44 +58,65 @@ class CameraObserver:
             self._across = self._across[first:stop] + self._across[again:]
             self._down = self._down[first:stop] + self._down[again:]
 
-    def measure(self, start_us: int, end_us: int) -> dict[str, str | float | None]:
-        """Class and confidence of the span; both None when there is too little to see or nothing agrees."""
+    def measure(self, start_us: int, end_us: int, pts_us: list[int], frames: list[np.ndarray]) -> dict[str, str | float | None]:
+        """Class and confidence of the span, `frames` being its small luma [h, w] at pts_us; both None when there is too little to see."""
         first, end = bisect_left(self._pts, start_us), bisect_left(self._pts, end_us)
-        label, confidence = None, None
-        if end - first > self._cfg.least_steps:
-            times = np.array(self._pts[first:end], np.float64) / 1e6
-            label, confidence = classify(times, np.array(self._across[first:end]), np.array(self._down[first:end]), self._cfg)
+        label, confidence = classify(*flow_speeds(pts_us, frames, self._cfg), self._cfg)
+        if label is None and end - first > self._cfg.least_steps:
+            step = np.diff(np.array(self._pts[first:end], np.float64)) / 1e6
+            x, y = (_speed(np.array(held[first:end]), step, self._cfg) for held in (self._across, self._down))
+            label, confidence = _handheld(x, y, self._cfg)
         return {"camera": label, "camera_confidence": confidence}
 
 
-def classify(time_s: np.ndarray, across: np.ndarray, down: np.ndarray, cfg: CameraConfig) -> tuple[str | None, float | None]:
-    """The class and its confidence from profiles across [n, w] and down [n, h] at rising times."""
-    if min(np.abs(np.diff(across, axis=1)).mean(), np.abs(np.diff(down, axis=1)).mean()) < cfg.least_texture / 4:
+def flow_speeds(pts_us: list[int], frames: list[np.ndarray], cfg: CameraConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Speed of the content to the right and down (pictures a second) and its growth (a second) between pairs of neighbouring frames.
+
+    Pairs whose picture is too flat to follow are left out, so the arrays may be empty.
+    """
+    pairs = [i for i in range(len(frames) - 1) if pts_us[i + 1] - pts_us[i] <= cfg.flow_pair_us]
+    speeds = []
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+    for i in pairs[:: max(1, -(-len(pairs) // cfg.flow_pairs))]:
+        before, after = (np.ascontiguousarray(frames[k]) for k in (i, i + 1))
+        if cv2.norm(before[:, 1:], before[:, :-1], cv2.NORM_L1) < cfg.least_texture * before.size:
+            continue
+        moved = flow.calc(before, after, None)
+        speeds.append(_median_motion(moved) / ((pts_us[i + 1] - pts_us[i]) / 1e6))
+    x, y, growth = np.array(speeds).reshape(-1, 3).T
+    return x, y, growth
+
+
+def _median_motion(moved: np.ndarray) -> np.ndarray:
+    """Shift right and down in pictures, and growth, of a flow field [h, w, 2]."""
+    height, width = moved.shape[:2]
+    x, y = moved[::2, ::2, 0], moved[::2, ::2, 1]
+    h, w = x.shape[0] // 2, x.shape[1] // 2
+    # The centres of two halves lie half a picture apart: the difference of their shifts is half the growth.
+    wider = (np.median(x[:, -w:]) - np.median(x[:, :w])) * 2 / width
+    taller = (np.median(y[-h:]) - np.median(y[:h])) * 2 / height
+    growth = 0.0 if wider * taller <= 0 else min(wider, taller, key=abs)
+    return np.array([np.median(x) / width, np.median(y) / height, growth])
+
+
+def classify(x: np.ndarray, y: np.ndarray, growth: np.ndarray, cfg: CameraConfig) -> tuple[str | None, float | None]:
+    """The class and its confidence from the speeds [n]; None where nothing agrees, which may still be a handheld shot."""
+    if not len(x):
         return None, None
-    step = np.diff(time_s)
-    x, y = _speed(across, step, cfg), _speed(down, step, cfg)
-    w, h = across.shape[1] // 2, down.shape[1] // 2
-    spread_x = _speed(across[:, -w:], step, cfg) - _speed(across[:, :w], step, cfg)
-    spread_y = _speed(down[:, -h:], step, cfg) - _speed(down[:, :h], step, cfg)
-    # Halves lie half a picture apart and their speeds are in halves: the difference is the growth of the picture a second.
-    zoom = np.where(np.abs(spread_x) < np.abs(spread_y), spread_x, spread_y) * (np.sign(spread_x) == np.sign(spread_y))
     moves = {
         "pan": (x, cfg.pan_speed, ("pan_left", "pan_right")),  # content to the right: the camera turns left
         "tilt": (y, cfg.pan_speed, ("tilt_up", "tilt_down")),  # content downwards: the camera looks up
-        "zoom": (zoom, cfg.zoom_speed, ("zoom_in", "zoom_out")),  # halves apart: the camera zooms in
+        "zoom": (growth, cfg.zoom_speed, ("zoom_in", "zoom_out")),  # halves apart: the camera zooms in
     }
     scored = [
         (abs(float(np.median(v))) / limit, _agreement(v), names[0] if np.median(v) > 0 else names[1]) for v, limit, names in moves.values()
     ]
-    strength, agreement, label = max(scored)
-    second = sorted(scored)[-2][0]
+    (second, _, _), (strength, agreement, label) = sorted(scored)[-2:]
     if strength >= 1:
         # Two movements at once are no single class: confidence falls as the second comes near.
-        confidence = agreement * (1 - 0.5 * min(1.0, second / strength))
-        return (label, round(confidence, 3)) if agreement >= cfg.agreement else _handheld(x, y, cfg)
-    if np.mean((np.abs(x) < cfg.still_speed) & (np.abs(y) < cfg.still_speed)) >= cfg.agreement:
-        return "static_shot", round(float(np.mean((np.abs(x) < cfg.still_speed) & (np.abs(y) < cfg.still_speed))), 3)
-    return _handheld(x, y, cfg)
+        return (label, round(agreement * (1 - 0.5 * second / strength), 3)) if agreement >= cfg.agreement else (None, None)
+    still = float(np.mean((np.abs(x) < cfg.still_speed) & (np.abs(y) < cfg.still_speed) & (np.abs(growth) < cfg.still_speed)))
+    return ("static_shot", round(still, 3)) if still >= cfg.agreement else (None, None)
 
 
 def _handheld(x: np.ndarray, y: np.ndarray, cfg: CameraConfig) -> tuple[str | None, float | None]:

@@ -5,10 +5,10 @@ more. So each key frame is hashed several times: the full frame and fixed centre
 then has a full frame (or an inner crop) equal to one of the original's crops; and a mark or a subtitle near the edge leaves the
 crop of the middle 70 % untouched. 0.665 and 0.63 are 0.70 of a copy that kept 0.95 and 0.90 of each side.
 
-Measured on 36 pictures at 512 px, on which the crops were also chosen (so new ones may do a little worse): share of copies with a hash within 31 bit, full frame alone -> these crops: JPEG quality 30 and half
-size 1.00 -> 1.00, logo 0.39 -> 1.00, middle 95 % kept 0.03 -> 1.00, middle 90 % kept 0.00 -> 1.00, middle 95 % + logo + JPEG 40
-0.03 -> 0.97. The smallest distance between different photographs fell from 102 to 98. Crops from one side only, and crops to another
-aspect, are not found.
+Measured on 36 pictures at 512 px, the ones on which the crops were chosen too, so that new ones may do a little worse. Share of copies
+with a hash within 31 bit, full frame alone -> these crops: JPEG quality 30 and half size 1.00 -> 1.00, logo 0.39 -> 1.00, middle 95 %
+kept 0.03 -> 1.00, middle 90 % kept 0.00 -> 1.00, middle 95 % + logo + JPEG 40 0.03 -> 0.97. The smallest distance between different
+pictures fell from 102 to 98. Crops from one side only, and crops to another aspect, are not found.
 """
 
 from collections.abc import Sequence

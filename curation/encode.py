@@ -135,7 +135,7 @@ def ffmpeg_binary() -> str:
 @lru_cache(maxsize=4)
 def h264_encoder(binary: str) -> str:
     """The H.264 encoder the program has: libx264, else libopenh264. Raises EncodeError when it has neither."""
-    said = subprocess.run(  # noqa: S603  an argument list, no shell; nothing in it comes from a medium
+    said = subprocess.run(
         [binary, "-hide_banner", "-encoders"], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
     )
     names = {line.split()[1] for line in said.stdout.splitlines() if len(line.split()) > 1}
@@ -204,7 +204,9 @@ def _cut(job: _Job, folder: str) -> int:
     """clip.mp4 stands in the folder with exactly the frames asked for; returns how many of them repeat the last one."""
     seek = True
     times = _write_mp4(job, folder, seek, 0)
-    if not times or times[0] is None or times[0] > job.start_us + _ROUNDING_US:
+    # The rate filter rounds to the nearest: a first frame within half an interval is the right one whatever came before it.
+    latest_us = job.start_us + 500_000 / job.fps + _ROUNDING_US
+    if not times or times[0] is None or times[0] > latest_us:
         # The frame on screen at the start is not there: the container's seek went past it (no index, open GOP; in MPEG-TS by a few frames
         # only). Or frames carry no times of their own (AVI, MPEG-PS) and nobody can tell. Read from the beginning instead.
         seek = False
@@ -354,7 +356,7 @@ def _run(path: str, clip: Clip, streams: list[Any], target: str, options: dict[s
     args = ffmpeg.compile(ffmpeg.output(*streams, target, **options), cmd=command, overwrite_output=True)
     with tempfile.TemporaryFile() as log:
         try:
-            done = subprocess.run(  # noqa: S603  an argument list, no shell; the path is one argument behind "file:"
+            done = subprocess.run(
                 args, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, timeout=cfg.timeout_s
             )
         except subprocess.TimeoutExpired as e:

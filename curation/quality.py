@@ -10,7 +10,7 @@ BLACK, WHITE = 16, 235
 
 
 def measure_luma(frames: list[np.ndarray]) -> dict[str, Any]:
-    """Brightness 0 … 1, contrast 0 … 0.5 and sharpness (variance of the Laplacian, levels squared) of small luma [h, w]: means over frames."""
+    """Brightness 0 … 1, contrast 0 … 0.5, sharpness (variance of the Laplacian, levels squared): means over small luma [h, w]."""
     if not frames:
         return dict.fromkeys(("brightness", "contrast", "sharpness"))
     scale = WHITE - BLACK

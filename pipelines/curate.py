@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from curation.ingest import Listing, list_inputs, merge_copies
 from manifests import ids, ledger
 from manifests.cubes import build_cubes
-from manifests.records import Asset, Caption, Clip, Decision, Run, Source
+from manifests.records import Asset, Caption, Clip, Run, Source
 from manifests.rules import Rule
 from manifests.schema import arrow_schema, from_table, to_table
 from manifests.tables import ManifestStore

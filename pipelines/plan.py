@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -20,7 +19,6 @@ from curation.encode import EncodeConfig
 from curation.ingest import IngestConfig, Listing
 from curation.media import MediaError
 from curation.text import TextConfig
-from manifests import ids
 from manifests.records import Asset, Clip, Shard
 from manifests.rules import Rule
 from manifests.schema import arrow_schema, from_row, from_table, to_table
@@ -78,8 +76,7 @@ _ASSET, _CLIP = arrow_schema(Asset), arrow_schema(Clip)
 _ERRORS = ("error_code", "error_detail")
 
 FACT_COLUMNS = tuple(
-    "kind container vcodec acodec duration_us start_us width height rotation fps_num fps_den time_base_num time_base_den n_frames is_vfr has_audio "
-    "sample_rate_hz channels readable short_side_px aspect_ratio duration_s error_stage error_code error_detail".split()
+    ["kind", "container", "vcodec", "acodec", "duration_us", "start_us", "width", "height", "rotation", "fps_num", "fps_den", "time_base_num", "time_base_den", "n_frames", "is_vfr", "has_audio", "sample_rate_hz", "channels", "readable", "short_side_px", "aspect_ratio", "duration_s", "error_stage", "error_code", "error_detail"]
 )
 """What probing tells of an asset."""
 

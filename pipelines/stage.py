@@ -9,6 +9,8 @@ Stages are pure: no clock, network or global random state inside. The subject's 
 it is given a name, a version, what of the configuration it depends on, and a *job*: input rows -> output tables. Engines run jobs.
 """
 
+import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,4 +68,5 @@ class Stage:
 
     def digest(self, config: Any) -> str:
         """Names the outputs of this stage under this configuration."""
-        return ids.digest("stage/v1", self.name, self.version, self.depends_on(config))[:16]
+        settings = json.dumps(self.depends_on(config), default=dataclasses.asdict, sort_keys=True)
+        return ids.digest("stage/v1", self.name, self.version, settings)[:16]

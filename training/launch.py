@@ -72,7 +72,7 @@ def _newest_version(dataset: Path) -> int:
 def _start(processes: int, out: Path, on_line: Callable[[str], None] | None) -> int:
     """torchrun has run to its end with that many workers; gives its exit status. Interrupted, it takes its workers down first."""
     parent, libc = os.getpid(), ctypes.CDLL(None)  # loaded here: a forked child of a threaded process must not load anything
-    process = subprocess.Popen(  # noqa: S603  (an argument list of our own making; no shell)
+    process = subprocess.Popen(
         command(processes, out),
         env=environment(processes),
         stdout=subprocess.PIPE,

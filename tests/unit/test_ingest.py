@@ -98,7 +98,7 @@ def test_names_that_are_not_unicode_are_ingested(tmp_path: Path) -> None:
     """A file whose name is not valid UTF-8 gets a percent-encoded address and is found again by it."""
     (tmp_path / "in").mkdir()
     raw = os.fsencode(tmp_path / "in") + b"/\xff\xfe.mp4"
-    with open(raw, "wb") as sink:  # noqa: PTH123 (a bytes name)
+    with open(raw, "wb") as sink:
         sink.write(b"odd")
     (asset,) = _assets(tmp_path, tmp_path / "in")
     assert asset.uri.startswith("file:")
