@@ -93,9 +93,8 @@ def main() -> None:
         rows.append(score(entry, hard, gradual))
     for r in rows:
         if r["missed"] or r["false"] or r["gradual"] or r["gradual_false"]:
-            print(
-                f"{r['file']}: missed {r['missed']}, false {r['false']}, gradual {r['gradual_hits']} of {r['gradual']}, false gradual {r['gradual_false']}"
-            )
+            gradual = f"gradual {r['gradual_hits']} of {r['gradual']}, false gradual {r['gradual_false']}"
+            print(f"{r['file']}: missed {r['missed']}, false {r['false']}, {gradual}")
     for line in skipped:
         print("not scored:", line)
     result = totals(rows)

@@ -65,6 +65,7 @@ class Series:
     change: np.ndarray  # largest blurred luma change anywhere, levels
     luma: np.ndarray  # mean luma level
     vector_px: np.ndarray  # mean motion vector, px; nan where none was read, null once stored
+    shots: tuple[Shot, ...]  # in order; frames of a gradual transition are in none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,17 +113,21 @@ def find_shots(path: str, facts: MediaFacts, cfg: AnalyseConfig) -> tuple[list[S
 SERIES_SCHEMA = pa.schema(
     [pa.field("asset_id", pa.string(), False), pa.field("pts_us", pa.list_(pa.int64()), False)]
     + [pa.field(name, pa.list_(pa.float32()), False) for name in ("cut_score", "motion", "change", "luma", "vector_px")]
+    + [pa.field(name, pa.list_(pa.int64()), False) for name in ("shot_start_us", "shot_end_us")]
+    + [pa.field("shot_opens", pa.list_(pa.string()), False)]
 )
-"""One row an asset: the series as lists of equal length."""
+"""One row an asset: the per-frame series as lists of equal length, and its shots with how each one opens: start, hard or gradual."""
 
 
 def series_table(asset_id: str, series: Series) -> pa.Table:
     """The series as a table of one row; nan becomes null."""
-    columns = [pa.array([asset_id])]
-    for f in SERIES_SCHEMA.names[1:]:
-        values = pa.array(getattr(series, f), from_pandas=True)
-        columns.append(pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values))
-    return pa.Table.from_arrays([c.cast(f.type) for c, f in zip(columns, SERIES_SCHEMA, strict=True)], schema=SERIES_SCHEMA)
+    shots = {name: [getattr(shot, name.removeprefix("shot_")) for shot in series.shots] for name in SERIES_SCHEMA.names[-3:]}
+    row: dict[str, Any] = {"asset_id": [asset_id]}
+    for f in list(SERIES_SCHEMA)[1:]:
+        values = shots[f.name] if f.name in shots else getattr(series, f.name)
+        flat = pa.array(values, f.type.value_type, from_pandas=True)
+        row[f.name] = pa.ListArray.from_arrays(pa.array([0, len(flat)], pa.int32()), flat)
+    return pa.table(row, schema=SERIES_SCHEMA)
 
 
 class _Held:
@@ -175,6 +180,7 @@ class _VideoAnalysis:
         self._scores: list[float] = []
         self._luma: list[float] = []
         self._shot_start: int | None = None
+        self._seen: list[Shot] = []
         self._clips: list[Clip] = []
         self._keyframes: list[KeyFrame] = []
         # What a shot can need: its opening and all its clips.
@@ -243,6 +249,7 @@ class _VideoAnalysis:
             held.keep(start, start + self._reach_us, now_us - _LAG_US)
 
     def _close(self, shot: Shot) -> None:
+        self._seen.append(shot)
         self.shots.append(shot)
         for span in clips_of_shot(shot, self._cfg.clips):
             self._clip(span)
@@ -306,7 +313,7 @@ class _VideoAnalysis:
         as_float = [np.array(values, np.float32) for values in (self._scores, self._motion.motion, self._motion.change, self._luma)]
         cut_score, motion, change, luma = as_float
         vector = np.array(self._motion.vector_px, np.float32)
-        return Series(pts_us=pts, cut_score=cut_score, motion=motion, change=change, luma=luma, vector_px=vector)
+        return Series(pts_us=pts, cut_score=cut_score, motion=motion, change=change, luma=luma, vector_px=vector, shots=tuple(self._seen))
 
     def _finished(self, pts: np.ndarray, end_us: int, log: DecodeLog) -> Asset:
         """The asset with what only the decode could tell, and its error when too little came out or no clip could be made."""

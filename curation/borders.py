@@ -31,31 +31,39 @@ def measure_borders(frames: list[np.ndarray], width: int, height: int, cfg: Bord
     high = np.maximum.reduce(frames).astype(np.float32)
     low = np.minimum.reduce(frames).astype(np.float32)
     rows, columns = high.shape
-    top, bottom = strip(high, low, cfg), strip(high[::-1], low[::-1], cfg)
+    top, bottom = plain_rows(high, low, cfg), plain_rows(high[::-1], low[::-1], cfg)
     # The sides are looked for between the bars, so that a window (bars on all four sides) is found too.
     inner_high, inner_low = high[top : rows - bottom].T, low[top : rows - bottom].T
-    left, right = strip(inner_high, inner_low, cfg), strip(inner_high[::-1], inner_low[::-1], cfg)
-    if not top and not bottom and (left or right):
-        inner_high, inner_low = high[:, left : columns - right], low[:, left : columns - right]
-        top, bottom = strip(inner_high, inner_low, cfg), strip(inner_high[::-1], inner_low[::-1], cfg)
+    left, right = plain_rows(inner_high, inner_low, cfg), plain_rows(inner_high[::-1], inner_low[::-1], cfg)
+    # Lines count along the picture only; every side is checked against what the others leave.
+    across, down = slice(left, columns - right), slice(top, rows - bottom)
+    top = top * _ends_in_line(high[:, across], low[:, across], top, cfg)
+    bottom = bottom * _ends_in_line(high[::-1, across], low[::-1, across], bottom, cfg)
+    left = left * _ends_in_line(high[down].T, low[down].T, left, cfg)
+    right = right * _ends_in_line(high[down].T[::-1], low[down].T[::-1], right, cfg)
     share = 1 - (rows - top - bottom) * (columns - left - right) / (rows * columns)
     sizes = (top * height / rows, bottom * height / rows, left * width / columns, right * width / columns)
     return dict(zip(names, (round(s) for s in sizes), strict=True)) | {"border_share": share}
 
 
-def strip(high: np.ndarray, low: np.ndarray, cfg: BordersConfig) -> int:
-    """How many rows at the top form a border, given each pixel's highest and lowest level over time [h, w]; 0 when there is none."""
+def plain_rows(high: np.ndarray, low: np.ndarray, cfg: BordersConfig) -> int:
+    """How many rows at the top hold one level, given each pixel's highest and lowest over time [h, w]; 0 where too few or too many do."""
     rows = len(high)
-    spread = high.max(1) - low.min(1)
-    plain = spread <= cfg.plain_levels
+    plain = high.max(1) - low.min(1) <= cfg.plain_levels
     count = int(np.argmin(plain)) if not plain.all() else rows
     # Neighbouring plain rows of another level are not the same border.
     level = (high[0].max() + low[0].min()) / 2
     same = np.abs((high[:count].max(1) + low[:count].min(1)) / 2 - level) <= cfg.plain_levels / 2
     if not same.all():
         count = int(np.argmin(same))
-    if count < max(1.0, cfg.least_share * rows) or count > cfg.most_share * rows:
-        return 0
+    return count if max(1.0, cfg.least_share * rows) <= count <= cfg.most_share * rows else 0
+
+
+def _ends_in_line(high: np.ndarray, low: np.ndarray, count: int, cfg: BordersConfig) -> bool:
+    """Whether the picture begins along most of the line below the first `count` rows."""
+    if not count or not high.shape[1]:
+        return False
+    level = (high[0].max() + low[0].min()) / 2
     inside_high, inside_low = high[count : count + cfg.soft_rows].max(0), low[count : count + cfg.soft_rows].min(0)
     differs = np.maximum(inside_high - level, level - inside_low) > cfg.line_levels
-    return count if differs.mean() >= cfg.line_share else 0
+    return bool(differs.mean() >= cfg.line_share)

@@ -239,7 +239,7 @@ def _encode_image(path: str, clip: Clip, width: int, height: int, cfg: EncodeCon
     from curation.media import MediaConfig, MediaError, load_picture
 
     try:
-        image = Image.fromarray(load_picture(path, MediaConfig()))
+        image = Image.fromarray(load_picture(path, MediaConfig(), purpose="encode"))
     except MediaError as e:
         raise EncodeError(e.code, f"clip {clip.clip_id} of {path}: expected a picture, found {e.detail}") from e
     fitting = fit_picture(image.size, (width, height), cfg.max_crop_share)

@@ -74,7 +74,11 @@ def ingest(listing: Listing, config: IngestConfig, fetched: Path) -> Asset:
         sha256, md5, size = _hash(listing.uri, fetched, config)
     except (OSError, ValueError, ImportError) as error:
         missing = ids.digest("unreadable", listing.uri)
-        values |= {"error_stage": "ingest", "error_code": "unreadable", "error_detail": rights.clean_text(f"{type(error).__name__}: {error}", 500)}
+        values |= {
+            "error_stage": "ingest",
+            "error_code": "unreadable",
+            "error_detail": rights.clean_text(f"{type(error).__name__}: {error}", 500),
+        }
         return Asset(asset_id=missing, asset_sha256=b"", asset_md5=b"", size_bytes=0, uri=listing.uri, readable=0.0, **values)
     return Asset(asset_id=ids.asset_id(sha256), asset_sha256=sha256, asset_md5=md5, size_bytes=size, uri=listing.uri, **values)
 
@@ -126,7 +130,9 @@ def _list_one(given: str, config: IngestConfig) -> Iterator[Listing]:
         for match in matches:
             yield from _list_one(match, config)
     else:
-        raise InputError(f"{given}: expected a folder, media file, glob, file list (.txt), table (.csv, .parquet) or .tar; found nothing there")
+        raise InputError(
+            f"{given}: expected a folder, media file, glob, file list (.txt), table (.csv, .parquet) or .tar; found nothing there"
+        )
 
 
 def _list_folder(folder: Path, given: str, config: IngestConfig) -> Iterator[Listing]:

@@ -102,7 +102,7 @@ class Sandbox:
             command = [sys.executable, "-m", "curation.isolate", str(theirs.fileno()), str(self.memory_bytes), str(os.getpid())]
             paths = os.pathsep.join(p for p in sys.path if p)
             # One thread in every library: the address-space limit counts thread stacks, and we run a process a core.
-            threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+            threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1")
             env = {**os.environ, **threads, "PYTHONPATH": paths}
             self._child = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, env=env)
         self._pipe, self._owner = ours, os.getpid()

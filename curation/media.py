@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -172,7 +173,7 @@ def open_container(path: str) -> Iterator["InputContainer"]:
     head = _head(path)
     try:
         options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
-        container = av.open("file:" + os.path.abspath(path), "r", options=options, metadata_errors="replace")
+        container = av.open(f"file:{Path(path).absolute()}", "r", options=options, metadata_errors="replace")
     except (av.error.FFmpegError, OSError, ValueError) as e:
         raise _open_error(path, head, e) from e
     try:
@@ -254,9 +255,9 @@ def decode_audio(path: str, cfg: MediaConfig, *, log: DecodeLog | None = None) -
                 yield piece.to_ndarray()[0], rate, start_us
 
 
-def load_picture(path: str, cfg: MediaConfig, long_side_px: int | None = None) -> np.ndarray:
+def load_picture(path: str, cfg: MediaConfig, long_side_px: int | None = None, purpose: Purpose = "decode") -> np.ndarray:
     """The picture as shown (EXIF orientation applied), RGB uint8 [h, w, 3], shrunk to the long side if given. Raises MediaError."""
-    note_open(path, "decode")
+    note_open(path, purpose)
     image = _heic(path, cfg) if picture_kind(_head(path)) == "HEIC" else _pillow(path, cfg, long_side_px)
     if long_side_px and max(image.size) > long_side_px:
         image.thumbnail((long_side_px, long_side_px))
@@ -326,7 +327,7 @@ def _quiet() -> None:
 
 def _head(path: str) -> bytes:
     try:
-        with open(path, "rb") as f:
+        with Path(path).open("rb") as f:
             head = f.read(64)
     except OSError as e:
         raise MediaError("missing", f"{path}: expected a readable file, found {type(e).__name__}") from e

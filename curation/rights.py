@@ -14,7 +14,12 @@ MAX_TEXT = 8192
 COMMERCIAL, NON_COMMERCIAL, ACADEMIC, UNSPECIFIED = range(4)
 
 _CLASSES = (
-    (COMMERCIAL, re.compile(r"^(CC0-1\.0|CC-BY(-SA)?-[\d.]+(-[A-Z]+)?|CC-PDDC|CC-PDM-1\.0|MIT(-0)?|Apache-2\.0|BSD-[\w-]+|ISC|Unlicense|PDDL-1\.0|0BSD)$")),
+    (
+        COMMERCIAL,
+        re.compile(
+            r"^(CC0-1\.0|CC-BY(-SA)?-[\d.]+(-[A-Z]+)?|CC-PDDC|CC-PDM-1\.0|MIT(-0)?|Apache-2\.0|BSD-[\w-]+|ISC|Unlicense|PDDL-1\.0|0BSD)$"
+        ),
+    ),
     (NON_COMMERCIAL, re.compile(r"^CC-BY-NC(-SA|-ND)?-[\d.]+")),
 )
 """Licences of media that people meet. Copyleft software licences and no-derivatives are left to a person: unspecified."""
@@ -131,8 +136,6 @@ def _licensing() -> Any:
     from license_expression import get_spdx_licensing
 
     return get_spdx_licensing()
-
-
 
 
 def _class_of(node: Any) -> int:

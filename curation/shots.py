@@ -32,8 +32,9 @@ class ShotsConfig:
     half_windows: tuple[int, ...] = (2, 4, 8)  # samples on each side: transitions of 0.5, 1 and 2 s
     gradual_change: float = 14.0  # least mean luma difference, levels, between the two sides
     gradual_residual: float = 0.3  # largest misfit of the mixture, as a share of that difference
-    dissolve_residual: float = 0.25  # the same misfit on an 8 x 5 picture, for dissolves between moving shots …
+    dissolve_residual: float = 0.3  # the same misfit on an 8 x 5 picture, for dissolves between moving shots …
     dissolve_dip: float = 0.65  # … which also lose variance against the shots around them
+    gradual_dip: float = 0.85  # a mixture keeps less than this share of the variance around it
     gradual_correlation: float = 0.6  # above this both sides show the same scene: light changed, not the shot
 
 
@@ -252,15 +253,16 @@ class GradualDetector:
             return False
         if min(a.std(), b.std()) < 6:  # one side is plain: a fade
             return True
-        correlation = ((a - a.mean()) * (b - b.mean())).mean() / (a.std() * b.std())
-        return float(correlation) < cfg.gradual_correlation
+        # Soft pictures that move a little mix as well, but only two pictures on top of each other lose contrast.
+        correlation = float(((a - a.mean()) * (b - b.mean())).mean() / (a.std() * b.std()))
+        return correlation < cfg.gradual_correlation and contrast_left(a, m, b, share) < cfg.gradual_dip
 
     def _dips(self, a: np.ndarray, m: np.ndarray, b: np.ndarray) -> bool:
         """Whether it is a dissolve between moving shots: only the coarse picture mixes, and two pictures on top of each other lose contrast."""
         share, misfit = mixture(*(cv2.resize(x, (8, 5), interpolation=cv2.INTER_AREA) for x in (a, m, b)))
         if not 0.25 < share < 0.75 or misfit > self._cfg.dissolve_residual:
             return False
-        return float(m.var()) < self._cfg.dissolve_dip * float((1 - share) * a.var() + share * b.var())
+        return contrast_left(a, m, b, share) < self._cfg.dissolve_dip
 
     def _span(self) -> tuple[int, int]:
         """The open transition's time, cut down to where the picture really changes: 8 % of the way from its ends."""
@@ -291,6 +293,11 @@ def mixture(a: np.ndarray, m: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     # Sums of products, not dot products: BLAS would wake threads for 2,560 numbers.
     share = float((d * (m - a)).sum() / max(float((d * d).sum()), 1e-6))
     return share, float(np.abs(m - a - share * d).mean() / max(float(np.abs(d).mean()), 1e-6))
+
+
+def contrast_left(a: np.ndarray, m: np.ndarray, b: np.ndarray, share: float) -> float:
+    """Variance of m as a share of what it would be between a and b without mixing: 0.5 for an even mixture of unrelated pictures."""
+    return float(m.var() / max((1 - share) * a.var() + share * b.var(), 1e-6))
 
 
 def content_change(y: np.ndarray, u: np.ndarray, v: np.ndarray, y0: np.ndarray, u0: np.ndarray, v0: np.ndarray) -> float:

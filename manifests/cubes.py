@@ -16,7 +16,10 @@ def build_cubes(run_no: int, decisions: pa.Table, assets: pa.Table, clips: pa.Ta
 
 
 def _funnel(run_no: int, decisions: pa.Table, assets: pa.Table, clips: pa.Table) -> list[Cube]:
-    of_asset = {n: (k or "unknown", d or 0) for n, k, d in zip(*(assets.column(c).to_pylist() for c in ("asset_no", "kind", "duration_us")), strict=True)}
+    of_asset = {
+        n: (k or "unknown", d or 0)
+        for n, k, d in zip(*(assets.column(c).to_pylist() for c in ("asset_no", "kind", "duration_us")), strict=True)
+    }
     spans = pc.subtract(clips.column("end_us"), clips.column("start_us")).to_pylist()
     of_clip = {n: (k, d) for n, k, d in zip(clips.column("clip_no").to_pylist(), clips.column("kind").to_pylist(), spans, strict=True)}
     totals: dict[tuple[int, str, str], list[int]] = {}

@@ -64,7 +64,11 @@ def _verify_members(path: Path, shard: Shard, members: list[Member]) -> Iterator
             name = f"{member.clip_id}.{member.extension}"
             place = found.pop(name, None)
             if place != (member.offset, member.size_bytes):
-                yield Fault(f"{shard.path}/{name}", f"{member.size_bytes} bytes at {member.offset}", f"{place[1]} at {place[0]}" if place else "no such member")
+                yield Fault(
+                    f"{shard.path}/{name}",
+                    f"{member.size_bytes} bytes at {member.offset}",
+                    f"{place[1]} at {place[0]}" if place else "no such member",
+                )
                 continue
             tar.seek(member.offset)
             if hashlib.sha256(tar.read(member.size_bytes)).digest() != member.sha256:

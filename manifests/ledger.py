@@ -41,7 +41,9 @@ def decide_table(rules: Sequence[tuple[int, Rule]], subjects: pa.Table, run_no: 
         out = applicable & ~_surviving(rule, known, passed)
         first_fail[alive & out] = number
         alive &= ~out
-    decided = subjects.set_column(subjects.schema.get_field_index("decision"), "decision", pa.array(np.where(alive, "keep", "drop").tolist()))
+    decided = subjects.set_column(
+        subjects.schema.get_field_index("decision"), "decision", pa.array(np.where(alive, "keep", "drop").tolist())
+    )
     index = subjects.schema.get_field_index("first_fail_rule")
     decided = decided.set_column(index, "first_fail_rule", pa.array(first_fail, pa.int32(), mask=first_fail < 0))
     return (pa.concat_tables(pieces) if pieces else arrow_schema(Decision).empty_table()), decided

@@ -68,7 +68,9 @@ class Asset:
     title: str | None = _text("title (purgeable)")
     creator: str | None = _text("creator, for attribution (purgeable)")
     licence_expr: str | None = _text("SPDX expression or LicenseRef; null when nothing states one")
-    licence_class: int | None = _small("0 commercial use allowed, 1 non-commercial, 2 academic, 3 unspecified; null when no licence is stated")
+    licence_class: int | None = _small(
+        "0 commercial use allowed, 1 non-commercial, 2 academic, 3 unspecified; null when no licence is stated"
+    )
     licence_evidence: str | None = _text("which file or default states the licence")
     consent: str | None = _text("consent of the people shown: given, none, not-needed")
     optout_state: int | None = _small("0 none seen, 1 training reserved; null when no signal was looked for")

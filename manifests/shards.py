@@ -58,7 +58,9 @@ def write_shard(path: Path, payloads: Iterable[Payload]) -> Written:
                 whole.update(piece)
             digest = hashlib.sha256(payload.data).digest()
             members.append(
-                Placed(clip_id=payload.clip_id, extension=payload.extension, offset=start + _BLOCK, size_bytes=len(payload.data), sha256=digest)
+                Placed(
+                    clip_id=payload.clip_id, extension=payload.extension, offset=start + _BLOCK, size_bytes=len(payload.data), sha256=digest
+                )
             )
         tail = bytes(2 * _BLOCK)
         sink.write(tail)

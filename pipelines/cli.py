@@ -56,7 +56,10 @@ def samples(folder: Annotated[Path, typer.Argument(help="Folder to write the sam
 
 @app.command()
 def curate(
-    inputs: Annotated[list[str], typer.Argument(help="Folders, files, globs, file lists (.txt), tables (.csv, .parquet), .tar archives; then key=value overrides.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(help="Folders, files, globs, file lists (.txt), tables (.csv, .parquet), .tar archives; then key=value overrides."),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder of the dataset, made or continued.")],
     config: Annotated[str, typer.Option("--config", help="tiny, paper, or the path of a YAML file.")] = "tiny",
     as_json: AsJson = False,
@@ -99,7 +102,7 @@ def query(
 ) -> None:
     """Ask the manifest with SQL (DuckDB, read-only, no other file is reachable).
 
-      dailies query dataset "select decision, count(*) n from clips group by 1"
+    dailies query dataset "select decision, count(*) n from clips group by 1"
     """
     from manifests.query import QueryError
     from manifests.query import query as ask
@@ -227,7 +230,10 @@ def _errors(*kinds: type[Exception]) -> Iterator[None]:
 def _store(dataset: Path) -> ManifestStore:
     store = ManifestStore(dataset)
     if store.version() < 0:
-        print(f"dailies: {dataset}: expected a dataset with a manifest, found none; make one with `dailies curate INPUT --out {dataset}`", file=sys.stderr)
+        print(
+            f"dailies: {dataset}: expected a dataset with a manifest, found none; make one with `dailies curate INPUT --out {dataset}`",
+            file=sys.stderr,
+        )
         raise typer.Exit(2)
     return store
 

@@ -55,9 +55,13 @@ def bind(cls: type[T], data: Any, where: str, key: str = "") -> T:
         raise ConfigError(f"{where}: unknown key {_join(key, unknown)}; {cls.__name__} has {', '.join(fields)}")
     hints = typing.get_type_hints(cls)
     values = {name: _value(hints[name], data[name], where, _join(key, name)) for name in fields if name in data}
-    missing = [n for n, f in fields.items() if n not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    missing = [
+        n for n, f in fields.items() if n not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
     if missing:
-        raise ConfigError(f"{where}: {_join(key, missing[0])} is missing; expected {getattr(hints[missing[0]], '__name__', hints[missing[0]])}")
+        raise ConfigError(
+            f"{where}: {_join(key, missing[0])} is missing; expected {getattr(hints[missing[0]], '__name__', hints[missing[0]])}"
+        )
     try:
         return cls(**values)
     except ValueError as error:
@@ -149,5 +153,3 @@ def _first_lines(error: Exception) -> str:
 
 def _join(key: str, name: Any) -> str:
     return f"{key}.{name}" if key else str(name)
-
-

@@ -118,7 +118,9 @@ def ingest(run: Curation, inputs: list[str]) -> int:
     fresh = sorted(i for i, a in known.items() if a.asset_no < 0)
     first = max((a.asset_no for a in known.values()), default=-1) + 1
     sources = _source_numbers(run.store, listings)
-    origin = {uri: sources[name] for uri, name in zip(listings.column("uri").to_pylist(), listings.column("source").to_pylist(), strict=True)}
+    origin = {
+        uri: sources[name] for uri, name in zip(listings.column("uri").to_pylist(), listings.column("source").to_pylist(), strict=True)
+    }
     for number, asset_id in enumerate(fresh, first):
         known[asset_id] = dataclasses.replace(known[asset_id], asset_no=number, source_no=origin[known[asset_id].uri])
     # Facts and verdicts are made again below, from the stages' own outputs.
@@ -277,5 +279,3 @@ def _summary(run: Curation, listed: int, shortages: tuple[str, ...], begun: floa
         shortages=shortages,
         seconds=round(time.monotonic() - begun, 1),
     )
-
-

@@ -31,7 +31,12 @@ def _packages() -> Iterator[Finding]:
     wanted = {"curate": ("av", "ray", "pyspark", "scenedetect", "rapidocr", "pdqhash", "ffmpeg"), "train": ("torch", "deepspeed")}
     for extra, names in wanted.items():
         missing = [n for n in names if importlib.util.find_spec(n) is None]
-        yield Finding(f"[{extra}]", not missing, ", ".join(names) if not missing else f"missing: {', '.join(missing)}", f"pip install 'dailies[{extra}]'")
+        yield Finding(
+            f"[{extra}]",
+            not missing,
+            ", ".join(names) if not missing else f"missing: {', '.join(missing)}",
+            f"pip install 'dailies[{extra}]'",
+        )
 
 
 def _java() -> Finding:
@@ -51,7 +56,12 @@ def _codecs() -> Iterator[Finding]:
     for codec in ("h264", "hevc", "vp9", "av1", "mpeg4", "aac", "opus", "mp3"):
         found = codec in av.codecs_available
         if codec in ("h264", "aac") or not found:
-            yield Finding(f"decode {codec}", found, "PyAV" if found else "PyAV has no such decoder", "install the av wheel that bundles FFmpeg: pip install --only-binary=:all: av")
+            yield Finding(
+                f"decode {codec}",
+                found,
+                "PyAV" if found else "PyAV has no such decoder",
+                "install the av wheel that bundles FFmpeg: pip install --only-binary=:all: av",
+            )
 
 
 def _encoder() -> Finding:
@@ -74,7 +84,12 @@ def _disk(out: Path) -> Finding:
 
 def _writable(out: Path) -> Finding:
     folder = _existing(out)
-    return Finding("write access", os.access(folder, os.W_OK | os.X_OK), str(folder), f"choose another --out, or give yourself write access to {folder}")
+    return Finding(
+        "write access",
+        os.access(folder, os.W_OK | os.X_OK),
+        str(folder),
+        f"choose another --out, or give yourself write access to {folder}",
+    )
 
 
 def _existing(path: Path) -> Path:

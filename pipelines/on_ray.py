@@ -6,11 +6,13 @@ Rows never ride back through the object store: a worker writes its unit's parts 
 import contextlib
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.progress import stderr_to
 from pipelines.stage import Job, Place, Stage
 from pipelines.work import Unit, run_unit
 
@@ -54,11 +56,16 @@ def start(engine: EngineConfig) -> None:
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+    with stderr_to(Path(tempfile.gettempdir()) / "dailies-ray.log"):
+        _init(ray, engine, options)
+    _quiet(ray)
+
+
+def _init(ray: Any, engine: EngineConfig, options: dict[str, Any]) -> None:
     if engine.address:
         ray.init(engine.address, **options)
     else:
         ray.init(num_cpus=engine.cpus or os.cpu_count(), include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **options)
-    _quiet(ray)
 
 
 def stop() -> None:
@@ -110,7 +117,12 @@ def _run_ray(stage: Stage, config: Any, place: Place, units: list[Unit], engine:
     cores = int(ray.cluster_resources().get("CPU", 1))
     workers = max(1, min(len(units), cores))
     table = pa.table(
-        {"stem": [u.stem for u in units], "n_rows": [u.n_rows for u in units], "cost": [u.cost for u in units], "rows": [u.rows for u in units]}
+        {
+            "stem": [u.stem for u in units],
+            "n_rows": [u.n_rows for u in units],
+            "cost": [u.cost for u in units],
+            "rows": [u.rows for u in units],
+        }
     )
     # One block per unit keeps the order dearest first and lets each worker take the next unit as it gets free.
     dataset = ray.data.from_arrow([table.slice(i, 1) for i in range(table.num_rows)])

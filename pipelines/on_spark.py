@@ -9,14 +9,15 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from pipelines.progress import stderr_to
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -94,25 +95,11 @@ def session(cores: int | None, config: SparkConfig) -> "SparkSession":
     builder = SparkSession.builder.appName("dailies").master(config.master or f"local[{cores}]")
     for key, value in {**_settings(cores, work, config), **dict(config.settings)}.items():
         builder = builder.config(key, value)
-    with _stderr_to(work / "spark.log"):
+    with stderr_to(work / "spark.log"):
         spark = builder.getOrCreate()
         spark.sparkContext.setLogLevel(config.log_level)
     spark.sparkContext.setCheckpointDir(str(work / "checkpoints"))
     return spark
-
-
-@contextmanager
-def _stderr_to(log: Path) -> Iterator[None]:
-    """The JVM that is started meanwhile writes its notes to the log for as long as it lives; so does this process, but only meanwhile."""
-    kept = os.dup(2)
-    sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.dup2(sink, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(sink)
-        os.close(kept)
 
 
 def run_table(spark: "SparkSession", transform: Transform, source: Table, work: Path) -> pa.Table:

@@ -75,8 +75,32 @@ class CurateConfig:
 _ASSET, _CLIP = arrow_schema(Asset), arrow_schema(Clip)
 _ERRORS = ("error_code", "error_detail")
 
-FACT_COLUMNS = tuple(
-    ["kind", "container", "vcodec", "acodec", "duration_us", "start_us", "width", "height", "rotation", "fps_num", "fps_den", "time_base_num", "time_base_den", "n_frames", "is_vfr", "has_audio", "sample_rate_hz", "channels", "readable", "short_side_px", "aspect_ratio", "duration_s", "error_stage", "error_code", "error_detail"]
+FACT_COLUMNS = (
+    "kind",
+    "container",
+    "vcodec",
+    "acodec",
+    "duration_us",
+    "start_us",
+    "width",
+    "height",
+    "rotation",
+    "fps_num",
+    "fps_den",
+    "time_base_num",
+    "time_base_den",
+    "n_frames",
+    "is_vfr",
+    "has_audio",
+    "sample_rate_hz",
+    "channels",
+    "readable",
+    "short_side_px",
+    "aspect_ratio",
+    "duration_s",
+    "error_stage",
+    "error_code",
+    "error_detail",
 )
 """What probing tells of an asset."""
 
@@ -269,11 +293,10 @@ def _make_encode(config: CurateConfig, place: Place) -> Job:
         fit = buckets.bucket_of(clip, config.sets[clip.set_name or ""])
         if fit.bucket is None or fit.start_us is None or fit.end_us is None:
             raise ValueError(f"clip {clip.clip_id}: set {clip.set_name} has no bucket for it ({fit.reason}); compose_sets gave it one")
-        span = dataclasses.replace(clip, start_us=fit.start_us, end_us=fit.end_us)
         path = str(ingest.local_path(asset, place.fetched))
         try:
             shape = (fit.bucket.width or 0, fit.bucket.height or 0, fit.bucket.n_frames or 0, fit.fps_num or 0, fit.fps_den or 0)
-            made = encode_clip(path, span, asset, *shape, config.encode)
+            made = encode_clip(path, clip, asset, *shape, config.encode, (fit.start_us, fit.end_us))
         except EncodeError as error:
             return {"clip_id": clip.clip_id, "encoded": 0.0, "error_code": error.code, "error_detail": error.detail[:2000]}, None
         row = {
@@ -399,5 +422,3 @@ def clip_measures(config: CurateConfig) -> list[tuple[Stage, tuple[str, ...]]]:
 def stage_named(name: str) -> Stage:
     """The stage of that name."""
     return next(s for s in STAGES if s.name == name)
-
-

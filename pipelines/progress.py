@@ -1,9 +1,11 @@
 """What a person sees while a command works: one bar per stage on a terminal, plain lines elsewhere, nothing with --json."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 Advance = Callable[[int], None]
 
@@ -32,6 +34,21 @@ class Progress:
         """One line, unless quiet."""
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def stderr_to(log: Path) -> Iterator[None]:
+    """What engines say on the error stream of this process meanwhile, and a JVM that is started meanwhile ever after, goes to the log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    kept = os.dup(2)
+    sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.dup2(sink, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(sink)
+        os.close(kept)
 
 
 def _bar():  # type: ignore[no-untyped-def]

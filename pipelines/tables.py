@@ -83,7 +83,10 @@ def _on_spark(run: "Curation", name: str, transform: Any, table: pa.Table) -> pa
     from pipelines.on_spark import SparkConfig, run_table, session
 
     work = run.place.work / "spark"
-    spark = session(run.config.engine.cpus, SparkConfig(work_dir=str(work / "session"), driver_memory=run.config.engine.spark_memory, master=run.config.engine.spark_master))
+    spark = session(
+        run.config.engine.cpus,
+        SparkConfig(work_dir=str(work / "session"), driver_memory=run.config.engine.spark_memory, master=run.config.engine.spark_master),
+    )
     if not _started:
         _started.append(spark)
     return run_table(spark, transform, table, work / name).sort_by("clip_id")
@@ -104,5 +107,3 @@ def merge_rows(table: pa.Table, other: pa.Table, key: str, columns: tuple[str, .
     for name in columns:
         table = table.append_column(name, other.column(name).take(rows))
     return table
-
-

@@ -29,10 +29,14 @@ def walk(file: Path, config: CurateConfig) -> Lines:
     # 1 ingest: bytes -> asset id, rights from the sidecar
     (listing,) = ingest.list_inputs([str(file)], config.ingest)
     asset = ingest.ingest(listing, config.ingest, Path(tempfile.gettempdir()))
-    yield from _shown("1 ingest", asset, "asset_id size_bytes licence_expr licence_class optout_state creator supplied_caption error_detail")
+    yield from _shown(
+        "1 ingest", asset, "asset_id size_bytes licence_expr licence_class optout_state creator supplied_caption error_detail"
+    )
     # 2 probe: container facts, first frame decoded
     asset = facts.derive_asset(probe_asset(asset, str(file), config.analyse.media))
-    yield from _shown("2 probe", asset, "kind container vcodec width height rotation fps_num fps_den is_vfr duration_s has_audio error_code error_detail")
+    yield from _shown(
+        "2 probe", asset, "kind container vcodec width height rotation fps_num fps_den is_vfr duration_s has_audio error_code error_detail"
+    )
     # 3 rules on rights and facts: a dropped asset costs nothing more
     yield "3 rules on rights and facts"
     if not (yield from _decided(config.policy(), ("rights", "facts"), asset)):
@@ -103,7 +107,7 @@ def _encoded(file: Path, asset: Asset, clip: Clip, caption: str, config: CurateC
         raise ValueError(f"clip {clip.clip_id}: expected a bucket in set {clip.set_name}, found none ({fit.reason})")
     shape = (fit.bucket.width or 0, fit.bucket.height or 0, fit.bucket.n_frames or 0, fit.fps_num or 0, fit.fps_den or 0)
     try:
-        made = encode_clip(str(file), dataclasses.replace(clip, start_us=fit.start_us, end_us=fit.end_us), asset, *shape, config.encode)
+        made = encode_clip(str(file), clip, asset, *shape, config.encode, (fit.start_us, fit.end_us))
     except EncodeError as error:
         yield f"  11 encode failed: {error}"
         return
@@ -136,5 +140,3 @@ def _shown(title: str, record: Any, names: str) -> Lines:
     yield title
     for name, value in held.items():
         yield f"     {name:<18} {round(value, 4) if isinstance(value, float) else value}"
-
-

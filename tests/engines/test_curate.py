@@ -1,6 +1,7 @@
 """The main job on the sample set: what is found is the truth, everything is accounted for, and nothing is done twice."""
 
 import collections
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -88,13 +89,14 @@ def test_hard_cuts_are_exact(truth: dict[str, Any], assets: dict[str, Asset], cu
         pts, found = series[asset.asset_id]
         wanted = [c["time_us"] for c in expected["cuts"] if c["kind"] == "hard"]
         gradual = [c for c in expected["cuts"] if c["kind"] != "hard"]
-        step = max(b - a for a, b in zip(pts, pts[1:], strict=False))
+        step = max(b - a for a, b in itertools.pairwise(pts))
         matched = {w for w in wanted if any(abs(f - w) <= step for f in found)}
         hits += len(matched)
         misses += len(wanted) - len(matched)
         spans = [(c["start_frame"] - 1, c["frame"] + 1) for c in gradual]
         extra += sum(
-            all(abs(f - w) > step for w in wanted) and not any(pts[max(a, 0)] <= f <= pts[min(b, len(pts) - 1)] for a, b in spans) for f in found
+            all(abs(f - w) > step for w in wanted) and not any(pts[max(a, 0)] <= f <= pts[min(b, len(pts) - 1)] for a, b in spans)
+            for f in found
         )
     assert hits > 8
     assert (misses, extra) == (0, 0)
@@ -217,5 +219,10 @@ def _series(dataset: Path) -> dict[str, tuple[list[int], list[int]]]:
     import pyarrow.dataset as pds
 
     parts = [str(p) for p in (dataset / "work" / "analyse").rglob("*.series.parquet")]
-    rows = pds.dataset(parts, format="parquet").to_table(["asset_id", "pts_us", "hard_cuts_us"]).to_pylist()
-    return {r["asset_id"]: ([p - r["pts_us"][0] for p in r["pts_us"]], [c - r["pts_us"][0] for c in r["hard_cuts_us"]]) for r in rows if r["pts_us"]}
+    rows = pds.dataset(parts, format="parquet").to_table(["asset_id", "pts_us", "shot_start_us", "shot_opens"]).to_pylist()
+    found = {}
+    for row in rows:
+        first = row["pts_us"][0]
+        cuts = [s - first for s, opens in zip(row["shot_start_us"], row["shot_opens"], strict=True) if opens == "hard"]
+        found[row["asset_id"]] = ([p - first for p in row["pts_us"]], cuts)
+    return found

@@ -44,7 +44,7 @@ def test_rules_measure_columns_that_exist() -> None:
     for name in available("curate"):
         for rule in load(CurateConfig, "curate", name).policy():
             record = Asset if rule.subject == "asset" else Clip
-            assert rule.measure in {f for f in record.__dataclass_fields__}, rule.name
+            assert rule.measure in record.__dataclass_fields__, rule.name
 
 
 def test_overrides_change_values_and_the_digest() -> None:

@@ -32,7 +32,9 @@ def folder(tmp_path: Path) -> Path:
     (folder / "a.mp4").write_bytes(b"same")
     (folder / "deep" / "b.mp4").write_bytes(b"same")
     (folder / "c.mov").write_bytes(b"other")
-    (folder / "a.mp4.json").write_text(json.dumps({"licence": "CC-BY-4.0", "creator": "someone", "training": "allowed", "caption": "a cat"}))
+    (folder / "a.mp4.json").write_text(
+        json.dumps({"licence": "CC-BY-4.0", "creator": "someone", "training": "allowed", "caption": "a cat"})
+    )
     (folder / "deep" / "b.json").write_text(json.dumps({"licence": "CC-BY-NC-4.0", "training": "reserved"}))
     (folder / "c.txt").write_text("a dog\u202e")
     (folder / "notes.md").write_text("not media")

@@ -29,7 +29,17 @@ rules = st.builds(
 
 
 def _clip(number: int, kind: str, motion: float | None, text: float | None) -> Clip:
-    return Clip(clip_id=f"{number:032x}", clip_no=number, asset_id="a" * 32, asset_no=1, kind=kind, start_us=0, end_us=4, motion=motion, text_score=text)
+    return Clip(
+        clip_id=f"{number:032x}",
+        clip_no=number,
+        asset_id="a" * 32,
+        asset_no=1,
+        kind=kind,
+        start_us=0,
+        end_us=4,
+        motion=motion,
+        text_score=text,
+    )
 
 
 clips = st.lists(st.tuples(st.sampled_from(["video", "image", "audio"]), scores, scores), max_size=12).map(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training import checkpoint
@@ -42,6 +42,7 @@ def write(out: Path, step: int, world: int = 2) -> Path:
 
 
 @given(st.integers(0, 200), st.integers(1, 17), st.integers(1, 17))
+@settings(deadline=None)
 def test_any_world_reads_what_another_wrote(numel: int, saved: int, reading: int) -> None:
     """Pieces partition a parameter, and the pieces of any new world put together are the parameter."""
     whole = torch.arange(numel, dtype=torch.float32)

@@ -1,5 +1,7 @@
 """The autoencoder keeps its promises before any training: inflation, lengths, losses, initial values, operation counts."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -201,7 +203,7 @@ def test_learning_rate_warms_up_and_comes_down() -> None:
     config = OptimConfig(lr=1.0, warmup_steps=10, final_lr_share=0.1)
     rates = [lr_at(step, 100, config) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0) and rates[-1] == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(rates[9:], rates[10:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[9:]))
     assert {lr_at(step, 100, OptimConfig(lr=1.0, warmup_steps=1)) for step in range(100)} == {1.0}
 
 

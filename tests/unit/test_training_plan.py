@@ -41,12 +41,14 @@ def plan_settings(**changes: object) -> PlanSettings:
 
 
 @given(st.integers(1, 3000), st.text(max_size=8))
+@settings(deadline=None)
 def test_permutation_is_a_bijection(n: int, key: str) -> None:
     """Every number below n is hit exactly once, whatever n and key."""
     assert sorted(permute(np.arange(n), n, key).tolist()) == list(range(n))
 
 
 @given(st.integers(2, 1 << 62), st.data())
+@settings(deadline=None)
 def test_permutation_gives_single_elements(n: int, data: st.DataObject) -> None:
     """An element alone lands where it lands among others, also for sizes nobody could enumerate."""
     indices = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=8))

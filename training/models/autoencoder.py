@@ -8,7 +8,6 @@ image is one frame. Height and width are multiples of 8. Source: Movie Gen, Temp
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.models.layers import Attention25d, Conv25d, Downsample, Norm, ResBlock, Upsample
@@ -30,6 +29,9 @@ class TAEConfig:
     norm_groups: int = 32
     initial_logvar: float = -6.0
     """Log variance of the untrained posterior; ours. At 0 the noise of a draw drowns the code for the first thousands of steps."""
+    norm_out: bool = True
+    """Normalise and bend before the last convolution of encoder and decoder, as the latent-diffusion autoencoders do. Without it
+    brightness passes linearly, which a model trained from scratch on few clips needs: it would otherwise have to learn it back."""
     temporal: bool = True
     """False gives the image autoencoder: every frame on its own, 1x8x8."""
 
@@ -74,7 +76,7 @@ class Encoder(nn.Module):
             self.levels.append(nn.Sequential(*(ResBlock(c, width, g, temporal=t) for c in inputs)))
             self.downs.append(Downsample(width, temporal=t) if i < LEVELS else nn.Identity())
         self.middle = _middle(w[-1], g, t)
-        self.norm_out = Norm(w[-1], g)
+        self.norm_out = nn.Sequential(Norm(w[-1], g), nn.SiLU()) if config.norm_out else nn.Identity()
         self.conv_out = Conv25d(w[-1], 2 * config.latent_channels, 3, padding=1, temporal=t)
         self.initial_logvar = config.initial_logvar
 
@@ -86,7 +88,7 @@ class Encoder(nn.Module):
         y = self.conv_in(x_BCTHW)
         for level, down in zip(self.levels, self.downs, strict=True):
             y = down(level(y))
-        moments: Tensor = self.conv_out(F.silu(self.norm_out(self.middle(y))))
+        moments: Tensor = self.conv_out(self.norm_out(self.middle(y)))
         return moments
 
 
@@ -103,7 +105,7 @@ class Decoder(nn.Module):
             inputs = [w[min(i + 1, LEVELS)]] + [w[i]] * config.n_res_blocks
             self.levels.append(nn.Sequential(*(ResBlock(c, w[i], g, temporal=t) for c in inputs)))
             self.ups.append(Upsample(w[i], temporal=t) if i else nn.Identity())
-        self.norm_out = Norm(w[0], g)
+        self.norm_out = nn.Sequential(Norm(w[0], g), nn.SiLU()) if config.norm_out else nn.Identity()
         self.conv_out = Conv25d(w[0], 3, 3, padding=1, temporal=t)
 
     def forward(self, z_BCTHW: Tensor, n_frames: int) -> Tensor:
@@ -112,7 +114,7 @@ class Decoder(nn.Module):
             y = level(y)
             if i < LEVELS:
                 y = up(y, latent_frames(n_frames, LEVELS - 1 - i))
-        pixels: Tensor = self.conv_out(F.silu(self.norm_out(y)))
+        pixels: Tensor = self.conv_out(self.norm_out(y))
         return pixels
 
 

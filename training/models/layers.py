@@ -139,6 +139,11 @@ class Downsample(nn.Module):
         y: Tensor = self.conv(F.pad(x_BCTHW, (0, 1, 0, 1)))
         return y
 
+    def reset(self) -> None:
+        """The layer averages 2 x 2 pixels of each channel, so that an untrained encoder already shrinks the picture."""
+        nn.init.zeros_(self.conv.spatial.weight)
+        self.conv.spatial.weight.data[:, :, :2, :2] = torch.eye(self.conv.spatial.out_channels)[:, :, None, None] / 4
+
 
 class Upsample(nn.Module):
     """Twice the height and width, and `n_frames` frames if temporal: nearest neighbour, then convolution.
@@ -157,6 +162,10 @@ class Upsample(nn.Module):
         if self.temporal is not None:
             y = self.temporal(y.repeat_interleave(2, 2)[:, :, :n_frames])
         return y
+
+    def reset(self) -> None:
+        """The layer repeats its input, so that an untrained decoder already enlarges the picture."""
+        nn.init.dirac_(self.conv.weight)
 
 
 def per_frame(layer: Callable[[Tensor], Tensor], x_BCTHW: Tensor) -> Tensor:
@@ -185,7 +194,7 @@ def initialise(model: nn.Module, seed: int) -> None:
             reset()
 
 
-def _fill(parameter: nn.Parameter, bound: float, *key: object) -> None:
+def _fill(parameter: Tensor, bound: float, *key: object) -> None:
     """The parameter holds uniform values in [-bound, bound) of the key."""
     parameter.data.copy_(torch.from_numpy(keyed.stream(*key).uniform(-bound, bound, tuple(parameter.shape))))
 
