@@ -76,7 +76,7 @@ def flow_speeds(pts_us: list[int], frames: list[np.ndarray], cfg: CameraConfig) 
     """
     pairs = [i for i in range(len(frames) - 1) if pts_us[i + 1] - pts_us[i] <= cfg.flow_pair_us]
     speeds = []
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
     for i in pairs[:: max(1, -(-len(pairs) // cfg.flow_pairs))]:
         before, after = (np.ascontiguousarray(frames[k]) for k in (i, i + 1))
         if cv2.norm(before[:, 1:], before[:, :-1], cv2.NORM_L1) < cfg.least_texture * before.size:

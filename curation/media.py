@@ -505,8 +505,9 @@ def _first_frame(path: str, container: "InputContainer", stream: Any, cfg: Media
 
 
 def _index_facts(stream: Any, base: Fraction) -> tuple[int | None, bool | None]:
-    """Number of frames and whether their steps vary, from a complete index (mp4, mov, avi); decoding time stands for presentation time."""
-    n_frames = stream.frames or None
+    """Number of frames and whether their steps vary, from a complete index (mp4, mov); decoding time stands for presentation time."""
+    # An AVI index also counts fields and empty packets that repeat a frame.
+    n_frames = stream.frames or None if "mp4" in stream.container.format.name else None
     if not n_frames or len(stream.index_entries) != n_frames or n_frames > 1_000_000:
         return n_frames, None
     times = np.array([e.timestamp for e in stream.index_entries], np.float64) * float(base * 1_000_000)

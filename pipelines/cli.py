@@ -220,9 +220,10 @@ def train_tae(
 @contextmanager
 def _errors(*kinds: type[Exception]) -> Iterator[None]:
     """Errors of these kinds are told in a sentence, with exit status 2; others are bugs and keep their traceback."""
+    told: tuple[type[Exception], ...] = (ManifestError, *kinds)
     try:
         yield
-    except (ManifestError, *kinds) as error:
+    except told as error:
         print(f"dailies: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
 

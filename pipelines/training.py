@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from manifests.tables import ManifestError, ManifestStore
-from pipelines import config, exposures
+from pipelines import config
+from pipelines.exposures import record
 from pipelines.progress import Progress
 
 
@@ -22,7 +23,7 @@ def train_tae(data: Path, out: Path, config_name: str, overrides: list[str], qui
     begun, started_at = time.monotonic(), datetime.now(UTC)
     progress = Progress(quiet=quiet)
     status = train(settings, data, out, progress.say)
-    recorded = exposures.record(store, out, settings, started_at)
+    recorded = record(store, out, settings, started_at)
     if status != 0:
         raise ManifestError(f"{out}: training ended with status {status}; its log is in {out / 'log'}; the same command resumes")
     return {

@@ -8,6 +8,7 @@ A unit is a few input rows. Whatever is killed, the same command runs only the u
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,11 @@ def _groups(stage: Stage, config: Any, todo: pa.Table) -> Iterator[pa.Table]:
         return
     size = stage.unit_rows(config)
     if stage.group_by is not None:
-        for value in todo.column(stage.group_by).unique().to_pylist():
-            yield todo.filter(pc.equal(todo.column(stage.group_by), value))
+        todo = todo.sort_by([(stage.group_by, "ascending"), (stage.key, "ascending")])
+        values = todo.column(stage.group_by).to_pylist()
+        starts = [i for i, v in enumerate(values) if i == 0 or v != values[i - 1]]
+        for start, end in pairwise([*starts, len(values)]):
+            yield todo.slice(start, end - start)
         return
     costs = [stage.cost(row) for row in todo.to_pylist()]
     keys = todo.column(stage.key).to_pylist()

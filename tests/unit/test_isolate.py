@@ -69,7 +69,7 @@ def test_results_are_those_of_a_plain_call(tmp_path: Path) -> None:
 def test_a_bad_medium_costs_one_call(here: None, function, code: str) -> None:
     """A hang, a crash and a memory blow-up become an error that names the file, and the next call works."""
     with Sandbox(1.0, MEMORY) as box:
-        with pytest.raises(MediaError, match="film.mp4") as e:
+        with pytest.raises(MediaError, match=r"film\.mp4") as e:
             box.call(function, "film.mp4")
         assert e.value.code == code
         assert box.call(process_id) != os.getpid()
@@ -95,9 +95,9 @@ def test_the_child_is_kept_between_calls_and_replaced_after_death(here: None) ->
 def test_the_child_dies_with_its_parent() -> None:
     """When the parent is killed during a call, the child is gone too."""
     script = (
-        "import sys; sys.path[:0] = [%r, %r]\nimport test_isolate as t\nfrom curation.isolate import Sandbox\n"
+        f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(isolate.__file__).parents[1])!r}]\nimport test_isolate as t\nfrom curation.isolate import Sandbox\n"
         "box = Sandbox(60, 4 << 30)\nprint(box.call(t.process_id), flush=True)\nbox.call(t.hang, 'x')"
-    ) % (str(Path(__file__).parent), str(Path(isolate.__file__).parents[1]))
+    )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=env) as parent:
         assert parent.stdout is not None
