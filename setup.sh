@@ -9,7 +9,12 @@ want=$(cat requirements.txt pyproject.toml setup.sh | sha256sum | cut -d' ' -f1)
 as_root() { # a command as root: directly, or through sudo where that asks no password
   if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then sudo "$@"; else return 1; fi
 }
-apt() { command -v apt-get >/dev/null && as_root apt-get -qq update >/dev/null && as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null; }
+apt() { # packages, quietly
+  command -v apt-get >/dev/null || return 1
+  [ -n "${apt_lists_are_new:-}" ] || as_root apt-get -qq update >/dev/null || return 1
+  apt_lists_are_new=yes
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null 2>&1
+}
 
 java_is_new_enough() { # $1: a java binary
   local major
@@ -36,6 +41,15 @@ setup: Java 17+ could not be installed here (no root, no apt, or no network).
 TEXT
   return 1
 }
+see_to_compiler() { # pdqhash comes as source: it needs a C++ compiler and Python's headers
+  local header
+  header=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')/Python.h
+  [ -f "$header" ] && command -v g++ >/dev/null && return 0
+  echo "setup: no C++ compiler or no Python headers ($header); installing them with apt ..."
+  apt g++ python3-dev && [ -f "$header" ] && return 0
+  echo "setup: cannot build pdqhash. Install a compiler and Python's headers (apt-get install g++ python3-dev), then run again." >&2
+  return 1
+}
 see_to_uv() {
   if command -v uv >/dev/null; then UV=uv; return 0; fi
   UV=.tools/uv/bin/uv
@@ -54,6 +68,7 @@ see_to_uv() {
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ] && find_java; then exit 0; fi
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "setup: Python 3.11 or newer is needed, found $("$PYTHON" --version). Set PYTHON=python3.12, say." >&2; exit 1; }
 see_to_java
+see_to_compiler
 see_to_uv
 echo "setup: installing pinned packages into .venv (about 7 GB, some two minutes) ..."
 [ -x .venv/bin/python ] || "$UV" venv --quiet --python "$PYTHON" .venv

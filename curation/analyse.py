@@ -5,6 +5,7 @@ some 3 s behind the newest frame; the clips planned in a finished shot are measu
 frames from candidates kept since the shot began, so memory stays bounded however long the file.
 """
 
+import gc
 from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -171,7 +172,7 @@ class _VideoAnalysis:
         self._small = _fit(width, height, cfg.small_px)
         self._large = _fit(width, height, cfg.keyframe_px)
         # One reformatter each: a new one per frame costs megabytes (FFmpeg 8).
-        self._to_small, self._to_large, self._to_rgb = VideoReformatter(), VideoReformatter(), VideoReformatter()
+        self._to_small, self._to_large = VideoReformatter(), VideoReformatter()
         self._finder = ShotFinder(cfg.shots)
         self.shots: list[Shot] = []
         self._motion = MotionObserver(cfg.motion, max(width, height), max(self._small))
@@ -209,19 +210,26 @@ class _VideoAnalysis:
             self._shot_start = pts_us
         y, u, v = self._planes(frame)
         score, finished = self._finder.push(y, u, v, pts_us)
-        every = self._cfg.motion.vector_every
-        vector = mean_vector_px(frame) if vectors and len(self._scores) % every == every - 1 else None
+        vector = self._vector(frame) if vectors else None
         self._scores.append(score)
         self._motion.push(y, pts_us, vector)
         self._luma.append(cv2.mean(y)[0])
         self._camera.push(y, pts_us)
         if self._samples.due(pts_us):
-            self._samples.add(pts_us, y)
+            self._samples.add(pts_us, y.copy())  # the scaler's frame carries along the source's motion vectors
             self._forget(pts_us)
         if self._candidates.due(pts_us):
             self._candidates.add(pts_us, self._candidate(frame))
         for shot in finished:
             self._close(shot)
+
+    def _vector(self, frame: Any) -> float | None:
+        """The frame's mean motion vector when it is one of those that are read."""
+        every, number = self._cfg.motion.vector_every, len(self._scores)
+        if number % every == 0:
+            # PyAV's side data and its frame hold each other; megabytes of vectors would wait for a full collection.
+            gc.collect(0)
+        return mean_vector_px(frame) if number % every == every - 1 else None
 
     def _planes(self, frame: Any) -> list[np.ndarray]:
         """The small frame's luma and chroma planes [h, w], [h/2, w/2] twice, turned as shown; views on the scaler's memory."""
@@ -235,12 +243,10 @@ class _VideoAnalysis:
             planes.append(picture if self._turn == Orientation() or self._turn is None else np.ascontiguousarray(self._turn.apply(picture)))
         return planes
 
-    def _candidate(self, frame: Any) -> Any:
-        """The frame at key-frame size, not yet coded: most candidates are never used. A frame that is small already is held as it is."""
+    def _candidate(self, frame: Any) -> np.ndarray:
+        """The frame at key-frame size as RGB [h, w, 3], not yet coded: most candidates are never used."""
         width, height = self._large
-        if (frame.width, frame.height) == (width, height):
-            return frame
-        return self._to_large.reformat(frame, width, height, "yuv420p", interpolation="AREA", threads=1)
+        return cast(np.ndarray, self._to_large.reformat(frame, width, height, "rgb24", interpolation="AREA", threads=1).to_ndarray())
 
     def _forget(self, now_us: int) -> None:
         """Beyond a shot's reach only the newest seconds are held, in case a new shot has begun there."""
@@ -300,14 +306,10 @@ class _VideoAnalysis:
         inside = range(bisect_left(held.pts_us, start_us), bisect_left(held.pts_us, end_us))
         wanted = [start_us + (end_us - start_us) * (2 * i + 1) // (2 * n) for i in range(n)]
         chosen = sorted({min(inside, key=lambda i: abs(held.pts_us[i] - t)) for t in wanted}) if inside else []
-        pictures = [self._rgb(held.pictures[i]) for i in chosen]
+        pictures = [np.ascontiguousarray((self._turn or Orientation()).apply(held.pictures[i])) for i in chosen]
         for index, (i, picture) in enumerate(zip(chosen, pictures, strict=True)):
             self._keyframes.append(_keyframe(name, index, held.pts_us[i], picture, self._cfg.keyframe_quality))
         return pictures
-
-    def _rgb(self, candidate: Any) -> np.ndarray:
-        rgb = self._to_rgb.reformat(candidate, format="rgb24", threads=1).to_ndarray()
-        return np.ascontiguousarray((self._turn or Orientation()).apply(rgb))
 
     def _series(self, pts: np.ndarray) -> Series:
         as_float = [np.array(values, np.float32) for values in (self._scores, self._motion.motion, self._motion.change, self._luma)]

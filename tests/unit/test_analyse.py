@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from curation import media
-from curation.analyse import SERIES_SCHEMA, Analysis, AnalyseConfig, analyse_asset, series_table
+from curation.analyse import SERIES_SCHEMA, AnalyseConfig, Analysis, analyse_asset, series_table
 from curation.isolate import Sandbox
 from curation.media import probe_asset
 from curation.shots import ClipConfig

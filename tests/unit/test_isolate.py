@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.media_makers import still, write_video
 
 from curation import isolate, wire
 from curation.isolate import Sandbox, SandboxError
 from curation.media import MediaConfig, MediaError, MediaFacts, probe
 from curation.motion import MotionConfig
+from tests.media_makers import still, write_video
 
 MEMORY = 4 << 30
 
@@ -94,8 +94,9 @@ def test_the_child_is_kept_between_calls_and_replaced_after_death(here: None) ->
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux only")
 def test_the_child_dies_with_its_parent() -> None:
     """When the parent is killed during a call, the child is gone too."""
+    folders = [str(Path(__file__).parent), str(Path(isolate.__file__).parents[1])]
     script = (
-        f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(isolate.__file__).parents[1])!r}]\nimport test_isolate as t\nfrom curation.isolate import Sandbox\n"
+        f"import sys; sys.path[:0] = {folders!r}\nimport test_isolate as t\nfrom curation.isolate import Sandbox\n"
         "box = Sandbox(60, 4 << 30)\nprint(box.call(t.process_id), flush=True)\nbox.call(t.hang, 'x')"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.media_makers import MEDIA, asset_for, pan, scene, still, write_video, write_wav
 from PIL import Image
 
 from curation import media
 from curation.media import DecodeLog, MediaConfig, MediaError, Orientation, probe, probe_asset
+from tests.media_makers import MEDIA, asset_for, pan, scene, still, write_video, write_wav
 
 CFG = MediaConfig()
 
