@@ -81,7 +81,7 @@ def flow_speeds(pts_us: list[int], frames: list[np.ndarray], cfg: CameraConfig) 
         before, after = (np.ascontiguousarray(frames[k]) for k in (i, i + 1))
         if cv2.norm(before[:, 1:], before[:, :-1], cv2.NORM_L1) < cfg.least_texture * before.size:
             continue
-        moved = flow.calc(before, after, None)
+        moved = np.asarray(flow.calc(before, after, np.zeros((*before.shape, 2), np.float32)))
         speeds.append(_median_motion(moved) / ((pts_us[i + 1] - pts_us[i]) / 1e6))
     x, y, growth = np.array(speeds).reshape(-1, 3).T
     return x, y, growth

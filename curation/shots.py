@@ -258,7 +258,7 @@ class GradualDetector:
         return correlation < cfg.gradual_correlation and contrast_left(a, m, b, share) < cfg.gradual_dip
 
     def _dips(self, a: np.ndarray, m: np.ndarray, b: np.ndarray) -> bool:
-        """Whether it is a dissolve between moving shots: only the coarse picture mixes, and two pictures on top of each other lose contrast."""
+        """Whether it is a dissolve between moving shots: only the coarse picture mixes, and contrast is lost."""
         share, misfit = mixture(*(cv2.resize(x, (8, 5), interpolation=cv2.INTER_AREA) for x in (a, m, b)))
         if not 0.25 < share < 0.75 or misfit > self._cfg.dissolve_residual:
             return False

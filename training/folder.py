@@ -19,7 +19,7 @@ from training.config import MAY_CHANGE, TrainConfig, from_json_value, to_json_va
 from training.data.index import Sample, read_samples, write_samples
 from training.errors import TrainingError
 
-RUN, INDEX, DONE, LOCK = "run.json", "index.parquet", "done.json", ".lock"
+RUN, INDEX, DONE, LOCK, WORKER_LOG = "run.json", "index.parquet", "done.json", ".lock", "worker.log"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

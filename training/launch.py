@@ -11,7 +11,7 @@ from pathlib import Path
 from training.config import TrainConfig
 from training.data.index import load_samples
 from training.errors import TrainingError
-from training.folder import adopt, has_run, locked, steps_done, write_run
+from training.folder import WORKER_LOG, adopt, has_run, locked, steps_done, write_run
 
 _PR_SET_PDEATHSIG = 1
 _STOP_S = 20
@@ -82,9 +82,12 @@ def _start(processes: int, out: Path, on_line: Callable[[str], None] | None) -> 
         preexec_fn=lambda: die_with_parent(parent, libc),
     )
     try:
-        for line in process.stdout or ():
-            if on_line:
-                on_line(line.rstrip("\n"))
+        with (out / WORKER_LOG).open("a", encoding="utf-8") as kept:
+            for line in process.stdout or ():
+                kept.write(line)
+                kept.flush()
+                if on_line:
+                    on_line(line.rstrip("\n"))
         return process.wait()
     finally:
         if process.poll() is None:
