@@ -135,9 +135,7 @@ def ffmpeg_binary() -> str:
 @lru_cache(maxsize=4)
 def h264_encoder(binary: str) -> str:
     """The H.264 encoder the program has: libx264, else libopenh264. Raises EncodeError when it has neither."""
-    said = subprocess.run(
-        [binary, "-hide_banner", "-encoders"], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
-    )
+    said = subprocess.run([binary, "-hide_banner", "-encoders"], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
     names = {line.split()[1] for line in said.stdout.splitlines() if len(line.split()) > 1}
     for name in ("libx264", "libopenh264"):
         if name in names:
@@ -356,9 +354,7 @@ def _run(path: str, clip: Clip, streams: list[Any], target: str, options: dict[s
     args = ffmpeg.compile(ffmpeg.output(*streams, target, **options), cmd=command, overwrite_output=True)
     with tempfile.TemporaryFile() as log:
         try:
-            done = subprocess.run(
-                args, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, timeout=cfg.timeout_s
-            )
+            done = subprocess.run(args, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, timeout=cfg.timeout_s)
         except subprocess.TimeoutExpired as e:
             raise EncodeError("timeout", f"clip {clip.clip_id} of {path}: expected an end within {cfg.timeout_s:g} s, found none") from e
         if done.returncode != 0 or not Path(target).is_file():

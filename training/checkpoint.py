@@ -101,6 +101,7 @@ def write_rank(out: Path, step: int, rank: int, world: int, state: dict[str, "Te
     folder = _temporary(out, step)
     path = folder / _state_name(rank, world)
     save_file(state, path)
+    path.chmod(0o644)  # safetensors makes it for its owner only, unlike everything else in the folder
     with path.open("rb+") as file:
         os.fsync(file.fileno())
     entry = {"file": path.name, "size_bytes": path.stat().st_size, "sha256": _hash(path), "exceptions": exceptions}

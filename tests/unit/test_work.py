@@ -34,9 +34,7 @@ def _table(numbers: dict[str, int]) -> pa.Table:
 
 @settings(deadline=None, max_examples=20)
 @given(st.dictionaries(st.text("abcdef", min_size=1, max_size=4), st.integers(0, 99), max_size=12), st.integers(0, 5))
-def test_any_interruption_leaves_only_the_rest_to_do(
-    tmp_path_factory: pytest.TempPathFactory, numbers: dict[str, int], done: int
-) -> None:
+def test_any_interruption_leaves_only_the_rest_to_do(tmp_path_factory: pytest.TempPathFactory, numbers: dict[str, int], done: int) -> None:
     """After some units, `missing` names exactly the keys of the others; after all, every key has its row once."""
     place = Place(tmp_path_factory.mktemp("work"))
     job = STAGE.make(None, place)
