@@ -88,8 +88,7 @@ def _frames(encoded: EncodedClip) -> list[Any]:
 def _held(times_us: list[int], start_us: int, n_frames: int, fps: int) -> list[int]:
     """Which source frame is on screen at each output instant, to the nearest output frame."""
     span = Fraction(1_000_000, fps)
-    last = [max((i for i, t in enumerate(times_us) if t - start_us < (n + Fraction(1, 2)) * span), default=0) for n in range(n_frames)]
-    return last
+    return [max((i for i, t in enumerate(times_us) if t - start_us < (n + Fraction(1, 2)) * span), default=0) for n in range(n_frames)]
 
 
 CASES: dict[str, dict[str, Any]] = {
