@@ -39,7 +39,8 @@ class Run:
         self.plan = Plan(config.plan_settings(version), samples)
         self.task: Task = AutoencoderTask(config.stage, config.model, config.loss, config.seed)
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        self.engine = Engine(self.task.module(), config.engine, config.optim, config.data.global_batch // world, device)
+        micro_batch = config.data.global_batch // world
+        self.engine = Engine(self.task.module(), self.task.blocks, config.engine, config.optim, micro_batch, device)
         self.ema = ShardedEMA(self.engine, config.ema_decay)
         self.loader = BatchLoader(dataset, self.plan, config.data, rank, world)
         self.held_out: HeldOut = load_held_out(dataset, self.plan.held_out, config.data, rank, world)

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from curation.buckets import assign_set
 from curation.ingest import Listing, list_inputs
-from manifests.records import Asset
+from manifests.records import Asset, Clip
 from manifests.schema import from_table, to_table
 from pipelines import on_ray, plan, sharding
 from pipelines.config import load
@@ -53,9 +54,9 @@ def inputs(config: CurateConfig, places: dict[str, Place], samples: Path) -> dic
     clips = read(plan.ANALYSE, config, place, "clips", key="asset_id").sort_by("clip_id")
     pictured = clips.filter(pc.is_valid(clips.column("keyframe_part")))
     found |= {"text": pictured, "describe": pictured, "aesthetics": pictured}
-    sets = {"video": "tiny_video", "image": "tiny_image", "audio": "tiny_audio"}
-    names = pa.array([sets[k] for k in clips.column("kind").to_pylist()])
+    names = pa.array([assign_set(clip, tuple(config.sets.values())).set_name for clip in from_table(Clip, clips)], pa.string())
     placed = clips.set_column(clips.schema.get_field_index("set_name"), clips.schema.field("set_name"), names)
+    placed = placed.filter(pc.is_valid(names))
     found |= {"caption": plan.with_asset_columns(placed, assets), "encode": plan.with_asset_columns(placed, assets)}
     _run(plan.ENCODE, config, place, "local", found["encode"])
     encoded = read(plan.ENCODE, config, place).to_pylist()

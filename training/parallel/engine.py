@@ -100,8 +100,18 @@ def join_group(timeout_s: int) -> torch.device:
 class Engine:
     """A module under ZeRO-3 with AdamW. Every rank makes the same calls in the same order, or the group waits for ever."""
 
-    def __init__(self, module: nn.Module, config: EngineConfig, optim: OptimConfig, micro_batch: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        blocks: tuple[type[nn.Module], ...],
+        config: EngineConfig,
+        optim: OptimConfig,
+        micro_batch: int,
+        device: torch.device,
+    ) -> None:
+        """`blocks` are the classes whose parameters are gathered together: fewer, larger messages, and fewer hooks."""
         import deepspeed
+        from deepspeed.utils import set_z3_leaf_modules
 
         if any(True for _ in module.buffers()):
             raise TrainingError("engine: expected a module without buffers, as checkpoints hold parameters only")
@@ -110,6 +120,7 @@ class Engine:
         shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
         masters = None if self.dtype == torch.float32 else {n: p.detach().clone().flatten() for n, p in module.named_parameters()}
         adamw = torch.optim.AdamW(module.parameters(), lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay)
+        set_z3_leaf_modules(module, list(blocks))
         settings = deepspeed_json(config, optim, micro_batch)
         self._engine, self._zero, _, _ = deepspeed.initialize(model=module.to(device), optimizer=adamw, config=settings)
         self.shapes = shapes

@@ -10,7 +10,7 @@ from training import keyed
 from training.data.batch import Batch
 from training.losses import TAELossConfig, l1, outlier_penalty
 from training.models.autoencoder import TAE, Posterior, TAEConfig
-from training.models.layers import initialise
+from training.models.layers import Attention25d, Downsample, ResBlock, Upsample, initialise
 from training.tasks.task import SampleLoss
 
 
@@ -18,6 +18,7 @@ class AutoencoderTask:
     """The `tae` stage. Noise is keyed by (seed, stage, clip, pass), so it is the same on any rank and after any restart."""
 
     updates: tuple[str, ...] = ("autoencoder",)
+    blocks: tuple[type[nn.Module], ...] = (ResBlock, Attention25d, Downsample, Upsample)
 
     def __init__(self, name: str, model: TAEConfig, loss: TAELossConfig, seed: int) -> None:
         self.name, self._model, self._loss, self._seed = name, model, loss, seed

@@ -24,6 +24,9 @@ class Task(Protocol):
     updates: tuple[str, ...]
     """Optimiser updates of a step, in order; one for everything without an adversary."""
 
+    blocks: tuple[type[nn.Module], ...]
+    """Classes of the module's building blocks: what is gathered, and later compiled or recomputed, as one."""
+
     def module(self) -> nn.Module:
         """The module to train, initialised, on the CPU."""
 
