@@ -211,8 +211,9 @@ def train_tae(
     """
     from pipelines.config import ConfigError
     from pipelines.training import train_tae as run
+    from training.errors import TrainingError
 
-    with _errors(ConfigError, ManifestError):
+    with _errors(ConfigError, TrainingError):
         result = run(data, out, config, overrides or [], quiet=as_json)
     print(json.dumps(result) if as_json else "\n".join(f"{k:<16} {v}" for k, v in result.items()))
 

@@ -44,11 +44,11 @@ def command(processes: int, out: Path) -> list[str]:
 
 
 def environment(processes: int) -> dict[str, str]:
-    """The environment of the workers: this package importable, and the cores shared out among them."""
+    """The environment of the workers: this package importable, and the cores shared out among them unless OMP_NUM_THREADS is set."""
     here = str(Path(__file__).resolve().parent.parent)
     paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = str(max(1, cores // processes))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // processes))
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
 
 

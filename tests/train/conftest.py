@@ -91,6 +91,19 @@ def build_dataset(root: Path, videos: list[np.ndarray], images: list[np.ndarray]
     return root
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """A thread a process, here and in the workers: two threads that wait for each other on a busy machine take minutes."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """10 videos of 12 frames and 4 images, 48 x 32 pixels."""
