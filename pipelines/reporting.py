@@ -26,7 +26,7 @@ def _images(dataset: Path) -> Images:
         try:
             frames = read_keyframes(dataset / part, [clip_id])[clip_id]
             return _small(decode_jpeg(frames[len(frames) // 2].jpeg)) if frames else None
-        except (FileNotFoundError, KeyFrameError):  # the work area is purgeable; the report then has no picture there
+        except (FileNotFoundError, KeyFrameError, ImportError):  # a purged work area, or the core install without Pillow: no picture there
             return None
 
     return middle
