@@ -4,7 +4,6 @@ They ride beside the records, never in them: one file a partition, `keyframe_par
 """
 
 import io
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from manifests.files import write_atomic
 
 MAX_JPEG_BYTES = 4 << 20
 """Largest key frame that is decoded. Ours are some 50 kB; more is not one of ours."""
@@ -59,18 +60,10 @@ def write_keyframes(path: str | Path, frames: Iterable[KeyFrame]) -> Path:
     path = Path(path)
     rows = sorted(frames, key=lambda f: (f.clip_id, f.index))
     columns = [pa.array([getattr(f, name) for f in rows], SCHEMA.field(name).type) for name in SCHEMA.names]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as sink:
-            # JPEG does not compress further; without compression a read is a copy.
-            pq.write_table(pa.Table.from_arrays(columns, schema=SCHEMA), sink, compression="none", row_group_size=_ROWS_PER_GROUP)
-            sink.flush()
-            os.fsync(sink.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sink = pa.BufferOutputStream()
+    # JPEG does not compress further; without compression a read is a copy.
+    pq.write_table(pa.Table.from_arrays(columns, schema=SCHEMA), sink, compression="none", row_group_size=_ROWS_PER_GROUP)
+    write_atomic(path, sink.getvalue())
     return path
 
 
@@ -132,12 +125,3 @@ def encode_jpeg(rgb: Picture, quality: int = 90) -> bytes:
     out = io.BytesIO()
     Image.fromarray(rgb).save(out, "JPEG", quality=quality)
     return out.getvalue()
-
-
-def _sync_folder(folder: Path) -> None:
-    """The rename itself is on disk: without it a power cut may lose the name though not the bytes."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -74,9 +74,9 @@ def curate(
     from curation.ingest import InputError
     from pipelines.config import ConfigError, load
     from pipelines.curate import curate as run
-    from pipelines.plan import CurateConfig
     from pipelines.progress import Progress
     from pipelines.reporting import write_report
+    from pipelines.settings import CurateConfig
 
     paths, overrides = _split_overrides(inputs)
     with _errors(ConfigError, InputError):
@@ -188,7 +188,7 @@ def walkthrough(
 ) -> None:
     """Follow one file through every stage in plain Python, and print what each step made of it."""
     from pipelines.config import ConfigError, load
-    from pipelines.plan import CurateConfig
+    from pipelines.settings import CurateConfig
     from pipelines.walkthrough import walk
 
     with _errors(ConfigError):

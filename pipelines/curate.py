@@ -24,11 +24,11 @@ from manifests.records import Asset, Caption, Clip, Run, Source
 from manifests.rules import Rule
 from manifests.schema import arrow_schema, from_table, to_table
 from manifests.tables import ManifestStore
-from pipelines import on_ray, plan, provenance, sharding, tables
+from pipelines import jobs, on_ray, plan, provenance, sharding, tables
 from pipelines.config import digest, to_json
 from pipelines.on_ray import EngineConfig
-from pipelines.plan import CurateConfig
 from pipelines.progress import Progress
+from pipelines.settings import CurateConfig
 from pipelines.stage import Place, Stage
 from pipelines.work import merge_columns, missing, read, set_column
 
@@ -124,7 +124,7 @@ def ingest(run: Curation, inputs: list[str]) -> int:
     for number, asset_id in enumerate(fresh, first):
         known[asset_id] = dataclasses.replace(known[asset_id], asset_no=number, source_no=origin[known[asset_id].uri])
     # Facts and verdicts are made again below, from the stages' own outputs.
-    run.assets = to_table(Asset, [plan.without_facts(known[i]) for i in sorted(known, key=lambda i: known[i].asset_no)])
+    run.assets = to_table(Asset, [jobs.without_facts(known[i]) for i in sorted(known, key=lambda i: known[i].asset_no)])
     run.sources = to_table(Source, [Source(source_no=n, name=s) for s, n in sorted(sources.items(), key=lambda item: item[1])])
     return int(listings.num_rows)
 
@@ -133,11 +133,11 @@ def measure_assets(run: Curation) -> None:
     """Facts of every readable asset; clips, series and key frames of every asset that passes the rules on rights and facts."""
     readable = run.assets.filter(pc.is_null(run.assets.column("error_stage")))
     run.do(plan.PROBE, readable)
-    run.assets = merge_columns(run.assets, run.outputs(plan.PROBE, readable), "asset_id", plan.FACT_COLUMNS)
+    run.assets = merge_columns(run.assets, run.outputs(plan.PROBE, readable), "asset_id", jobs.FACT_COLUMNS)
     passing = run.assets.filter(pa.array(ledger.survivors(run.rules("rights", "facts"), run.assets)))
     run.do(plan.ANALYSE, passing)
     # Clips of assets that a rule has dropped since stay in the manifest; their asset's verdict drops them too.
-    run.assets = merge_columns(run.assets, run.outputs(plan.ANALYSE, run.assets), "asset_id", plan.ANALYSED_COLUMNS)
+    run.assets = merge_columns(run.assets, run.outputs(plan.ANALYSE, run.assets), "asset_id", jobs.ANALYSED_COLUMNS)
     run.clips = run.outputs(plan.ANALYSE, run.assets, "clips", key="asset_id")
     _number_clips(run)
     kept = ledger.survivors(run.rules("rights", "facts", "assets"), run.assets)
@@ -167,7 +167,7 @@ def compose_sets(run: Curation) -> tuple[str, ...]:
 def write_captions(run: Curation) -> pa.Table:
     """The captions of all clips that every rule keeps so far."""
     kept = run.alive("analysed", "content", "tables", "sets")
-    rows = plan.with_asset_columns(kept, run.assets)
+    rows = jobs.with_asset_columns(kept, run.assets)
     run.do(plan.CAPTION, rows)
     return run.outputs(plan.CAPTION, rows)
 

@@ -57,13 +57,6 @@ def number_rules(store: ManifestStore, policy: tuple[Rule, ...]) -> tuple[list[i
     return numbers, to_table(RuleRow, new)
 
 
-def rule_of(row: RuleRow) -> Rule:
-    """The rule that a row of the ledger describes."""
-    names = {f.name for f in dataclasses.fields(Rule)} - {"kinds"}
-    values = {n: getattr(row, n) for n in names}
-    return Rule(**values, kinds=tuple(row.kinds.split(",")))
-
-
 def _row(rule: Rule, position: int, number: int) -> RuleRow:
     values = {f.name: getattr(rule, f.name) for f in dataclasses.fields(Rule)}
     return RuleRow(**values | {"rule_no": number, "position": position, "kinds": ",".join(rule.kinds)})

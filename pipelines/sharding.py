@@ -42,20 +42,20 @@ class PlannedShard:
 
 def encode(run: "Curation") -> None:
     """Every clip that the rules keep has an encoded payload, or `encoded` = 0 and the reason."""
-    from pipelines import plan
+    from pipelines import jobs, plan
 
     kept = run.alive("analysed", "content", "tables", "sets")
-    rows = plan.with_asset_columns(kept, run.assets)
+    rows = jobs.with_asset_columns(kept, run.assets)
     run.do(plan.ENCODE, rows)
     run.clips = merge_columns(run.clips, run.outputs(plan.ENCODE, rows), "clip_id", ("encoded", "error_code", "error_detail"))
 
 
 def write_shards(run: "Curation", captions: list[Caption], run_no: int) -> tuple[pa.Table, pa.Table]:
     """The shards and members of this version: all kept clips, by set and bucket, in clip order. Clips know their shard."""
-    from pipelines import plan
+    from pipelines import jobs, plan
 
     kept = run.clips.filter(pc.equal(run.clips.column("decision"), "keep"))
-    encoded = {r["clip_id"]: r for r in run.outputs(plan.ENCODE, plan.with_asset_columns(kept, run.assets)).to_pylist()}
+    encoded = {r["clip_id"]: r for r in run.outputs(plan.ENCODE, jobs.with_asset_columns(kept, run.assets)).to_pylist()}
     texts = {c.clip_no: c for c in captions}
     assets = {a["asset_no"]: a for a in run.assets.to_pylist()}
     samples = [_sample(clip, assets[clip["asset_no"]], encoded[clip["clip_id"]], texts[clip["clip_no"]]) for clip in kept.to_pylist()]

@@ -68,5 +68,9 @@ class Stage:
 
     def digest(self, config: Any) -> str:
         """Names the outputs of this stage under this configuration."""
-        settings = json.dumps(self.depends_on(config), default=dataclasses.asdict, sort_keys=True)
-        return ids.digest("stage/v1", self.name, self.version, settings)[:16]
+        return ids.digest("stage/v1", self.name, self.version, canonical(self.depends_on(config)))[:16]
+
+
+def canonical(settings: Any) -> str:
+    """Configurations, alone or in tuples and mappings, as JSON that changes with any value in them."""
+    return json.dumps(settings, default=dataclasses.asdict, sort_keys=True)

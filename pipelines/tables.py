@@ -18,13 +18,13 @@ _started: list[Any] = []
 
 def compose(run: "Curation") -> tuple[str, ...]:
     """`run.clips` has its duplicate, concept, set, bucket and mix columns; returns what the sets could not get, for people."""
-    from pipelines import plan
+    from pipelines import jobs, plan
 
     alive = run.alive("analysed", "content")
     if alive.num_rows == 0:
         return ()
     pictured = alive.filter(pc.is_valid(alive.column("keyframe_part")))
-    described = run.outputs(plan.DESCRIBE, pictured) if pictured.num_rows else plan.DESCRIPTOR_SCHEMA.empty_table()
+    described = run.outputs(plan.DESCRIBE, pictured) if pictured.num_rows else jobs.DESCRIPTOR_SCHEMA.empty_table()
     _label_duplicates(run, pictured, described)
     _label_concepts(run, described)
     _assign_sets(run)

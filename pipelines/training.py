@@ -25,11 +25,11 @@ def train_tae(data: Path, out: Path, config_name: str, overrides: list[str], qui
     status = train(settings, data, out, progress.say)
     recorded = record(store, out, settings, started_at)
     if status != 0:
-        raise ManifestError(f"{out}: training ended with status {status}; its log is in {out / 'log'}; the same command resumes")
+        raise ManifestError(f"{out}: training ended with status {status}; its log is in {out / 'worker.log'}; the same command resumes")
     return {
         "run": str(out),
         "checkpoints": recorded,
         "pictures": str(out / "pictures"),
-        "metrics": str(out / "metrics.jsonl"),
+        "log": str(out / "log.jsonl"),
         "seconds": round(time.monotonic() - begun, 1),
     }

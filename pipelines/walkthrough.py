@@ -19,7 +19,7 @@ from curation.media import probe_asset
 from manifests.records import Asset, Clip
 from manifests.rules import Rule, decide
 from manifests.shards import Payload, write_shard
-from pipelines.plan import CurateConfig
+from pipelines.settings import CurateConfig
 
 Lines = Iterator[str]
 

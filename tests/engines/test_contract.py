@@ -13,10 +13,11 @@ from curation.buckets import assign_set
 from curation.ingest import Listing, list_inputs
 from manifests.records import Asset, Clip
 from manifests.schema import from_table, to_table
-from pipelines import on_ray, plan, sharding
+from pipelines import jobs, on_ray, plan, sharding
 from pipelines.config import load
 from pipelines.on_ray import EngineConfig
-from pipelines.plan import STAGES, CurateConfig
+from pipelines.plan import STAGES
+from pipelines.settings import CurateConfig
 from pipelines.stage import Place, Stage
 from pipelines.work import merge_columns, missing, read
 
@@ -48,7 +49,7 @@ def inputs(config: CurateConfig, places: dict[str, Place], samples: Path) -> dic
     assets = to_table(Asset, from_table(Asset, read(plan.INGEST, config, place)))
     found["probe"] = assets
     _run(plan.PROBE, config, place, "local", assets)
-    assets = merge_columns(assets, read(plan.PROBE, config, place), "asset_id", plan.FACT_COLUMNS)
+    assets = merge_columns(assets, read(plan.PROBE, config, place), "asset_id", jobs.FACT_COLUMNS)
     found["analyse"] = assets.filter(pc.is_null(assets.column("error_stage")))
     _run(plan.ANALYSE, config, place, "local", found["analyse"])
     clips = read(plan.ANALYSE, config, place, "clips", key="asset_id").sort_by("clip_id")
@@ -57,7 +58,7 @@ def inputs(config: CurateConfig, places: dict[str, Place], samples: Path) -> dic
     names = pa.array([assign_set(clip, tuple(config.sets.values())).set_name for clip in from_table(Clip, clips)], pa.string())
     placed = clips.set_column(clips.schema.get_field_index("set_name"), clips.schema.field("set_name"), names)
     placed = placed.filter(pc.is_valid(names))
-    found |= {"caption": plan.with_asset_columns(placed, assets), "encode": plan.with_asset_columns(placed, assets)}
+    found |= {"caption": jobs.with_asset_columns(placed, assets), "encode": jobs.with_asset_columns(placed, assets)}
     _run(plan.ENCODE, config, place, "local", found["encode"])
     encoded = read(plan.ENCODE, config, place).to_pylist()
     samples_of = [

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from pipelines.cli import app
-from pipelines.plan import CurateConfig
+from pipelines.settings import CurateConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.config import CONF, ConfigError, available, bind, digest, load
-from pipelines.plan import CurateConfig
+from pipelines.settings import CurateConfig
 from training.config import TrainConfig
 
 

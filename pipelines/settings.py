@@ -1,0 +1,63 @@
+"""What a curation depends on: every stage's own configuration, the rules in funnel order and the sets, composed."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+from curation import buckets
+from curation.adapters.open_clip import OpenClipConfig
+from curation.analyse import AnalyseConfig
+from curation.captions import CaptionConfig
+from curation.concepts import ConceptsConfig
+from curation.duplicates import DuplicatesConfig
+from curation.embeddings import DescriptorConfig
+from curation.encode import EncodeConfig
+from curation.ingest import IngestConfig
+from curation.text import TextConfig
+from manifests.rules import Rule
+from pipelines.on_ray import EngineConfig
+from pipelines.sharding import ShardConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleConfig:
+    """A rule as it stands in `conf/rules/`, under its name."""
+
+    stage: Literal["rights", "facts", "assets", "analysed", "content", "tables", "sets", "placed"]
+    subject: Literal["asset", "clip"]
+    measure: str
+    op: str
+    threshold: float
+    unit: str = ""
+    kinds: tuple[str, ...] = ("video", "image", "audio")
+    set_name: str = ""
+    on_unknown: Literal["reject", "accept"] = "reject"
+    version: int = 1
+    measure_version: str = "1"
+    reason: str = ""
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurateConfig:
+    """Everything that a curation depends on: the stages' own configurations, the rules in funnel order, and the sets."""
+
+    rules: dict[str, RuleConfig]
+    sets: dict[str, buckets.SetConfig]
+    seed: int = 0
+    ingest: IngestConfig = field(default_factory=IngestConfig)
+    analyse: AnalyseConfig = field(default_factory=AnalyseConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    descriptors: DescriptorConfig = field(default_factory=DescriptorConfig)
+    open_clip: OpenClipConfig = field(default_factory=OpenClipConfig)
+    duplicates: DuplicatesConfig = field(default_factory=DuplicatesConfig)
+    concepts: ConceptsConfig = field(default_factory=ConceptsConfig)
+    captions: CaptionConfig = field(default_factory=CaptionConfig)
+    encode: EncodeConfig = field(default_factory=EncodeConfig)
+    shards: ShardConfig = field(default_factory=ShardConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+    def policy(self) -> tuple[Rule, ...]:
+        """The enabled rules, in order."""
+        names = [f.name for f in dataclasses.fields(RuleConfig) if f.name != "enabled"]
+        return tuple(Rule(name=k, **{n: getattr(r, n) for n in names}) for k, r in self.rules.items() if r.enabled)
