@@ -47,9 +47,9 @@ def test_pass_reject_and_unknown_add_up_at_every_rule(run) -> None:
 
 
 def test_what_is_broken_is_a_row_with_a_reason(run) -> None:
-    """Truncated, empty and mislabelled files are unreadable assets with a code and a sentence; no broken file became a clip."""
+    """Truncated, empty (three copies of no bytes are one asset) and mislabelled files are unreadable, with a code and a sentence."""
     assets = {Path(a["uri"]).name: a for a in ManifestStore(run[0]).read("assets").to_pylist()}
-    for name in ("made_zero_byte.mp4", "made_html_error.mp4", "lfs_pointer_dali.mp4", "made_truncated_moov_last.mp4", "broken.png"):
+    for name in ("empty.mp3", "made_html_error.mp4", "lfs_pointer_dali.mp4", "made_truncated_moov_last.mp4", "broken.png"):
         assert assets[name]["decision"] == "drop"
         assert assets[name]["error_code"]
         assert len(assets[name]["error_detail"]) > 10
