@@ -314,9 +314,10 @@ def false_cuts(score: np.ndarray, pts_us: np.ndarray, threshold: float, gap_us: 
 
     A peak also stands out to twice the median of the half second around it: a smooth pan over fine texture changes much, but evenly.
     """
-    around = [np.searchsorted(pts_us, (t - _AROUND_US, t + _AROUND_US + 1)) for t in pts_us]
-    usual = np.array([np.median(score[a:b]) for a, b in around])
-    peaks = np.flatnonzero((score >= threshold) & (score >= 2 * usual))
+    high = np.flatnonzero(score >= threshold)
+    first, end = (np.searchsorted(pts_us, pts_us[high] + d) for d in (-_AROUND_US, _AROUND_US + 1))
+    # The median of a window is wanted only where the score is high at all: rarely.
+    peaks = [i for i, a, b in zip(high, first, end, strict=True) if score[i] >= 2 * np.median(score[a:b])]
     count, last = 0, -(1 << 62)
     for i in peaks:
         if pts_us[i] - last >= gap_us:
