@@ -131,7 +131,7 @@ def test_licences_are_spdx() -> None:
 
     for fields in samples.sidecars().values():
         if "licence" in fields:
-            get_spdx_licensing().parse(fields["licence"], validate=True)
+            assert get_spdx_licensing().parse(fields["licence"], validate=True) is not None
 
 
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 20)), min_size=1, max_size=5), st.booleans())
