@@ -1,0 +1,96 @@
+"""What an observer is, and what it is shown of a frame. Every frame of a video is decoded once and shown to every observer.
+
+An observer is small and streaming: `push` each frame, then `finish` gives its tracks. It has no settings that decide anything: how
+finely it looks are constants of its file, and thresholds belong to the measures that read the tracks. So no setting of a measure ever
+asks for another decode.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import numpy as np
+
+from curation.media import Orientation
+from curation.tracks import Track
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+
+SMALL_PX = 160
+"""Long side of the small planes: half the scaling cost of 240 px at the same cuts."""
+
+_LUMA_IS_PLANE_0 = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "gray", "yuva420p")
+
+
+@dataclass(slots=True)
+class Frame:
+    """One frame as observers see it. The small planes are uint8 in limited range (16 black, 235 white), upright as shown, and may be kept."""
+
+    pts_us: int
+    y: np.ndarray  # [h, w], long side SMALL_PX
+    u: np.ndarray  # [h/2, w/2]
+    v: np.ndarray
+    source: "VideoFrame"  # the decoder's own, as stored; read it inside push only: keeping it keeps megabytes
+    turn: Orientation
+
+    def full_luma(self) -> np.ndarray | None:
+        """The luma plane at full size as stored (not turned), uint8 [height, width], a view valid inside push; None for deep colour."""
+        if self.source.format.name not in _LUMA_IS_PLANE_0:
+            return None
+        plane = self.source.planes[0]
+        rows = np.frombuffer(memoryview(cast(Any, plane)), np.uint8).reshape(-1, plane.line_size)
+        return rows[: self.source.height, : self.source.width]
+
+
+class Observer(Protocol):
+    """Watches a video go by."""
+
+    def push(self, frame: Frame) -> None:
+        """The next frame, in order of presentation."""
+        ...
+
+    def finish(self) -> list[Track]:
+        """What was seen. Called once, after the last frame."""
+        ...
+
+
+class SmallFrames:
+    """Makes the small planes of a video's frames: one scaler, kept, as a new one per frame costs megabytes (FFmpeg 8)."""
+
+    def __init__(self, width: int, height: int) -> None:
+        """The sizes are as shown."""
+        from av.video.reformatter import VideoReformatter
+
+        self.size = fit(width, height, SMALL_PX)
+        self._scaler = VideoReformatter()
+        self._turn: Orientation | None = None
+        self._plain = True
+
+    def __call__(self, source: "VideoFrame", pts_us: int) -> Frame:
+        """The frame as observers see it."""
+        from curation.media import orientation
+
+        if self._turn is None:
+            self._turn = orientation(source)
+            self._plain = self._turn == Orientation()
+            if self._turn.transpose:  # sizes are as shown; the decoder gives frames as stored
+                self.size = self.size[::-1]
+        width, height = self.size
+        small = self._scaler.reformat(source, width, height, "yuv420p", interpolation="FAST_BILINEAR", threads=1)
+        planes = small.planes
+        y, u, v = _view(planes[0], width, height), _view(planes[1], width // 2, height // 2), _view(planes[2], width // 2, height // 2)
+        if not self._plain:
+            y, u, v = (np.ascontiguousarray(self._turn.apply(p)) for p in (y, u, v))
+        return Frame(pts_us, y, u, v, source, self._turn)
+
+
+def fit(width: int, height: int, long_side: int) -> tuple[int, int]:
+    """Even sizes of at least 16 px with the picture's aspect, not larger than the picture (of at least 16 px) or the long side."""
+    scale = min(1.0, long_side / max(width, height))
+    return max(16, round(width * scale / 2) * 2), max(16, round(height * scale / 2) * 2)
+
+
+def _view(plane: Any, width: int, height: int) -> np.ndarray:
+    """The plane without a copy where its lines have no padding; a copy else, so that what is kept is small and contiguous."""
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+    return np.ascontiguousarray(rows[:height, :width])
