@@ -24,7 +24,8 @@ def boundaries(path: str) -> tuple[int, list[int], list[tuple[int, int]]]:
     import numpy as np
 
     from curation.analyse import AnalyseConfig, find_shots
-    from curation.media import MediaConfig, probe
+    from curation.media import MediaConfig
+    from curation.probe import probe
 
     shots, pts = find_shots(path, probe(path, MediaConfig()), AnalyseConfig())
     hard = [int(np.searchsorted(pts, s.start_us)) for s in shots if s.opens == "hard"]

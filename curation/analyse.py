@@ -18,11 +18,15 @@ from curation import media
 from curation.audio import AudioConfig, Loudness, plan_sound
 from curation.borders import BordersConfig, measure_borders
 from curation.camera import CameraConfig, CameraObserver
+from curation.clock import is_variable
 from curation.keyframes import KeyFrame
-from curation.media import DecodeLog, MediaConfig, MediaError, MediaFacts, Orientation
+from curation.media import DecodeLog, MediaConfig, MediaError
 from curation.motion import VECTOR_CODECS, MotionConfig, MotionObserver, mean_vector_px
+from curation.orientation import Orientation, orientation
+from curation.probe import MediaFacts, probe_asset, with_facts
 from curation.quality import colourfulness, measure_luma
 from curation.shots import ClipConfig, Shot, ShotFinder, ShotsConfig, Span, clips_of_shot, false_cuts
+from curation.stills import load_picture
 from manifests.ids import clip_id
 from manifests.records import Asset, Clip
 
@@ -95,7 +99,7 @@ def failed(asset: Asset, error: MediaError) -> Asset:
 def analyse(asset: Asset, path: str, cfg: AnalyseConfig) -> Analysis:
     """As `analyse_asset`, but raises MediaError. An asset not yet probed is probed first; one that failed before comes back as it is."""
     if asset.kind is None and asset.error_code is None:
-        asset = media.probe_asset(asset, path, cfg.media)
+        asset = probe_asset(asset, path, cfg.media)
     if asset.error_code is not None:
         return Analysis(asset=asset, clips=[], series=None, keyframes=[])
     if asset.kind == "video":
@@ -105,7 +109,7 @@ def analyse(asset: Asset, path: str, cfg: AnalyseConfig) -> Analysis:
 
 def find_shots(path: str, facts: MediaFacts, cfg: AnalyseConfig) -> tuple[list[Shot], np.ndarray]:
     """The shots of a video and the presentation times of its frames in us, by the same decode as `analyse`. Raises MediaError."""
-    asset = media.with_facts(Asset(asset_id="", asset_sha256=b"", asset_md5=b"", size_bytes=0, uri=path), facts)
+    asset = with_facts(Asset(asset_id="", asset_sha256=b"", asset_md5=b"", size_bytes=0, uri=path), facts)
     video = _VideoAnalysis(asset, path, cfg)
     analysis = video.run()
     return video.shots, np.array([]) if analysis.series is None else analysis.series.pts_us
@@ -204,7 +208,7 @@ class _VideoAnalysis:
 
     def _push(self, frame: Any, pts_us: int, vectors: bool) -> None:
         if self._turn is None:
-            self._turn = media.orientation(frame)
+            self._turn = orientation(frame)
             if self._turn.transpose:  # sizes are as shown; the decoder gives frames as stored
                 self._small, self._large = self._small[::-1], self._large[::-1]
             self._shot_start = pts_us
@@ -321,7 +325,7 @@ class _VideoAnalysis:
         """The asset with what only the decode could tell, and its error when too little came out or no clip could be made."""
         indexed = self._asset.n_frames
         asset = replace(
-            self._asset, n_frames=len(pts), start_us=int(pts[0]), duration_us=end_us - int(pts[0]), is_vfr=media.is_variable(pts)
+            self._asset, n_frames=len(pts), start_us=int(pts[0]), duration_us=end_us - int(pts[0]), is_vfr=is_variable(pts)
         )
         if indexed and len(pts) < self._cfg.least_decoded * indexed:
             return failed(asset, MediaError("decode_error", f"expected {indexed} frames, found {len(pts)}; {_troubles(log)}"))
@@ -373,7 +377,7 @@ def _with_sound(clips: list[Clip], path: str, cfg: AnalyseConfig) -> list[Clip]:
 
 def _analyse_picture(asset: Asset, path: str, cfg: AnalyseConfig) -> Analysis:
     """A picture is one clip of no length."""
-    rgb = media.load_picture(path, cfg.media, cfg.keyframe_px)
+    rgb = load_picture(path, cfg.media, cfg.keyframe_px)
     height, width = rgb.shape[:2]
     small = cv2.resize(rgb, _fit(width, height, cfg.small_px), interpolation=cv2.INTER_AREA)
     luma = cv2.cvtColor(small, cv2.COLOR_RGB2YUV)[..., 0]

@@ -234,7 +234,8 @@ def _encode_image(path: str, clip: Clip, width: int, height: int, cfg: EncodeCon
     """A JPEG of exactly this size, 4:4:4, from the upright picture."""
     from PIL import Image
 
-    from curation.media import MediaConfig, MediaError, load_picture
+    from curation.media import MediaConfig, MediaError
+    from curation.stills import load_picture
 
     try:
         image = Image.fromarray(load_picture(path, MediaConfig(), purpose="encode"))

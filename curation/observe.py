@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from curation.media import Orientation
+from curation.orientation import Orientation
 from curation.tracks import Track
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class SmallFrames:
 
     def __call__(self, source: "VideoFrame", pts_us: int) -> Frame:
         """The frame as observers see it."""
-        from curation.media import orientation
+        from curation.orientation import orientation
 
         if self._turn is None:
             self._turn = orientation(source)

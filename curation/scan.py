@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from curation import media
 from curation.media import DecodeLog, MediaConfig
 from curation.observe import Observer, SmallFrames
+from curation.probe import probe, with_facts
 from curation.tracks import Track
 from manifests.records import Asset
 
@@ -26,5 +27,5 @@ def watch(path: str, asset: Asset, observers: Sequence[Observer], cfg: MediaConf
 def tracks_of(path: str, observers: Sequence[Observer], cfg: MediaConfig | None = None) -> Iterable[Track]:
     """The tracks of a file that was not probed before: for tests, benchmarks and trying an observer out."""
     cfg = cfg or MediaConfig()
-    asset = media.with_facts(Asset(asset_id="", asset_sha256=b"", asset_md5=b"", size_bytes=0, uri=path), media.probe(path, cfg))
+    asset = with_facts(Asset(asset_id="", asset_sha256=b"", asset_md5=b"", size_bytes=0, uri=path), probe(path, cfg))
     return watch(path, asset, observers, cfg)

@@ -12,7 +12,7 @@ from PIL import Image
 from curation import media
 from curation.analyse import SERIES_SCHEMA, AnalyseConfig, Analysis, analyse_asset, series_table
 from curation.isolate import Sandbox
-from curation.media import probe_asset
+from curation.probe import probe_asset
 from curation.shots import ClipConfig
 from manifests.ids import clip_id
 from tests.media_makers import MEDIA, asset_for, pan, scene, still, write_video, write_wav

@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.encode import EncodeConfig, EncodedClip, EncodeError, encode_clip, ffmpeg_binary, fit_picture, h264_encoder
-from curation.media import MediaConfig, decode, probe_asset
+from curation.media import MediaConfig, decode
+from curation.probe import probe_asset
 from manifests.records import Asset, Clip
 
 CFG = EncodeConfig(preset="veryfast")

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from curation import isolate, wire
 from curation.isolate import Sandbox, SandboxError
-from curation.media import MediaConfig, MediaError, MediaFacts, probe
+from curation.media import MediaConfig, MediaError
 from curation.motion import MotionConfig
+from curation.probe import MediaFacts, probe
 from tests.media_makers import still, write_video
 
 MEMORY = 4 << 30
@@ -141,7 +142,7 @@ def test_arrays_and_records_cross_unchanged() -> None:
     [
         "hello",
         '{"tree":{"record":["subprocess","Popen"],"fields":{"args":["true"]}},"sizes":[]}',
-        '{"tree":{"record":["curation.media","probe"],"fields":{"path":"x"}},"sizes":[]}',
+        '{"tree":{"record":["curation.probe","probe"],"fields":{"path":"x"}},"sizes":[]}',
         '{"tree":{"array":0,"dtype":"O","shape":[1]},"sizes":[8]}',
     ],
 )

@@ -10,7 +10,11 @@ import pytest
 from PIL import Image
 
 from curation import media
-from curation.media import DecodeLog, MediaConfig, MediaError, Orientation, probe, probe_asset
+from curation.clock import is_variable
+from curation.media import DecodeLog, MediaConfig, MediaError
+from curation.orientation import Orientation
+from curation.probe import probe, probe_asset
+from curation.stills import load_picture
 from tests.media_makers import MEDIA, asset_for, pan, scene, still, write_video, write_wav
 
 CFG = MediaConfig()
@@ -49,15 +53,15 @@ def test_frames_carry_the_containers_time(tmp_path: Path) -> None:
     times = [0, 40, 80, 200, 210, 500, 540, 1000, 1040, 1080]
     path = str(write_video(tmp_path / "a.mkv", pan(1, len(times)), times_ms=times))
     assert [t for _, t in media.decode(path, CFG)] == [t * 1000 for t in times]
-    assert media.is_variable(np.array(times) * 1000) is True
+    assert is_variable(np.array(times) * 1000) is True
 
 
 def test_is_variable_allows_rounding() -> None:
     """Milliseconds of 24 frames a second are constant, a dropped frame is not, and two frames say nothing."""
     steady = np.round(np.arange(50) * 1000 / 24) * 1000
-    assert media.is_variable(steady) is False
-    assert media.is_variable(np.delete(steady, 20)) is True
-    assert media.is_variable(steady[:2]) is None
+    assert is_variable(steady) is False
+    assert is_variable(np.delete(steady, 20)) is True
+    assert is_variable(steady[:2]) is None
 
 
 @pytest.mark.parametrize("name", ["list.m3u8", "list.ffconcat", "clip.mp4"])
@@ -138,7 +142,7 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     Image.fromarray(scene(1)).save(tmp_path / "a.jpg", exif=exif)
     facts = probe(str(tmp_path / "a.jpg"), CFG)
     assert (facts.width, facts.height, facts.rotation) == (192, 320, 90)
-    assert media.load_picture(str(tmp_path / "a.jpg"), CFG, 64).shape == (64, 38, 3)
+    assert load_picture(str(tmp_path / "a.jpg"), CFG, 64).shape == (64, 38, 3)
 
 
 def test_every_opening_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
