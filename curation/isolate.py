@@ -3,9 +3,14 @@
 The child is started as a fresh interpreter (no fork of our threads, no `multiprocessing`, whose daemonic workers may not have
 children and whose spawn would run the caller's main script again), stays between calls, and is replaced after a failure. It dies with
 us: the kernel kills it when the thread that started it ends (Linux), and an idle child leaves when the pipe closes.
+
+A child that was taken over by what it decoded finds little: no keys in its environment, no right to write a file or to gain
+privileges, and an answer that is checked before it is believed.
 """
 
+import math
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -13,11 +18,14 @@ import sys
 import threading
 import time
 import traceback
+import types
+import typing
 from collections.abc import Callable
+from functools import lru_cache
 from importlib import import_module
 from typing import Any, TypeVar, cast
 
-from curation.media import MediaError
+from curation.media import CODES, MEDIA_LOG_VARIABLE, MediaError
 from curation.wire import decode, encode
 
 T = TypeVar("T")
@@ -28,9 +36,19 @@ MAX_ANSWER_BYTES = 1 << 30
 START_TIMEOUT_S = 60.0
 """Time in which the child must be up and have imported the function; not counted as work on the medium."""
 
+MAX_DETAIL = 4000
+"""Characters of an error's detail that are kept: it goes into a row."""
+
+ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", MEDIA_LOG_VARIABLE)
+"""What the child is told of our environment; keys and tokens are not among it."""
+
+_LOG_BYTES = 1 << 28
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+
 
 class SandboxError(RuntimeError):
-    """Our own function failed in the child with something else than a MediaError: a fault of ours, with the child's traceback."""
+    """A fault of ours: the function raised something else than a MediaError, or the child could not start. Not the medium's doing."""
 
 
 class Sandbox:
@@ -51,12 +69,10 @@ class Sandbox:
         SandboxError when the function has a fault.
         """
         with self._lock:
-            pipe = self._ready()
+            pipe = self._prepared(function)
             try:
-                _send(pipe, encode([function.__module__, function.__qualname__]), START_TIMEOUT_S)
-                _receive(pipe, START_TIMEOUT_S)
                 _send(pipe, encode(list(args)), self.timeout_s)
-                status, value = decode(_receive(pipe, self.timeout_s))
+                status, value = _checked(decode(_receive(pipe, self.timeout_s)), function)
             except TimeoutError as e:
                 self.close()
                 raise MediaError("timeout", f"{_subject(args)}: expected {function.__name__} within {self.timeout_s:g} s") from e
@@ -86,6 +102,26 @@ class Sandbox:
     def __del__(self) -> None:
         self.close()
 
+    def _prepared(self, function: Callable[..., Any]) -> socket.socket:
+        """The pipe to a child that has imported the function. A child that dies here has seen no medium: a second is tried, then SandboxError."""
+        for last in (False, True):
+            try:
+                pipe = self._ready()
+                _send(pipe, encode([function.__module__, function.__qualname__]), START_TIMEOUT_S)
+                trouble = _receive(pipe, START_TIMEOUT_S)
+            except (OSError, EOFError, ValueError) as e:
+                self.close()
+                if last:
+                    raise SandboxError(f"{function.__qualname__}: expected a process that starts, found {type(e).__name__}: {e}") from e
+                continue
+            except BaseException:
+                self.close()
+                raise
+            if trouble:
+                raise SandboxError(trouble.decode("utf-8", "replace"))
+            break
+        return pipe
+
     def _ready(self) -> socket.socket:
         """The pipe to a live child: a new one after a failure, after a fork, or when the old one died while idle."""
         alive = self._child is not None and self._owner == os.getpid() and self._child.poll() is None
@@ -99,12 +135,14 @@ class Sandbox:
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "curation.isolate", str(theirs.fileno()), str(self.memory_bytes), str(os.getpid())]
-            paths = os.pathsep.join(p for p in sys.path if p)
+            command = [sys.executable, "-m", "curation.isolate", str(theirs.fileno()), str(os.getpid())]
+            command += [str(self.memory_bytes), str(self.timeout_s)]
+            env = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
             # One thread in every library: the address-space limit counts thread stacks, and we run a process a core.
-            threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1")
-            env = {**os.environ, **threads, "PYTHONPATH": paths}
-            self._child = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, env=env)
+            env |= dict.fromkeys(_THREADS, "1") | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONDONTWRITEBYTECODE": "1"}
+            self._child = subprocess.Popen(
+                command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=env
+            )
         self._pipe, self._owner = ours, os.getpid()
 
     def _lost(self, function: Callable[..., Any], args: tuple[Any, ...]) -> MediaError:
@@ -117,29 +155,37 @@ class Sandbox:
             except subprocess.TimeoutExpired:
                 code = None  # it closed the pipe or talks nonsense but lives: killed below
         self.close()
+        if code == -signal.SIGXCPU:
+            return MediaError("timeout", f"{_subject(args)}: expected {function.__name__} within {self.timeout_s:g} s of CPU time")
         return MediaError("crashed", f"{_subject(args)}: the process of {function.__name__} ended with {_ending(code)}")
 
     def _result(self, status: str, value: Any) -> Any:
         if status == "ok":
             return value
         if status == "media":
-            raise MediaError(value[0], value[1])
+            raise MediaError(value[0], value[1][:MAX_DETAIL])
         raise SandboxError(value)
 
 
-def serve(fd: int, memory_bytes: int, parent: int) -> None:
+def serve(fd: int, parent: int, memory_bytes: int, timeout_s: float) -> None:
     """The child's life: answers calls on the socket `fd` until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's to answer
     _die_with(parent)
-    _limit_memory(memory_bytes)
+    _limit(memory_bytes)
     with socket.socket(fileno=fd) as pipe:
         while True:
             try:
                 module, name = decode(_receive(pipe, None))
             except EOFError:
                 return
-            function = getattr(import_module(module), name)
+            try:
+                function = getattr(import_module(module), name)
+            except Exception:
+                _send(pipe, traceback.format_exc().encode(), None)
+                continue
             _send(pipe, b"", None)
             args = decode(_receive(pipe, None))
+            _limit_cpu(timeout_s)
             _send(pipe, _answer(function, args), None)
 
 
@@ -154,6 +200,34 @@ def _answer(function: Callable[..., Any], args: list[Any]) -> bytes:
         if "memory" in str(e).lower():  # OpenCV reports a failed allocation as its own error
             return encode(("media", ["memory", f"{_subject(tuple(args))}: {e}"]))
         return encode(("fault", traceback.format_exc()))
+
+
+def _checked(answer: Any, function: Callable[..., Any]) -> tuple[str, Any]:
+    """The answer, if it is one that the function can give: the child may have been taken over. Raises ValueError."""
+    if not (isinstance(answer, tuple) and len(answer) == 2):
+        raise ValueError("expected a status and a value")
+    status, value = answer
+    if status == "media":
+        good = isinstance(value, list) and len(value) == 2 and value[0] in CODES and isinstance(value[1], str)
+    elif status == "ok":
+        returns = _returns(function)
+        good = returns is None or isinstance(value, returns)
+    else:
+        good = status == "fault" and isinstance(value, str)
+    if not good:
+        raise ValueError(f"expected an answer of {function.__name__}, found {status!r} with {type(value).__name__}")
+    return status, value
+
+
+@lru_cache(maxsize=64)
+def _returns(function: Callable[..., Any]) -> type | None:
+    """The class that the function says it returns; None where it says nothing so plain."""
+    try:
+        said = typing.get_type_hints(function).get("return")
+    except NameError:  # a name that only type checkers import
+        return None
+    said = typing.get_origin(said) or said
+    return said if isinstance(said, type) and said not in (float, types.UnionType) else None
 
 
 def _subject(args: tuple[Any, ...]) -> str:
@@ -172,17 +246,29 @@ def _die_with(parent: int) -> None:
     if sys.platform == "linux":
         import ctypes
 
-        ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+        libc = ctypes.CDLL(None)
+        libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS: no program it starts gains rights
         if os.getppid() != parent:  # it ended before the line above
             os._exit(1)
 
 
-def _limit_memory(memory_bytes: int) -> None:
+def _limit(memory_bytes: int) -> None:
+    """Limits for good on address space, on files written (none, but for the log of openings where one is asked for) and on core files."""
     import resource
 
-    soft, hard = memory_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    written = _LOG_BYTES if os.environ.get(MEDIA_LOG_VARIABLE) else 0
+    for what, most in ((resource.RLIMIT_AS, memory_bytes), (resource.RLIMIT_FSIZE, written), (resource.RLIMIT_CORE, 0)):
+        hard = resource.getrlimit(what)[1]
+        resource.setrlimit(what, (most, most) if hard == resource.RLIM_INFINITY else (min(most, hard), min(most, hard)))
+
+
+def _limit_cpu(timeout_s: float) -> None:
+    """The kernel ends this process when it has computed for so long again: also when the parent cannot (stopped, or a clock set back)."""
+    import resource
+
+    most, hard = math.ceil(time.process_time() + timeout_s) + 1, resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _send(pipe: socket.socket, data: bytes, timeout_s: float | None) -> None:
@@ -215,4 +301,4 @@ def _read(pipe: socket.socket, size: int, end: float | None) -> bytes:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    serve(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))

@@ -7,7 +7,6 @@ are the container's presentation timestamps, as integers in microseconds; nothin
 
 import os
 import stat
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 import numpy as np
 
 from curation.clock import Clock
+from curation.containers import head_of, is_container, is_cut_off
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -40,12 +40,15 @@ MAX_TIME_US = 1 << 53
 Purpose = Literal["probe", "decode", "encode"]
 
 
-class MediaError(Exception):
-    """A medium could not be used. `code` is machine-readable, `detail` says what was expected and found.
+CODES = (
+    "missing", "empty", "not_media", "truncated", "no_streams", "unsupported", "limit_pixels", "limit_frames", "limit_duration", "limit_audio",
+    "decode_error", "timeout", "memory", "crashed",
+)  # fmt: skip
+"""All reasons for which a medium cannot be used."""
 
-    Codes: missing, empty, not_media, truncated, no_streams, unsupported, limit_pixels, limit_frames, limit_duration, limit_audio,
-    decode_error, timeout, memory, crashed.
-    """
+
+class MediaError(Exception):
+    """A medium could not be used. `code` is one of CODES, `detail` says what was expected and found."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(f"{code}: {detail}")
@@ -112,11 +115,6 @@ def open_file(path: str) -> BinaryIO:
         os.close(fd)
         raise MediaError("empty", f"{path}: expected a medium, found 0 bytes")
     return os.fdopen(fd, "rb", buffering=0)
-
-
-def head_of(file: BinaryIO) -> bytes:
-    """The first 64 bytes; the file's position does not move."""
-    return os.pread(file.fileno(), 64, 0)
 
 
 @contextmanager
@@ -251,55 +249,16 @@ def _quiet() -> None:
     av.logging.set_libav_level(av.logging.PANIC)
 
 
-_SIGNATURES = (
-    b"\x1aE\xdf\xa3",
-    b"RIFF",
-    b"OggS",
-    b"fLaC",
-    b"FLV\x01",
-    b"\x00\x00\x01\xba",
-    b"\x30\x26\xb2\x75",
-    b"GIF8",
-    b"FORM",
-    b"caff",
-    b"wvpk",
-)
-_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip")
-
-
 def _open_error(path: str, file: BinaryIO, error: Exception) -> MediaError:
     """A container's signature in front of contents that do not parse is a broken medium, cut off or damaged; without one it is none."""
     if isinstance(error, MemoryError):
         return MediaError("memory", f"{path}: not enough memory to open")
     head = head_of(file)
-    if not (head[4:8] in _BOXES or head.startswith(_SIGNATURES)):
+    if not is_container(head):
         return MediaError("not_media", f"{path}: expected a container of the allow-list, found {head[:12]!r} ({_said(error)})")
-    if _is_cut_off(file):
+    if is_cut_off(file):
         return MediaError("truncated", f"{path}: expected the whole file, found a part without its index ({_said(error)})")
     return MediaError("decode_error", f"{path}: has a container's signature but its header does not parse ({_said(error)})")
-
-
-def _is_cut_off(file: BinaryIO) -> bool:
-    """Whether the file ends before it says it does: RIFF by its length, MP4 by its boxes or for want of a `moov`; shorter than 64 bytes."""
-    size, fd, at, seen = os.fstat(file.fileno()).st_size, file.fileno(), 0, set()
-    head = head_of(file)
-    if size < 64:
-        return True
-    if head[:4] == b"RIFF":
-        return struct.unpack("<I", head[4:8])[0] + 8 > size
-    if head[4:8] not in _BOXES:
-        return False
-    for _ in range(10_000):
-        if at + 8 > size:
-            break
-        length, kind = struct.unpack(">I4s", os.pread(fd, 8, at))
-        if length == 1:
-            length = int.from_bytes(os.pread(fd, 8, at + 8), "big")
-        if length < 8:  # 0: to the end of the file; less makes no sense
-            length = size - at
-        seen.add(kind)
-        at += length
-    return at > size or b"moov" not in seen
 
 
 def _decode_error(path: str, error: Exception) -> MediaError:

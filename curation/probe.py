@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from curation.clock import is_variable
+from curation.containers import head_of, picture_kind
 from curation.media import (
     MAX_TIME_US,
     DecodeLog,
     MediaConfig,
     MediaError,
     first_frame,
-    head_of,
     is_sound,
     need_pixels,
     need_sound,
@@ -25,7 +25,7 @@ from curation.media import (
     video_stream,
 )  # fmt: skip
 from curation.orientation import orientation, shown_size
-from curation.stills import open_still, picture_kind
+from curation.stills import open_still
 from manifests.records import Asset
 
 if TYPE_CHECKING:

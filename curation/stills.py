@@ -5,12 +5,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from curation.containers import head_of, picture_kind
 from curation.media import (
     MediaConfig,
     MediaError,
     Purpose,
     first_frame,
-    head_of,
     need_pixels,
     note_open,
     open_container,
@@ -38,21 +38,6 @@ def open_still(path: str, cfg: MediaConfig, long_side_px: int | None = None) -> 
         if picture_kind(head_of(file)) != "HEIC":
             return _pillow(path, file, cfg, long_side_px)
     return _heic(path, cfg)
-
-
-def picture_kind(head: bytes) -> str | None:
-    """The picture format of a file that starts with these bytes (at least 32), or None when it is not a still picture."""
-    if head[:3] == b"\xff\xd8\xff":
-        return "JPEG"
-    if head[:8] == b"\x89PNG\r\n\x1a\n":
-        return "PNG"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WEBP"
-    if head[:2] == b"BM" and head[6:10] == bytes(4):
-        return "BMP"
-    if head[4:8] == b"ftyp":
-        return {b"avif": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC"}.get(head[8:12])
-    return None
 
 
 def _pillow(path: str, file: BinaryIO, cfg: MediaConfig, long_side_px: int | None) -> Any:

@@ -1,20 +1,25 @@
 """Values as bytes for the pipe between us and the process that decodes hostile media.
 
 The child may have been taken over by what it decoded, so its answers are never unpickled: only plain values, arrays, and the frozen
-dataclasses of `manifests` and `curation` come back, each rebuilt by its own constructor. Layout: 4-byte length of a JSON header, the
+dataclasses of `manifests` and `curation` come back, each rebuilt by its own constructor from values of the declared kinds. Layout: 4-byte length of a JSON header, the
 header, then the raw buffers that it counts.
 """
 
 import dataclasses
 import importlib
 import json
+import types
+import typing
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 PACKAGES = ("manifests", "curation")
 """Packages whose dataclasses may cross."""
+
+_PLAIN = (bool, int, float, str, bytes, type(None))
 
 
 class WireError(ValueError):
@@ -39,7 +44,7 @@ def decode(data: bytes) -> Any:
             buffers.append(data[at : at + length])
             at += length
         return _unpack(header["tree"], buffers)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ImportError, RecursionError) as e:
+    except (KeyError, IndexError, TypeError, ValueError, ArithmeticError, AttributeError, ImportError, NameError, RecursionError) as e:
         raise WireError(f"expected an encoded value, found {len(data)} bytes that are none: {e}") from e
 
 
@@ -82,8 +87,23 @@ def _unpack(tree: Any, buffers: list[bytes]) -> Any:
         return {_unpack(k, buffers): _unpack(v, buffers) for k, v in tree["dict"]}
     if "fraction" in tree:
         return Fraction(*tree["fraction"])
-    module, name = tree["record"]
-    return _record(module, name)(**{k: _unpack(v, buffers) for k, v in tree["fields"].items()})
+    record = _record(*tree["record"])
+    fields = {k: _unpack(v, buffers) for k, v in tree["fields"].items()}
+    for name, kinds in _plain_fields(record).items():
+        if name in fields and not isinstance(fields[name], kinds):
+            raise WireError(f"{record.__name__}.{name}: expected {kinds}, found {type(fields[name]).__name__}")
+    return record(**fields)
+
+
+@lru_cache(maxsize=256)
+def _plain_fields(record: type) -> dict[str, tuple[type, ...]]:
+    """The classes that a value of each field may have, for fields of plain values: they go into columns, which take nothing else."""
+    found = {}
+    for name, hint in typing.get_type_hints(record).items():
+        kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        if all(k in _PLAIN for k in kinds):
+            found[name] = (*kinds, int) if float in kinds else tuple(kinds)
+    return found
 
 
 def _record(module: str, name: str) -> type:
