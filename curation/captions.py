@@ -1,66 +1,58 @@
-"""Captions: the text that came with a file, else a plain sentence made of measured facts, marked as such. Map: clip (with asset and
-key frames) -> one `CaptionText`; the batch class only loops, so that a captioning network can take its place.
+"""Captions: the text that came with a file, else what one of the configured captioners writes. Batch: equal-length lists, one
+`CaptionText` a clip.
+
+Who writes is drawn by key (`caption_mix`): by default the facts captioner, which needs no network; Movie Gen's is `mix: {small: 0.7,
+large: 0.3}` with two endpoints or local models of these names. Sound has no pictures, so facts are all that is written about it. A
+captioner that fails leaves an error, never another captioner's text: a clip without a caption is unknown, and unknown is never a pass.
 
 Movie Gen puts the camera-motion class in front of the caption where its classifier is sure (Camera-motion classes, captions); the
-threshold was not published. Text from outside is hostile: control and direction characters are taken out and its length is bounded. It
-is still untrusted afterwards: whoever shows it must escape it.
+threshold was not published.
 """
 
-import unicodedata
+import dataclasses
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
-import numpy as np
-
-from curation.keyframes import KeyFrame, KeyFrameError, Picture, decode_all
+from curation.adapters.openai_captioner import EndpointConfig, OpenAICaptioner
+from curation.adapters.request_limits import Limits
+from curation.adapters.transformers_captioner import LocalModelConfig, TransformersCaptioner
+from curation.caption_facts import FACTS_VERSION, FactsCaptioner, FactsConfig, SidecarCaptioner, SidecarConfig
+from curation.caption_mix import check_mix, draw
+from curation.caption_prompt import Captioner, Failed, Length, Subject, Written
+from curation.keyframes import KeyFrame
 from manifests.records import Asset, Clip
 
-FACTS_VERSION = "1"
-"""Version of the sentence that is made of facts; it changes with the wording."""
+FACTS = "facts"
 
-_JOINERS = "\u200c\u200d"  # zero-width (non-)joiner: Persian, Indic scripts and emoji need them; other format characters go
+MEASURES_READ = ("motion", "camera", "quality", "sound")
+"""The measures whose columns stand in captions: how much moves, how the camera does, brightness, loudness and silence."""
 
-_CAMERA = {
-    "zoom_in": "zooms in",
-    "zoom_out": "zooms out",
-    "push_in": "pushes in",
-    "pull_out": "pulls out",
-    "pan_right": "pans to the right",
-    "pan_left": "pans to the left",
-    "truck_right": "moves to the right",
-    "truck_left": "moves to the left",
-    "tilt_up": "tilts up",
-    "tilt_down": "tilts down",
-    "pedestal_up": "rises",
-    "pedestal_down": "sinks",
-    "arc_shot": "moves around the subject",
-    "tracking_shot": "follows the subject",
-    "static_shot": "does not move",
-    "handheld_shot": "is held by hand",
-}
-
-_HUES = (
-    (15, "red"),
-    (45, "orange"),
-    (70, "yellow"),
-    (165, "green"),
-    (195, "cyan"),
-    (255, "blue"),
-    (290, "purple"),
-    (345, "pink"),
-    (361, "red"),
-)
+_TRANSIENT = re.compile(r"budget|timeout|unreachable|given_up|http_(408|425|429|5\d\d)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionConfig:
-    """Which captions are taken and how they are cleaned. All values are ours."""
+    """Which captions are taken and who writes them. `mix` gives each captioner's share by its name in `endpoints` or `local`, or `facts`."""
 
-    use_supplied: bool = True
-    camera_confidence: float = 0.8
-    max_characters: int = 2000  # the paper's captions have some 100 words; this is three times that
-    min_characters: int = 3  # shorter supplied texts say nothing
-    colour_share: float = 0.15  # a colour is named from this share of the picture on
+    sidecar: SidecarConfig = field(default_factory=SidecarConfig)
+    facts: FactsConfig = field(default_factory=FactsConfig)
+    endpoints: dict[str, EndpointConfig] = field(default_factory=dict)
+    local: dict[str, LocalModelConfig] = field(default_factory=dict)
+    mix: dict[str, float] = field(default_factory=lambda: {FACTS: 1.0})
+    seed: int = 0
+    length: Length = field(default_factory=Length)
+    camera_confidence: float = 0.8  # ours: the camera is named from this confidence on
+
+    def __post_init__(self) -> None:
+        check_mix(self.mix)
+        both = (set(self.endpoints) & set(self.local)) | ({FACTS, "sidecar"} & {*self.endpoints, *self.local})
+        if both:
+            raise ValueError(f"captioner names must differ from each other, from facts and from sidecar; found {', '.join(sorted(both))}")
+        unknown = set(self.mix) - {FACTS, *self.endpoints, *self.local}
+        if unknown:
+            raise ValueError(f"the mix names {', '.join(sorted(unknown))}, expected facts or a name in endpoints or local")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,36 +61,77 @@ class CaptionText:
 
     clip_id: str
     text: str | None = None
-    captioner: str = "facts"
+    captioner: str = FACTS
     captioner_version: str = FACTS_VERSION
     camera_prefix: str | None = None
+    frame_digest: str | None = None
     error_code: str | None = None
     error_detail: str | None = None
 
 
 class CaptionClips:
-    """Captions each clip from its sidecar or its facts. Has no weights; a class because every batch stage is."""
+    """Captions each clip. Loads the weights and keeps the budgets of the captioners that have a share; a budget holds for this object."""
 
     def __init__(self, cfg: CaptionConfig) -> None:
         self.cfg = cfg
+        self._sidecar = SidecarCaptioner(cfg.length)
+        self._captioners: dict[str, Captioner] = {FACTS: FactsCaptioner(cfg.facts, cfg.camera_confidence)}
+        wanted = {name for name, share in cfg.mix.items() if share > 0}
+        for name in sorted(wanted & set(cfg.endpoints)):
+            self._captioners[name] = OpenAICaptioner(cfg.endpoints[name], cfg.length, cfg.seed)
+        for name in sorted(wanted & set(cfg.local)):
+            self._captioners[name] = TransformersCaptioner(cfg.local[name], cfg.length)
 
     def __call__(self, batch: Sequence[tuple[Clip, Asset, list[KeyFrame]]]) -> list[CaptionText]:
-        """One caption a clip, in order."""
-        return [caption(clip, asset, frames, self.cfg) for clip, asset, frames in batch]
+        """One caption a clip, in order; never raises on hostile input. Captioners work side by side."""
+        subjects = [Subject(clip=clip, asset=asset, frames=tuple(frames)) for clip, asset, frames in batch]
+        outcomes: list[Written | Failed | None] = [None] * len(subjects)
+        if self.cfg.sidecar.use:
+            outcomes = [o if isinstance(o, Written) else None for o in self._sidecar.write(subjects)]
+        groups: dict[str, list[int]] = {}
+        for i, subject in enumerate(subjects):
+            if outcomes[i] is None:
+                groups.setdefault(self.captioner_of(subject.clip), []).append(i)
+        if groups:
+            with ThreadPoolExecutor(len(groups)) as pool:
+                written = pool.map(lambda name: self._captioners[name].write([subjects[i] for i in groups[name]]), groups)
+                for places, found in zip(groups.values(), written, strict=True):
+                    for i, outcome in zip(places, found, strict=True):
+                        outcomes[i] = outcome
+        return [self._row(s.clip, o) for s, o in zip(subjects, outcomes, strict=True)]
+
+    def captioner_of(self, clip: Clip) -> str:
+        """The name of the captioner that is to write about the clip where no supplied text is taken."""
+        return FACTS if clip.kind == "audio" else draw(self.cfg.mix, self.cfg.seed, clip.clip_id)
+
+    def _row(self, clip: Clip, outcome: Written | Failed | None) -> CaptionText:
+        """The outcome as a row of its clip. An outcome on another clip would mean that a backend broke its contract: it is not used."""
+        if outcome is None or outcome.clip_id != clip.clip_id:
+            found = "none" if outcome is None else f"one on clip {outcome.clip_id}"
+            detail = f"expected an outcome on clip {clip.clip_id}, found {found}"
+            return CaptionText(clip_id=clip.clip_id, captioner="", captioner_version="", error_code="wrong_clip", error_detail=detail)
+        if isinstance(outcome, Failed):
+            return CaptionText(
+                clip_id=clip.clip_id,
+                captioner=outcome.captioner,
+                captioner_version="",
+                frame_digest=outcome.frame_digest,
+                error_code=outcome.code,
+                error_detail=outcome.detail,
+            )
+        return CaptionText(
+            clip_id=clip.clip_id,
+            text=outcome.text,
+            captioner=outcome.captioner,
+            captioner_version=outcome.captioner_version,
+            camera_prefix=camera_prefix(clip, self.cfg),
+            frame_digest=outcome.frame_digest,
+        )
 
 
 def caption(clip: Clip, asset: Asset, frames: Sequence[KeyFrame], cfg: CaptionConfig) -> CaptionText:
-    """The caption of a clip: captioner `sidecar` where the asset brought a usable text, else `facts`; never raises on hostile input."""
-    prefix = camera_prefix(clip, cfg)
-    supplied = clean(asset.supplied_caption or "", cfg.max_characters) if cfg.use_supplied else ""
-    if len(supplied) >= cfg.min_characters:
-        return CaptionText(clip_id=clip.clip_id, text=supplied, captioner="sidecar", captioner_version="1", camera_prefix=prefix)
-    try:
-        pictures = decode_all(clip.clip_id, frames) if frames else []
-    except KeyFrameError as e:
-        return CaptionText(clip_id=clip.clip_id, error_code="bad_keyframe", error_detail=str(e))
-    text = _sound_facts(clip) if clip.kind == "audio" else _picture_facts(clip, pictures, cfg)
-    return CaptionText(clip_id=clip.clip_id, text=text, camera_prefix=prefix)
+    """The caption of one clip, by captioners made for it alone."""
+    return CaptionClips(cfg)([(clip, asset, list(frames))])[0]
 
 
 def camera_prefix(clip: Clip, cfg: CaptionConfig) -> str | None:
@@ -108,83 +141,16 @@ def camera_prefix(clip: Clip, cfg: CaptionConfig) -> str | None:
     return clip.camera.replace("_", " ")
 
 
-def clean(text: str, max_characters: int) -> str:
-    """The text in one line: NFC, no control, direction or unassigned characters, single spaces, cut at a word within the limit."""
-    # Normalisation can lengthen a text manifold and costs time: bound what goes in, too.
-    text = unicodedata.normalize("NFC", text[: 16 * max_characters])
-    kept = ("" if _is_hidden(c) else " " if c.isspace() or unicodedata.category(c) == "Cc" else c for c in text)
-    line = " ".join("".join(kept).split())
-    if len(line) <= max_characters:
-        return line
-    head = line[: max_characters + 1].rpartition(" ")[0]
-    return head or line[:max_characters]
+def is_transient(error_code: str) -> bool:
+    """Whether the same request may do better in another run: out of budget, or the endpoint did not answer."""
+    return _TRANSIENT.fullmatch(error_code) is not None
 
 
-def colour_names(pictures: Sequence[Picture], min_share: float) -> list[str]:
-    """At most two colour names that cover at least `min_share` of the pictures, the larger first."""
-    if not pictures:
-        return []
-    names, counts = np.unique(np.concatenate([_colours(picture) for picture in pictures]), return_counts=True)
-    order = sorted(zip((-counts).tolist(), names.tolist(), strict=True))
-    return [name for negative, name in order[:2] if -negative >= min_share * int(counts.sum())]
-
-
-def _is_hidden(c: str) -> bool:
-    return unicodedata.category(c) in ("Cf", "Cs", "Co", "Cn") and c not in _JOINERS
-
-
-def _picture_facts(clip: Clip, pictures: Sequence[Picture], cfg: CaptionConfig) -> str:
-    """E.g. 'A bright landscape video of 8 seconds with strong motion, mostly green and blue. The camera pans to the right.'"""
-    words = [w for w in (_brightness(clip.brightness), _orientation(clip.width, clip.height)) if w]
-    kind = "image" if clip.kind == "image" else f"video of {_seconds(clip)}"
-    first = f"A {' '.join([*words, kind])}"
-    first += _motion(clip.motion) if clip.kind == "video" else ""
-    colours = colour_names(pictures, cfg.colour_share)
-    first += f", mostly {' and '.join(colours)}" if colours else ""
-    sure = camera_prefix(clip, cfg) is not None and clip.camera in _CAMERA
-    return f"{first}. The camera {_CAMERA[str(clip.camera)]}." if sure else f"{first}."
-
-
-def _sound_facts(clip: Clip) -> str:
-    """E.g. 'A loud sound recording of 5 seconds, about half of it silent.' Levels are ours."""
-    level = clip.loudness_db
-    loud = "" if level is None else "loud " if level > -20 else "quiet " if level < -40 else ""
-    silent = clip.silence_fraction
-    rest = "" if silent is None or silent < 0.25 else ", silent throughout" if silent > 0.95 else ", partly silent"
-    return f"A {loud}sound recording of {_seconds(clip)}{rest}."
-
-
-def _seconds(clip: Clip) -> str:
-    seconds = f"{(clip.end_us - clip.start_us) / 1e6:.1f}".removesuffix(".0")
-    return "1 second" if seconds == "1" else f"{seconds} seconds"
-
-
-def _orientation(width: int | None, height: int | None) -> str:
-    if not width or not height:
-        return ""
-    return "landscape" if width > height else "portrait" if height > width else "square"
-
-
-def _brightness(luma: float | None) -> str:
-    return "" if luma is None else "dark" if luma < 0.25 else "bright" if luma > 0.6 else ""
-
-
-def _motion(motion: float | None) -> str:
-    """Motion in words. 2.0 is the paper's floor for training clips; the other steps are ours."""
-    if motion is None:
-        return ""
-    amount = "almost no" if motion < 0.5 else "little" if motion < 2.0 else "moderate" if motion < 8.0 else "strong"
-    return f" with {amount} motion"
-
-
-def _colours(picture: Picture) -> np.ndarray[tuple[int, ...], np.dtype[np.str_]]:
-    """The colour name of each pixel of the picture at 32 x 32."""
-    import cv2
-
-    rgb = np.asarray(cv2.resize(picture, (32, 32), interpolation=cv2.INTER_AREA), dtype=np.float32).reshape(1, -1, 3) / 255
-    hue, saturation, value = np.moveaxis(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)[0], 1, 0)
-    bounds = np.array([bound for bound, _ in _HUES])
-    names = np.array([name for _, name in _HUES])[np.searchsorted(bounds, hue, side="right").clip(max=len(_HUES) - 1)]
-    names = np.where((names == "orange") & (value < 0.6), "brown", names)
-    grey = np.where(value > 0.8, "white", "grey")
-    return np.where(value < 0.2, "black", np.where(saturation < 0.2, grey, names))
+def identity(cfg: CaptionConfig) -> CaptionConfig:
+    """The settings without those that decide nothing about a caption (address, key, limits): what a stored caption depends on."""
+    plain = {
+        name: dataclasses.replace(e, base_url="http://localhost", api_key_env=None, plain_http_key=False, limits=Limits())
+        for name, e in cfg.endpoints.items()
+    }
+    local = {name: dataclasses.replace(m, device="cpu", max_time_s=0.0) for name, m in cfg.local.items()}
+    return dataclasses.replace(cfg, endpoints=plain, local=local)
