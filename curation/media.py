@@ -37,6 +37,9 @@ DEMUXERS = (
 MAX_TIME_US = 1 << 53
 """285 years: a time beyond it is damage, and its microseconds would not fit a column."""
 
+FOREIGN = (ValueError, IndexError, KeyError, TypeError, AttributeError, ArithmeticError, NotImplementedError)
+"""What PyAV raises beside FFmpeg's errors when a medium leads it astray: in a call of its own, the medium's fault."""
+
 Purpose = Literal["probe", "decode", "encode"]
 
 
@@ -200,7 +203,7 @@ def decode_audio(path: str, cfg: MediaConfig, *, log: DecodeLog | None = None) -
             raise MediaError("no_streams", f"{path}: expected an audio stream, found none")
         stream = container.streams.audio[0]
         prepare(path, stream, cfg)
-        resampler, rate, length_us = None, 0, Fraction(0)
+        resampler, setup, length_us = None, None, Fraction(0)
         for frame in _frames(path, container, stream, cfg, log):
             log.n_frames += 1
             if not log.n_frames & 255:
@@ -216,11 +219,17 @@ def decode_audio(path: str, cfg: MediaConfig, *, log: DecodeLog | None = None) -
             if abs(start_us) > MAX_TIME_US:
                 log.n_undated += 1
                 continue
-            if resampler is None or rate != frame.sample_rate:
-                rate = frame.sample_rate
-                resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
-            for piece in resampler.resample(frame):
-                yield piece.to_ndarray()[0], rate, start_us
+            if resampler is None or setup != (frame.sample_rate, frame.format.name, frame.layout.name):
+                setup = (frame.sample_rate, frame.format.name, frame.layout.name)
+                resampler = av.AudioResampler(format="fltp", layout="mono", rate=frame.sample_rate)
+            try:
+                pieces = resampler.resample(frame)
+            except (av.error.FFmpegError, *FOREIGN) as e:
+                _note_error(log, e)
+                resampler = None
+                continue
+            for piece in pieces:
+                yield piece.to_ndarray()[0], frame.sample_rate, start_us
 
 
 def decode_sound(path: str, cfg: MediaConfig, sound: "Listener", *, log: DecodeLog | None = None) -> None:
@@ -327,6 +336,9 @@ def packets_of(path: str, container: "InputContainer", cfg: MediaConfig, log: De
         except av.error.FFmpegError as e:
             _note_error(log, e)
             return
+        except IndexError:  # a stream that began after the header was read: PyAV does not know it, and neither do we
+            packets = container.demux(*streams)
+            continue
         yield packet
 
 
@@ -336,18 +348,18 @@ def _frames(
     """Decoded frames in presentation order; broken packets are counted and skipped, a broken end ends the file."""
     import av
 
-    n_frames = 0
+    n_frames, wanted = 0, av.VideoFrame if stream.type == "video" else av.AudioFrame
     for packet in packets_of(path, container, cfg, log, stream, *([] if ears is None else [ears.stream])):
         if ears is not None and packet.stream_index == ears.stream.index:
             ears.hear(packet)
             continue
         try:
-            frames = packet.decode()
+            frames = [f for f in packet.decode() if isinstance(f, wanted)]  # damage can make a stream change its kind
         except av.error.EOFError:
             return
-        except av.error.MemoryError as e:
-            raise _decode_error(path, e) from e
-        except av.error.FFmpegError as e:
+        except MemoryError as e:
+            raise MediaError("memory", f"{path}: not enough memory to decode") from e
+        except (av.error.FFmpegError, *FOREIGN) as e:
             if stream.type == "video":  # the decoder refuses a picture that is too large as it refuses broken bits
                 need_pixels(path, stream.codec_context.width, stream.codec_context.height, cfg.max_pixels)
             _note_error(log, e)
