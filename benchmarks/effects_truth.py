@@ -1,0 +1,157 @@
+"""Clips with known effects, made of real ones: Ken Burns slideshows, loops, strobes, speed ramps, frozen tails; and the clips as they are."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+SIZE = (320, 180)
+FPS = 24
+N_FRAMES = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A clip of N_FRAMES at FPS and what is true of it: none, slideshow, loop, strobe, ramp or frozen."""
+
+    name: str
+    effect: str
+    frames: list[np.ndarray]
+
+
+def read_frames(path: Path, limit: int = 160) -> list[np.ndarray]:
+    """The first frames of a video at SIZE, RGB, at FPS by repeating or leaving out; empty for a short one."""
+    import av
+
+    frames: list[np.ndarray] = []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        due = None
+        for frame in container.decode(stream):
+            if frame.pts is None:
+                continue
+            at = float(frame.pts * stream.time_base)
+            due = at if due is None else due
+            picture = None
+            while at >= due - 1e-3 and len(frames) < limit:
+                picture = frame.to_ndarray(format="rgb24", width=SIZE[0], height=SIZE[1]) if picture is None else picture
+                frames.append(picture)
+                due += 1 / FPS
+            if len(frames) >= limit:
+                break
+    return frames if len(frames) >= N_FRAMES else []
+
+
+def write(path: Path, frames: list[np.ndarray], crf: int = 23) -> Path:
+    """The frames as H.264 at FPS."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = SIZE[0], SIZE[1], "yuv420p"
+        stream.options = {"preset": "veryfast", "crf": str(crf)}
+        for i, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture.pts, picture.time_base = i, Fraction(1, FPS)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    return path
+
+
+def ken_burns(picture: np.ndarray, rng: np.random.Generator, n: int = N_FRAMES) -> list[np.ndarray]:
+    """A still under a slow zoom or slide, eased or even."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    aspect = SIZE[0] / SIZE[1]
+    w = min(width, height * aspect)
+    kind = rng.choice(["in", "out", "slide", "still"])
+    speed = rng.uniform(0.02, 0.08)  # of the width, a second
+    ease = rng.random() < 0.3
+    frames = []
+    for i in range(n):
+        u = i / (n - 1)
+        u = (1 - np.cos(np.pi * u)) / 2 if ease else u
+        way = speed * n / FPS * u
+        scale = {"in": 1 - way, "out": 1 - speed * n / FPS + way}.get(str(kind), 0.7)
+        cx = width / 2 + (way - 0.1) * 0.7 * w if kind == "slide" else width / 2
+        half_w, half_h = w * scale / 2, w * scale / aspect / 2
+        matrix = np.array([[SIZE[0] / (2 * half_w), 0, 0], [0, SIZE[1] / (2 * half_h), 0]])
+        matrix[:, 2] = [-matrix[0, 0] * (cx - half_w), -matrix[1, 1] * (height / 2 - half_h)]
+        frames.append(cv2.warpAffine(picture, matrix, SIZE, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT))
+    return frames
+
+
+def loop(frames: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+    """One to two seconds, again and again; a third of them to and fro. Two periods fit."""
+    fro = rng.random() < 0.33
+    period = int(rng.integers(FPS * 2 // 3, FPS * 7 // 6) if fro else rng.integers(FPS, 2 * FPS))
+    start = int(rng.integers(0, len(frames) - period))
+    piece = frames[start : start + period]
+    piece = piece + piece[::-1] if fro else piece
+    return [piece[i % len(piece)] for i in range(N_FRAMES)]
+
+
+def strobe(frames: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+    """Brightness on and off, 4 to 12 times a second, by a fifth to a half."""
+    every, depth = int(rng.integers(1, 4)), rng.uniform(0.2, 0.5)
+    return [(f * (1 - depth)).astype(np.uint8) if (i // every) % 2 else f for i, f in enumerate(frames[:N_FRAMES])]
+
+
+def ramp(frames: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+    """A third of the way at a quarter of the pace (blended, as editors do), then at full or double pace."""
+    turn, slow = N_FRAMES // 2, 0.25
+    at = [i * slow if i < turn else turn * slow + (i - turn) * rng.choice([1.0, 1.5]) for i in range(N_FRAMES)]
+    out = []
+    for t in at:
+        a = min(int(t), len(frames) - 2)
+        w = min(1.0, t - a)
+        out.append((frames[a] * (1 - w) + frames[a + 1] * w).astype(np.uint8))
+    return out
+
+
+def frozen(frames: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+    """The first third, then its last frame to the end."""
+    stop = N_FRAMES // 3
+    return [frames[min(i, stop)] for i in range(N_FRAMES)]
+
+
+EFFECTS: dict[str, Callable[[list[np.ndarray], np.random.Generator], list[np.ndarray]]] = {
+    "loop": loop,
+    "strobe": strobe,
+    "ramp": ramp,
+    "frozen": frozen,
+}
+
+
+def cases(videos: list[Path], pictures: list[Path], seed: int = 1) -> Iterator[Case]:
+    """Every video as it is and under each effect, and every picture as a Ken Burns clip and in slideshows of three with cross-fades."""
+    import cv2
+
+    for number, path in enumerate(videos):
+        frames = read_frames(path)
+        if not frames:
+            continue
+        yield Case(path.name, "none", frames[:N_FRAMES])
+        for k, (effect, make) in enumerate(EFFECTS.items()):
+            rng = np.random.Generator(np.random.Philox(key=[seed, 100 * number + k]))
+            yield Case(path.name, effect, make(frames, rng))
+    loaded = [cv2.cvtColor(cv2.imread(str(p)), cv2.COLOR_BGR2RGB) for p in pictures]
+    for number, (path, picture) in enumerate(zip(pictures, loaded, strict=True)):
+        rng = np.random.Generator(np.random.Philox(key=[seed, 9000 + number]))
+        yield Case(path.name, "slideshow", ken_burns(picture, rng))
+        three = [ken_burns(loaded[(number + j) % len(loaded)], rng, 48) for j in range(3)]
+        yield Case(path.name, "slideshow", _cross_fade(three, 12))
+
+
+def _cross_fade(parts: list[list[np.ndarray]], n: int) -> list[np.ndarray]:
+    out = parts[0]
+    for part in parts[1:]:
+        mixed = [
+            (a * (1 - (i + 1) / (n + 1)) + b * ((i + 1) / (n + 1))).astype(np.uint8)
+            for i, (a, b) in enumerate(zip(out[-n:], part[:n], strict=True))
+        ]
+        out = out[:-n] + mixed + part[n:]
+    return out[:N_FRAMES]

@@ -1,0 +1,255 @@
+"""CPU seconds of shots and motion by dailies and by peers' own tools on the same real files, with their accuracy beside it.
+
+    python benchmarks/peers.py [--json out.json] [--data-juicer ENVIRONMENT] [--files PART]
+
+Every tool runs as its users run it, as one process a file, on one thread; its start-up (the same command without a file) is measured and
+taken off. CPU seconds are user + system of the process and its children. The peers:
+
+- PySceneDetect's command `detect-adaptive list-scenes`, then FFmpeg's `vmafmotion` at full size;
+- libvmaf of the file against itself, whose motion feature Open-Sora 1.3 and SpatialVID take, after PySceneDetect for the shots;
+- Data-Juicer 1.6.1's scene split and motion filter, in an environment of its own (see `DATA_JUICER`), where one is named.
+
+Accuracy: F1 of hard cuts within one frame on `cuts.json`, and Spearman's rank correlation of the mean motion of each file with vmafmotion's.
+"""
+
+import argparse
+import csv
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+from benchmarks.decode import FILES, media_folder
+
+DATA_JUICER = 'uv venv E; uv pip install --python E/bin/python "py-data-juicer==1.6.1" aiohttp opencv-python-headless scenedetect-headless av==13.1.0 ffmpeg-python'
+"""How the environment for `--data-juicer E` is made."""
+
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENCV_FFMPEG_CAPTURE_OPTIONS": "threads;1", "HF_HUB_OFFLINE": "1", "OPENCV_FOR_THREADS_NUM": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a tool said of a file: hard cuts as frame numbers, where it finds cuts, its mean motion, and what that cost."""
+
+    cpu_s: float
+    cuts: list[int] | None
+    motion: float | None
+
+
+def run(command: list[str], cwd: str | None = None) -> tuple[float, str]:
+    """CPU seconds of the command and its children, and what it printed."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | _ONE_THREAD, cwd=cwd, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[:3])}: status {done.returncode}: {done.stderr[-800:]}")
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
+
+
+def ffmpeg() -> str:
+    """The FFmpeg binary that travels with imageio-ffmpeg: it has vmafmotion and libvmaf."""
+    import imageio_ffmpeg
+
+    return str(imageio_ffmpeg.get_ffmpeg_exe())
+
+
+def scenedetect_cuts(path: str, folder: str) -> tuple[float, list[int]]:
+    """PySceneDetect's adaptive detector by its command: the first frame of every scene but the first."""
+    command = [str(Path(sys.executable).parent / "scenedetect")]
+    start_up, _ = run([*command, "-q", "version"])
+    cpu, _ = run([*command, "-q", "-i", path, "-o", folder, "detect-adaptive", "list-scenes", "-q", "-s"])
+    rows = list(csv.DictReader((Path(folder) / f"{Path(path).stem}-Scenes.csv").open()))
+    return cpu - start_up, [int(r["Start Frame"]) - 1 for r in rows][1:]
+
+
+def vmafmotion(path: str, folder: str) -> tuple[float, float]:
+    """FFmpeg's vmafmotion at full size, mean over the frames."""
+    stats = Path(folder) / "motion.txt"
+    cpu, _ = run(
+        [ffmpeg(), "-v", "error", "-threads", "1", "-filter_threads", "1", "-i", path, "-map", "0:v:0", "-fps_mode", "passthrough",
+         "-vf", f"vmafmotion=stats_file={stats.name}", "-f", "null", "-"], folder
+    )  # fmt: skip
+    values = [float(line.rsplit(":", 1)[1]) for line in stats.read_text().split("\n") if "motion:" in line]
+    return cpu, float(np.mean(values))
+
+
+def libvmaf(path: str, folder: str) -> tuple[float, float]:
+    """libvmaf of the file against itself: the mean of its motion feature."""
+    log = Path(folder) / "vmaf.csv"
+    cpu, _ = run(
+        [ffmpeg(), "-v", "error", "-threads", "1", "-i", path, "-threads", "1", "-i", path,
+         "-lavfi", f"[0:v:0][1:v:0]libvmaf=log_fmt=csv:log_path={log.name}:n_threads=1", "-f", "null", "-"], folder
+    )  # fmt: skip
+    rows = list(csv.DictReader(log.open()))
+    name = next(k for k in rows[0] if k and "motion2" in k)
+    return cpu, float(np.mean([float(r[name]) for r in rows]))
+
+
+def peer_filter(path: str, folder: str) -> Answer:
+    """PySceneDetect's command and vmafmotion."""
+    cut_s, cuts = scenedetect_cuts(path, folder)
+    motion_s, motion = vmafmotion(path, folder)
+    return Answer(cut_s + motion_s, cuts, motion)
+
+
+def peer_libvmaf(path: str, folder: str) -> Answer:
+    """PySceneDetect's command and libvmaf of the file with itself."""
+    cut_s, cuts = scenedetect_cuts(path, folder)
+    motion_s, motion = libvmaf(path, folder)
+    return Answer(cut_s + motion_s, cuts, motion)
+
+
+def peer_data_juicer(environment: str) -> Callable[[str, str], Answer]:
+    """Data-Juicer's scene split and its motion filter (256 px: full size needs gigabytes), by its command."""
+    command = [str(Path(environment) / "bin" / "dj-process"), "--config"]
+
+    def measure(path: str, folder: str) -> Answer:
+        root = Path(folder)
+        (root / "in.jsonl").write_text(json.dumps({"text": "<__dj__video> x", "videos": [path]}) + "\n")
+        base = {"dataset_path": str(root / "in.jsonl"), "np": 1, "open_tracer": False, "video_key": "videos"}
+        motion = {"video_motion_score_filter": {"size": 256, "min_score": 0.0, "max_score": 1e9}}
+        split: dict[str, Any] = {"video_split_by_scene_mapper": {"detector": "AdaptiveDetector", "save_dir": str(root / "clips")}}
+        recipes = {"nothing": [{"text_length_filter": {}}], "work": [motion, split]}
+        seconds = {}
+        for name, process in recipes.items():
+            (root / f"{name}.yaml").write_text(json.dumps(base | {"export_path": str(root / name / "out.jsonl"), "process": process}))
+            seconds[name], _ = run([*command, str(root / f"{name}.yaml")], folder)
+        row = json.loads((root / "work" / "out.jsonl").read_text().splitlines()[0])
+        stats = json.loads((root / "work" / "out_stats.jsonl").read_text().splitlines()[0])
+        score = next(iter(stats["__dj__stats__"].values()))
+        del row
+        return Answer(seconds["work"] - seconds["nothing"], None, float(score[0] if isinstance(score, list) else score))
+
+    return measure
+
+
+def dailies(path: str, folder: str) -> Answer:
+    """Our scan with every observer, the split, and the measures, in a process of its own."""
+    start_up, _ = run([sys.executable, __file__, "--ours", ""])
+    cpu, out = run([sys.executable, __file__, "--ours", path])
+    said = json.loads(out)
+    return Answer(cpu - start_up, said["cuts"], said["motion"])
+
+
+def ours(path: str) -> dict[str, Any]:
+    """All of our measures on tracks of the file; the mean motion of the whole file, cuts included, as the peers' is."""
+    import cv2
+
+    from curation.scan import ScanConfig, scan_asset
+    from curation.split import SplitConfig, split_asset
+    from curation.tracks import by_name
+    from manifests.records import Asset
+    from pipelines.measures import MEASURES, MeasuresConfig, run_measure
+
+    cv2.setNumThreads(1)
+    if not path:
+        return {}
+    asset = Asset(asset_id="0" * 32, asset_sha256=b"", asset_md5=b"", size_bytes=0, uri=path)
+    scan = scan_asset(asset, path, ScanConfig())
+    tracks, settings = by_name(scan.tracks), MeasuresConfig()
+    split = split_asset(scan.asset, tracks, SplitConfig())
+    for clip in split.clips:
+        for measure in MEASURES:
+            run_measure(measure, clip, tracks, getattr(settings, measure.name))
+    pts = tracks["shots"].pts_us
+    cuts = [int(np.searchsorted(pts, s.start_us)) for s in split.shots if s.opens == "hard"]
+    return {"cuts": cuts, "motion": float(np.nanmean(tracks["motion"]["motion"]))}
+
+
+def hard_f1(answers: dict[str, Answer], labels: dict[str, Any]) -> float | None:
+    """F1 of hard cuts within one frame over the labelled files; reports inside ambiguous or gradual spans do not count."""
+    hits = wrong = missed = 0
+    for name, answer in answers.items():
+        entry = labels.get(f"video/{name}")
+        if entry is None or answer.cuts is None:
+            continue
+        left = list(answer.cuts)
+        spans = [(a["start"], a["end"]) for a in entry["ambiguous"]]
+        for cut in entry["cuts"]:
+            if cut["kind"] != "hard":
+                spans.append((cut["start"] - 1, cut["frame"] + 1))
+                continue
+            hit = next((c for c in left if abs(c - cut["frame"]) <= 1), None)
+            missed += hit is None
+            hits += hit is not None
+            left = [c for c in left if c != hit]
+        wrong += sum(not any(a <= c <= b for a, b in spans) for c in left)
+    return 2 * hits / max(1, 2 * hits + wrong + missed) if hits + missed else None
+
+
+def rank_correlation(a: list[float], b: list[float]) -> float:
+    """Spearman's rank correlation."""
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(a, b).statistic)
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--data-juicer", help=f"folder of an environment that holds it: {DATA_JUICER}")
+    parser.add_argument("--files", default="", help="only files whose name contains this")
+    parser.add_argument("--ours", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.ours is not None:
+        print(json.dumps(ours(options.ours)))
+        return
+    folder = media_folder()
+    labels = {e["file"]: e for e in json.loads((folder / "cuts.json").read_text())["entries"]}
+    tools: dict[str, Callable[[str, str], Answer]] = {
+        "dailies": dailies,
+        "PySceneDetect + vmafmotion": peer_filter,
+        "PySceneDetect + libvmaf": peer_libvmaf,
+    }
+    if options.data_juicer:
+        tools["Data-Juicer"] = peer_data_juicer(options.data_juicer)
+    names = [n for n in FILES if options.files in n]
+    answers: dict[str, dict[str, Answer]] = {tool: {} for tool in tools}
+    for name in names:
+        for tool, measure in tools.items():
+            with tempfile.TemporaryDirectory() as scratch:
+                try:
+                    answers[tool][name] = measure(str(folder / "video" / name), scratch)
+                except RuntimeError as error:
+                    print(f"{tool} failed on {name}: {error}", file=sys.stderr)
+        print(name, {t: round(a[name].cpu_s, 2) for t, a in answers.items() if name in a}, file=sys.stderr)
+    rows = summary(answers, labels)
+    print("| tool | CPU s | x dailies | hard-cut F1 | rank agreement with vmafmotion | files |\n|---|---|---|---|---|---|")
+    for row in rows:
+        f1, rank = (f"{row[k]:.3f}" if row[k] is not None else "–" for k in ("f1", "rank"))
+        print(f"| {row['tool']} | {row['cpu_s']:.1f} | {row['ratio']:.1f} | {f1} | {rank} | {row['files']} |")
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+
+
+def summary(answers: dict[str, dict[str, Answer]], labels: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row a tool, over the files that it could read; the ratio is over those same files."""
+    reference = answers["PySceneDetect + vmafmotion"]
+    rows = []
+    for tool, found in answers.items():
+        both = [n for n in found if n in reference and found[n].motion is not None]
+        cpu, own = sum(a.cpu_s for a in found.values()), sum(answers["dailies"][n].cpu_s for n in found if n in answers["dailies"])
+        rank = (
+            rank_correlation([float(found[n].motion or 0) for n in both], [float(reference[n].motion or 0) for n in both])
+            if len(both) > 2
+            else None
+        )
+        rows.append(
+            {"tool": tool, "cpu_s": cpu, "ratio": cpu / max(own, 1e-9), "f1": hard_f1(found, labels), "rank": rank, "files": len(found)}
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    main()
