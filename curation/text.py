@@ -1,23 +1,38 @@
 """Text in the picture, read on key frames. Batch: equal-length lists, one `TextScore` a clip.
 
-`text_score` is the highest detection x recognition score over all key frames and boxes; Movie Gen keeps a clip below 0.6 (Data, three
+`text_score` is the highest detection x recognition score over all key frames and lines; Movie Gen keeps a clip below 0.6 (Data, three
 filter stages). A detector also fires on texture, and a recogniser always reads something into it: on real footage the false boxes
-read as one character over half the picture, or as one character repeated ("000", "XXX"). So a box counts only when its reading has
-at least `min_characters` letters or digits and at least two different ones. A single letter as a title is missed by that rule, and so are
-scripts that the models do not read (Arabic, Thai).
+read as one character over half the picture, or as one character repeated ("000", "XXX"). So a line counts only when its reading has
+at least `min_characters` letters or digits and at least two different ones. A single letter as a title is missed by that rule.
 
-Measured on four frames each of 93 real videos: all 18 with overlaid text score 0.63 or more, both with legible text in the scene
-0.78 or more, the other 73 score 0.39 or less. The rule and the size were chosen on these same videos: new footage may do a little worse.
+Scripts that the models do not read (Arabic, Thai) are found but not read: `text_unread_score` is the detection score of the surest box
+that is as long as a line of text and reads as nothing. What kind a text is, is told by how it stands over time: `text_layout`.
+How a clip is looked at for little is `text_gate`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Literal
 
-import numpy as np
-
-from curation.keyframes import KeyFrame, KeyFrameError, Picture, decode_all
+from curation.keyframes import KeyFrame, KeyFrameError, decode_all, spread
+from curation.text_gate import Found, GateConfig, Reader, ReadError, Sweep, TextBox
+from curation.text_layout import LayoutConfig, Line, Look, sort_lines
 from manifests.records import Clip
+
+__all__ = ["COLUMNS", "Found", "ReadError", "Reader", "ScoreText", "TextBox", "TextConfig", "TextScore", "counts", "score_boxes"]
+
+VERSION = "2"
+
+COLUMNS = (
+    "text_score",
+    "text_area",
+    "text_unread_score",
+    "text_overlay_score",
+    "subtitle_score",
+    "corner_mark_score",
+    "scene_text_score",
+    "text_frames",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,43 +41,32 @@ class TextConfig:
 
     engine: Literal["rapidocr", "paddleocr"] = "rapidocr"
     models: str | None = None  # folder of models; rapidocr has its own inside the package, paddleocr needs one
-    detect_px: int = 576  # long side at which text is detected: 512 finds fewer small marks, 640 reads more into texture
+    most_frames: int = 24  # key frames of a clip that are looked at; more are thinned evenly
+    calm_us: int = 1_300_000  # after a frame without a hint of text the next one looked at is so much later; 0 looks at every key frame
+    unsure: tuple[float, float] = (0.3, 0.75)  # while the best score is in between, frames are looked at closely at once
+    stop_score: float | None = None  # no further frame is looked at once a line scores this; area and kinds are then of what was seen
     min_characters: int = 2
-    area_score: float = 0.3  # a box counts for the area from this score on
-    max_boxes: int = 48  # boxes read in one frame, surest first: a screen full of text is text after the first
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextBox:
-    """One detected line of text: what was read, both scores 0..1, and the share of the frame that it covers."""
-
-    text: str
-    detection: float
-    recognition: float
-    area_share: float
+    area_score: float = 0.3  # a line counts for the area from this score on
+    unread_aspect: float = 2.5  # long side over short side of what may be a line in an unknown script
+    gate: GateConfig = field(default_factory=GateConfig)
+    layout: LayoutConfig = field(default_factory=LayoutConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextScore:
-    """The text columns of a clip. Both scores are null where `error_code` says why they could not be measured."""
+    """The text columns of a clip. All are null where `error_code` says why; the kinds are null where one frame cannot tell."""
 
     clip_id: str
     text_score: float | None = None
     text_area: float | None = None
+    text_unread_score: float | None = None
+    text_overlay_score: float | None = None
+    subtitle_score: float | None = None
+    corner_mark_score: float | None = None
+    scene_text_score: float | None = None
+    text_frames: int | None = None
     error_code: str | None = None
     error_detail: str | None = None
-
-
-class ReadError(RuntimeError):
-    """The reader could not work on a picture; the message names its engine and what it said."""
-
-
-class Reader(Protocol):
-    """Finds and reads lines of text. One method; the adapters are its implementations."""
-
-    def read(self, picture: Picture) -> list[TextBox]:
-        """The lines of text in the picture, RGB uint8 [height, width, 3]. Raises ReadError."""
-        ...
 
 
 class ScoreText:
@@ -80,58 +84,72 @@ class ScoreText:
         if clip.kind == "audio":
             return TextScore(clip_id=clip.clip_id)
         try:
-            read = [self.reader.read(picture) for picture in decode_all(clip.clip_id, frames)]
+            return self._look(clip.clip_id, spread(frames, self.cfg.most_frames))
         except KeyFrameError as e:
             return TextScore(clip_id=clip.clip_id, error_code="bad_keyframe", error_detail=str(e))
         except ReadError as e:
             return TextScore(clip_id=clip.clip_id, error_code="text_failed", error_detail=f"clip {clip.clip_id}: {e}")
-        score, area = score_boxes(read, self.cfg)
-        return TextScore(clip_id=clip.clip_id, text_score=score, text_area=area)
+
+    def _look(self, clip_id: str, frames: list[KeyFrame]) -> TextScore:
+        sweep, looks, boxes = Sweep(self.reader, self.cfg.gate), [], []
+        pictures = decode_all(clip_id, frames)  # all of them: a broken one is an error even where the others show text
+        best, last = 0.0, frames[-1]
+        for frame, picture in zip(frames, pictures, strict=True):
+            if looks and sweep.calm and frame is not last and frame.pts_us - looks[-1].pts_us < self.cfg.calm_us:
+                continue
+            found = sweep.look(picture, close=self.cfg.unsure[0] <= best < self.cfg.unsure[1])
+            best = max(best, score_boxes([found], self.cfg)[0])
+            boxes.append(found)
+            looks.append(Look(pts_us=frame.pts_us, grey=sweep.grey, lines=self._lines(found)))
+            if self.cfg.stop_score is not None and best >= self.cfg.stop_score:
+                break
+        score, area = score_boxes(boxes, self.cfg)
+        layout = sort_lines(looks, self.cfg.layout)
+        return TextScore(
+            clip_id=clip_id,
+            text_score=score,
+            text_area=area,
+            text_unread_score=unread_score(boxes, self.cfg),
+            text_overlay_score=layout.overlay,
+            subtitle_score=layout.subtitle,
+            corner_mark_score=layout.corner_mark,
+            scene_text_score=layout.scene,
+            text_frames=sweep.looked,
+        )
+
+    def _lines(self, boxes: Sequence[TextBox]) -> list[Line]:
+        return [Line(text=b.text or "", score=b.score, corners=b.corners) for b in boxes if counts(b.text, self.cfg.min_characters)]
 
 
 def score_boxes(frames: Sequence[Sequence[TextBox]], cfg: TextConfig) -> tuple[float, float]:
-    """(text_score, text_area) over the boxes of each frame; 0 and 0 when no box counts."""
+    """(text_score, text_area) over the lines of each frame; 0 and 0 when no line counts.
+
+    A line that was not read counts for the area of a frame in which another line is text.
+    """
     counted = [[box for box in boxes if counts(box.text, cfg.min_characters)] for boxes in frames]
-    score = max((b.detection * b.recognition for boxes in counted for b in boxes), default=0.0)
-    areas = [sum(b.area_share for b in boxes if b.detection * b.recognition >= cfg.area_score) for boxes in counted]
+    score = max((b.score for boxes in counted for b in boxes), default=0.0)
+    areas = []
+    for boxes, sure in zip(frames, counted, strict=True):
+        text = [b for b in sure if b.score >= cfg.area_score]
+        areas.append(sum(b.area_share for b in [*text, *(b for b in boxes if b.text is None)]) if text else 0.0)
     return score, min(1.0, max(areas, default=0.0))
 
 
-def counts(text: str, min_characters: int) -> bool:
+def unread_score(frames: Sequence[Sequence[TextBox]], cfg: TextConfig) -> float:
+    """The highest detection score of a box as long as a line of text whose reading is nothing; 0 where every such line was read."""
+    nothing = (
+        b.detection
+        for boxes in frames
+        for b in boxes
+        if b.text is not None and b.aspect >= cfg.unread_aspect and not (counts(b.text, cfg.min_characters) and b.score >= cfg.area_score)
+    )
+    return max(nothing, default=0.0)
+
+
+def counts(text: str | None, min_characters: int) -> bool:
     """Whether a reading is text rather than texture: enough letters or digits (of any script), not all the same."""
-    characters = [c for c in text.casefold() if c.isalnum()]
+    characters = [c for c in (text or "").casefold() if c.isalnum()]
     return len(characters) >= min_characters and len(set(characters)) >= 2
-
-
-def resize_long_side(picture: Picture, long_px: int) -> Picture:
-    """The picture scaled so that its longer side is `long_px`."""
-    import cv2
-
-    scale = long_px / max(picture.shape[:2])
-    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(picture, (width, height), interpolation=method), dtype=np.uint8)
-
-
-def cut_line(picture: Picture, corners: Any) -> Picture:
-    """The quadrilateral [4, 2] (clockwise from the upper left, in px) straightened into a line of text; an upright line is turned."""
-    import cv2
-
-    quad = np.asarray(corners, dtype=np.float32)
-    width = max(1, round(max(float(np.linalg.norm(quad[0] - quad[1])), float(np.linalg.norm(quad[2] - quad[3])))))
-    height = max(1, round(max(float(np.linalg.norm(quad[0] - quad[3])), float(np.linalg.norm(quad[1] - quad[2])))))
-    target = np.array([[0, 0], [width, 0], [width, height], [0, height]], dtype=np.float32)
-    matrix = cv2.getPerspectiveTransform(quad, target)
-    line = cv2.warpPerspective(picture, matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    upright = height >= 1.5 * width  # PP-OCR's own rule: its recogniser reads horizontal lines only
-    return np.ascontiguousarray(np.rot90(line) if upright else line, dtype=np.uint8)
-
-
-def area_share(corners: Any, picture: Picture) -> float:
-    """The share of the picture that the quadrilateral covers, 0..1 (shoelace formula)."""
-    x, y = np.asarray(corners, dtype=np.float64).T
-    area = abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
-    return min(1.0, area / float(picture.shape[0] * picture.shape[1]))
 
 
 def _reader(cfg: TextConfig) -> Reader:

@@ -4,16 +4,19 @@ The network objects are called one by one rather than through `RapidOCR.__call__
 (3.10), so that detection and recognition scores could not be paired, and it reads every box of a crowded screen.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from curation.keyframes import Picture
-from curation.text import ReadError, TextBox, TextConfig, area_share, cut_line, resize_long_side
+from curation.text import Found, ReadError, TextConfig
 
 DETECTOR = "PP-OCRv6_det_small.onnx"
 RECOGNISER = "PP-OCRv6_rec_small.onnx"
+BINARISE = 0.3
+"""RapidOCR's own level at which the detector's map becomes boxes."""
 
 
 class RapidReader:
@@ -25,42 +28,35 @@ class RapidReader:
         from rapidocr.ch_ppocr_det import TextDetector
         from rapidocr.ch_ppocr_rec import TextRecognizer
 
-        self.cfg = cfg
         folder = Path(cfg.models) if cfg.models else Path(rapidocr.__file__).parent / "models"
         cv2.setNumThreads(1)
         settings = _settings(rapidocr, folder)
         self._detector = TextDetector(settings.Det)
         self._recogniser = TextRecognizer(settings.Rec)
 
-    def read(self, picture: Picture) -> list[TextBox]:
-        """The lines of text in the picture, surest first. Reading costs more than finding, so an empty picture is cheap."""
-        bgr = np.ascontiguousarray(resize_long_side(picture, self.cfg.detect_px)[:, :, ::-1])
+    def find(self, bgr: Picture, least: float) -> list[Found]:
+        """Where lines of text may be, surest first: all with a detection score of at least `least`."""
         try:
-            found = self._detect(bgr)[: self.cfg.max_boxes]
-            if not found:
+            pixels = self._detector.get_preprocess()(bgr)
+            if pixels is None:
                 return []
-            readings = self._recognise([cut_line(bgr, corners) for corners, _ in found])
+            boxes_of = self._detector.postprocess_op
+            boxes_of.box_thresh, boxes_of.thresh = least, min(BINARISE, least)
+            boxes, scores = boxes_of(self._detector.session(pixels), bgr.shape[:2])
         except Exception as e:  # whatever the library raises on one picture must cost one clip, not the batch
-            raise ReadError(f"rapidocr: expected a picture that can be read, {picture.shape} gave {type(e).__name__}: {e}") from e
-        return [
-            TextBox(text=text, detection=detection, recognition=recognition, area_share=area_share(corners, bgr))
-            for (corners, detection), (text, recognition) in zip(found, readings, strict=True)
-        ]
+            raise ReadError(f"rapidocr: expected a picture that can be read, {bgr.shape} gave {type(e).__name__}: {e}") from e
+        found = [Found(corners=np.asarray(c, np.float32), score=float(s)) for c, s in zip(boxes, scores, strict=True)]
+        return sorted(found, key=lambda f: -f.score)
 
-    def _detect(self, bgr: Picture) -> list[tuple[Any, float]]:
-        """Corners and score of each box, best score first."""
-        pixels = self._detector.get_preprocess()(bgr)
-        if pixels is None:
-            return []
-        boxes, scores = self._detector.postprocess_op(self._detector.session(pixels), bgr.shape[:2])
-        order = sorted(range(len(boxes)), key=lambda i: -float(scores[i]))
-        return [(boxes[i], float(scores[i])) for i in order]
-
-    def _recognise(self, lines: list[Picture]) -> list[tuple[str, float]]:
+    def read(self, lines: Sequence[Picture]) -> list[tuple[str, float]]:
+        """The reading and its score of each line, in order. One at a time: in a batch all would be as wide as the widest."""
         from rapidocr.ch_ppocr_rec import TextRecInput
 
-        read = self._recogniser(TextRecInput(img=lines))
-        return [(text, float(score)) for text, score in zip(read.txts or (), read.scores, strict=True)]
+        try:
+            results = [self._recogniser(TextRecInput(img=[line])) for line in lines]
+        except Exception as e:  # as above
+            raise ReadError(f"rapidocr: expected lines that can be read, found {type(e).__name__}: {e}") from e
+        return [(text, float(score)) for r in results for text, score in zip(r.txts or (), r.scores, strict=True)]
 
 
 def _settings(rapidocr: Any, folder: Path) -> Any:
