@@ -9,14 +9,19 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import numpy as np
+
 from curation.caption_prompt import frame_digest
+from curation.captions import CaptionText
+from curation.keyframes import KeyFrame, encode_jpeg
 from manifests import ids
+from manifests.records import Asset, Clip
 
 TOKENS = 321
 """Tokens that each good answer reports."""
@@ -250,6 +255,7 @@ class CaptionServer:
             request.wfile.write(b" ")
 
     def do_drip_head(self, request: BaseHTTPRequestHandler, asked: Asked) -> None:
+        self._leave(request)
         request.wfile.write(b"HTTP/1.1 200 OK\r\n")
         while not self._stop.wait(0.05):
             request.wfile.write(b"X-A: b\r\n")
@@ -294,3 +300,58 @@ def _completion(content: str, finish: str = "stop") -> dict[str, Any]:
         "choices": [{"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": finish}],
         "usage": {"prompt_tokens": 300, "completion_tokens": TOKENS - 300, "total_tokens": TOKENS},
     }
+
+
+FINE = ("good", "slow", "fenced", "no_length", "no_usage")
+"""Behaviours whose answers are right."""
+
+HOSTILE = tuple(sorted(
+    {n.removeprefix("do_") for n in dir(CaptionServer) if n.startswith("do_")}
+    - {*FINE, "busy", "busy_for_long", "denied", "elsewhere", "key_in_answer", "drip", "drip_head", "late"}
+))  # fmt: skip
+"""Behaviours of which any number can be had in a short test: those that make the client wait are not among them."""
+
+
+def misbehave(seed: int) -> Behaviour:
+    """Draws anew for each request: 2 % never come in time, 43 % are answered well (some out of turn), the rest in any bad way there is."""
+
+    def behave(asked: Asked) -> str:
+        u = ids.uniform("behaviour", seed, asked.clip, asked.attempt)
+        if u < 0.02:
+            return ("late", "drip", "drip_head", "late")[int(u * 200) % 4]
+        names = FINE if u < 0.45 else HOSTILE
+        return names[int(u * 10_000) % len(names)]
+
+    return behave
+
+
+Item = tuple[Clip, Asset, list[KeyFrame]]
+
+
+def make_items(n: int, key: object = 0, n_frames: int = 2) -> list[Item]:
+    """Clips with pictures of their own."""
+    items = []
+    for i in range(n):
+        rng = np.random.Generator(np.random.Philox(key=int(ids.digest("clip", key, i)[:8], 16)))
+        owner = ids.digest("asset", key, i)
+        asset = Asset(asset_id=owner, asset_sha256=b"", asset_md5=b"", size_bytes=1, uri=f"{i}.mp4")
+        clip = Clip(clip_id=ids.clip_id(owner, "video", 0, 1_000_000), asset_id=owner, kind="video", start_us=0, end_us=1_000_000)
+        jpegs = [encode_jpeg(rng.integers(0, 256, (16, 16, 3), np.uint8)) for _ in range(n_frames)]
+        frames = [KeyFrame(asset_id=owner, index=k, pts_us=k * 1000, width=16, height=16, jpeg=j) for k, j in enumerate(jpegs)]
+        items.append((clip, asset, frames))
+    return items
+
+
+def wrong_rows(items: Sequence[Item], rows: Sequence[CaptionText]) -> list[CaptionText]:
+    """The rows that are not the clip's own caption or an error with a reason; a missing or surplus row counts."""
+    if len(rows) != len(items):
+        return list(rows) or [CaptionText(clip_id="missing")]
+    return [row for item, row in zip(items, rows, strict=True) if not _is_right(item, row)]
+
+
+def _is_right(item: Item, row: CaptionText) -> bool:
+    clip, _, frames = item
+    if row.error_code is not None:
+        return row.clip_id == clip.clip_id and row.text is None and bool(row.error_detail)
+    digest = frame_digest([f.jpeg for f in frames])
+    return (row.clip_id, row.text, row.frame_digest) == (clip.clip_id, truth(clip.clip_id, digest), digest)

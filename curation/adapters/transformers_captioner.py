@@ -63,15 +63,20 @@ class TransformersCaptioner:
 
         folder = _folder(cfg.folder)
         try:
+            from safetensors import SafetensorError
             from transformers import AutoModelForImageTextToText, AutoProcessor
         except ImportError as e:
             raise ImportError("captions: expected the package transformers, found none; install the extra 'dailies[caption]'") from e
         local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        load: Any = AutoModelForImageTextToText.from_pretrained  # its types do not know that loading information comes with it
         try:
             self._processor = AutoProcessor.from_pretrained(folder, **local)
-            model: Any = AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True, dtype=getattr(torch, cfg.dtype), **local)
-        except (OSError, ValueError, KeyError, RuntimeError) as e:
+            model, loaded = load(folder, use_safetensors=True, dtype=getattr(torch, cfg.dtype), output_loading_info=True, **local)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as e:
             raise ModelError(f"captions: expected an image-text-to-text model in {folder}, found {type(e).__name__}: {e}") from e
+        lacking = sorted(map(str, {*loaded["missing_keys"], *loaded["mismatched_keys"]}))
+        if lacking:  # the library would fill them with random numbers and say so in a log
+            raise ModelError(f"captions: expected all weights of the model in {folder}, found none that fit for {', '.join(lacking[:5])}")
         self.cfg = cfg
         self.length = length
         self._model = model.to(cfg.device).eval()

@@ -7,38 +7,17 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 
 from curation.adapters import http_post
 from curation.adapters.openai_captioner import EndpointConfig, KeyMissing
 from curation.adapters.request_limits import Limits
 from curation.caption_facts import SidecarConfig
-from curation.caption_prompt import frame_digest
 from curation.captions import CaptionClips, CaptionConfig, CaptionText, is_transient
-from curation.keyframes import KeyFrame, encode_jpeg
-from manifests import ids
-from manifests.records import Asset, Clip
-from tests.caption_server import TOKENS, Asked, CaptionServer, truth
+from tests.caption_server import FINE, TOKENS, Asked, CaptionServer, Item, make_items, misbehave, wrong_rows
 
 LIMITS = Limits(concurrency=4, timeout_s=10.0, attempts=3, backoff_s=0.005, max_wait_s=2.0, give_up_after=1000)
 KEY = "sk-0123456789abcdef"
-Item = tuple[Clip, Asset, list[KeyFrame]]
-
-
-def _items(n: int, key: object = 0, n_frames: int = 2) -> list[Item]:
-    """Clips with pictures of their own."""
-    items = []
-    for i in range(n):
-        rng = np.random.Generator(np.random.Philox(key=int(ids.digest("clip", key, i)[:8], 16)))
-        asset = Asset(asset_id=ids.digest("asset", key, i), asset_sha256=b"", asset_md5=b"", size_bytes=1, uri=f"{i}.mp4")
-        clip = Clip(
-            clip_id=ids.clip_id(asset.asset_id, "video", 0, 1_000_000), asset_id=asset.asset_id, kind="video", start_us=0, end_us=1_000_000
-        )
-        jpegs = [encode_jpeg(rng.integers(0, 256, (16, 16, 3), np.uint8)) for _ in range(n_frames)]
-        frames = [KeyFrame(asset_id=asset.asset_id, index=k, pts_us=k * 1000, width=16, height=16, jpeg=j) for k, j in enumerate(jpegs)]
-        items.append((clip, asset, frames))
-    return items
 
 
 def _config(server: CaptionServer, limits: Limits = LIMITS, **endpoint: Any) -> CaptionConfig:
@@ -48,18 +27,10 @@ def _config(server: CaptionServer, limits: Limits = LIMITS, **endpoint: Any) -> 
 
 def _check(items: Sequence[Item], got: Sequence[CaptionText]) -> None:
     """Every clip has its own caption or an error, in order; there is nothing else."""
-    assert [row.clip_id for row in got] == [clip.clip_id for clip, _, _ in items]
-    for (clip, _, frames), row in zip(items, got, strict=True):
-        if row.error_code is None:
-            digest = frame_digest([f.jpeg for f in frames])
-            assert (row.text, row.frame_digest) == (truth(clip.clip_id, digest), digest)
-        else:
-            assert row.text is None and row.error_detail
+    assert len(got) == len(items) and wrong_rows(items, got) == []
 
 
 ALL = sorted(n.removeprefix("do_") for n in dir(CaptionServer) if n.startswith("do_"))
-FINE = {"good", "slow", "fenced", "no_length", "no_usage"}
-HOSTILE = [n for n in ALL if n not in FINE | {"busy", "busy_for_long", "denied", "elsewhere", "key_in_answer", "drip", "drip_head", "late"}]
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -67,18 +38,10 @@ def test_captions_never_land_on_a_wrong_clip(seed: int) -> None:
     """Answers shuffled, delayed, doubled, cut, on other clips or frames, errors and dropped connections, drawn anew for each request: every
     clip ends with its own caption or an error; requests, tokens and requests in flight stay within their limits, as the server counts."""
 
-    def behave(asked: Asked) -> str:
-        u = ids.uniform("behaviour", seed, asked.clip, asked.attempt)
-        if u < 0.02:
-            return ("late", "drip", "drip_head", "late")[int(u * 200) % 4]
-        if u < 0.45:
-            return ("good", "slow", "slow", "fenced", "no_length", "no_usage")[int(u * 1000) % 6]
-        return HOSTILE[int(u * 10_000) % len(HOSTILE)]
-
-    items = _items(32, seed)
+    items = make_items(32, seed)
     tokens = 80_000 if seed % 2 else 2_000_000
     limits = dataclasses.replace(LIMITS, timeout_s=0.5, max_requests=70, max_tokens=tokens, concurrency=2 + seed % 5)
-    with CaptionServer(behave) as server:
+    with CaptionServer(misbehave(seed)) as server:
         got = CaptionClips(_config(server, limits))(items)
         _check(items, got)
         assert len(server.seen.asked) <= 70 and server.seen.tokens <= tokens and server.seen.most_in_flight <= limits.concurrency
@@ -97,7 +60,7 @@ def test_each_behaviour_ends_as_it_should(action: str) -> None:
         "busy_for_long": "http_429", "denied": "http_401", "elsewhere": "http_307", "drop": "unreachable", "drip": "timeout",
         "drip_head": "timeout", "late": "timeout",
     }  # fmt: skip
-    items = _items(2, action)
+    items = make_items(2, action)
     with CaptionServer(lambda asked: action if asked.clip == items[1][0].clip_id else "good") as server:
         caption = CaptionClips(_config(server, dataclasses.replace(LIMITS, timeout_s=1.0, attempts=1, concurrency=1)))
         started = time.monotonic()
@@ -109,7 +72,7 @@ def test_each_behaviour_ends_as_it_should(action: str) -> None:
 
 def test_a_request_carries_clip_digest_and_pictures() -> None:
     """Clip id and digest stand in the text, in the metadata and (the id) in a header; the pictures sent are the ones that are recorded."""
-    items = _items(1, n_frames=9)
+    items = make_items(1, n_frames=9)
     with CaptionServer() as server:
         got = CaptionClips(_config(server, frames=3))(items)
         (asked,) = server.seen.asked
@@ -129,14 +92,14 @@ def test_requests_are_in_flight_together_up_to_the_limit() -> None:
         return "good"
 
     with CaptionServer(behave) as server:
-        CaptionClips(_config(server, dataclasses.replace(LIMITS, concurrency=3)))(_items(24))
+        CaptionClips(_config(server, dataclasses.replace(LIMITS, concurrency=3)))(make_items(24))
         assert server.seen.most_in_flight == 3
 
 
 def test_what_failed_is_asked_again() -> None:
     """Errors, dropped connections and bad answers are asked again with another seed; one that stays bad costs its attempts and no more."""
     turns = ("error", "other", "good")
-    items = _items(3)
+    items = make_items(3)
     with CaptionServer(lambda asked: turns[asked.attempt]) as server:
         got = CaptionClips(_config(server))(items)
         assert [row.error_code for row in got] == [None] * 3 and len(server.seen.asked) == 9
@@ -146,7 +109,7 @@ def test_what_failed_is_asked_again() -> None:
 
 def test_retry_after_holds_for_everybody() -> None:
     """After a 429 with Retry-After, no request goes out before the time has come, from whichever thread."""
-    items = _items(6)
+    items = make_items(6)
     first: list[float] = []
 
     def behave(asked: Asked) -> str:
@@ -165,7 +128,7 @@ def test_retry_after_holds_for_everybody() -> None:
 
 def test_an_endpoint_that_wants_too_long_a_pause_is_left_alone() -> None:
     """A Retry-After beyond `max_wait_s` fails the clips at once, without a request before its time, in later batches too."""
-    items = _items(6)
+    items = make_items(6)
     with CaptionServer(lambda asked: "busy_for_long") as server:
         caption = CaptionClips(_config(server, dataclasses.replace(LIMITS, concurrency=1)))
         got = [*caption(items[:3]), *caption(items[3:])]
@@ -176,7 +139,7 @@ def test_an_endpoint_that_wants_too_long_a_pause_is_left_alone() -> None:
 @pytest.mark.parametrize(("limit", "value"), [("max_requests", 5), ("max_tokens", 4 * TOKENS + 6000)])
 def test_the_budget_ends_with_errors(limit: str, value: int) -> None:
     """When requests or tokens are spent, the clips that remain get the error `budget`, in this batch and the next; the server is not asked."""
-    items = _items(12)
+    items = make_items(12)
     with CaptionServer() as server:
         caption = CaptionClips(_config(server, dataclasses.replace(LIMITS, concurrency=3, **{limit: value})))
         got = [*caption(items[:6]), *caption(items[6:])]
@@ -191,13 +154,13 @@ def test_the_budget_ends_with_errors(limit: str, value: int) -> None:
 def test_tokens_that_are_not_reported_stay_spent() -> None:
     """Without a usage in the reply, the worst case of the request counts against the budget."""
     with CaptionServer(lambda asked: "no_usage") as server:
-        got = CaptionClips(_config(server, dataclasses.replace(LIMITS, concurrency=1, max_tokens=3 * 5500)))(_items(6))
+        got = CaptionClips(_config(server, dataclasses.replace(LIMITS, concurrency=1, max_tokens=3 * 5500)))(make_items(6))
     assert [row.error_code for row in got].count(None) == 3
 
 
 def test_a_dead_endpoint_is_given_up() -> None:
     """After so many clips in a row without an answer the rest of the batch is not tried; bad answers do not count; the next batch is tried."""
-    items = _items(8)
+    items = make_items(8)
     limits = dataclasses.replace(LIMITS, concurrency=1, attempts=2, give_up_after=3)
     with CaptionServer(lambda asked: "drop") as server:
         caption = CaptionClips(_config(server, limits))
@@ -212,14 +175,14 @@ def test_a_dead_endpoint_is_given_up() -> None:
 def test_a_wrong_key_costs_one_request_a_clip() -> None:
     """What another attempt cannot mend is not tried again."""
     with CaptionServer(lambda asked: "denied") as server:
-        CaptionClips(_config(server))(_items(2))
+        CaptionClips(_config(server))(make_items(2))
         assert len(server.seen.asked) == 2
 
 
 def test_no_redirect_is_followed() -> None:
     """A redirect, even to the same host, is an error of one request."""
     with CaptionServer(lambda asked: "elsewhere") as server:
-        assert CaptionClips(_config(server))(_items(1))[0].error_code == "http_307" and len(server.seen.asked) == 1
+        assert CaptionClips(_config(server))(make_items(1))[0].error_code == "http_307" and len(server.seen.asked) == 1
 
 
 @pytest.mark.parametrize("action", ["denied", "key_in_answer"])
@@ -230,7 +193,7 @@ def test_the_key_is_in_nothing_that_is_kept(action: str, monkeypatch: pytest.Mon
     with CaptionServer(lambda asked: action) as server:
         cfg = _config(server, api_key_env="CAPTION_KEY")
         stage = CaptionClips(cfg)
-        got = stage(_items(1))
+        got = stage(make_items(1))
         assert server.seen.asked[0].headers["Authorization"] == f"Bearer {KEY}"
     kept = f"{got} {cfg} {stage} {stage.__dict__} {capfd.readouterr()}"
     assert got[0].text is None and KEY not in kept and KEY[3:12] not in kept
@@ -268,7 +231,7 @@ def test_a_key_does_not_travel_in_the_clear() -> None:
 
 def test_frames_that_do_not_decode_are_not_sent() -> None:
     """A broken key frame, or none, is an error without a request; the other clips of the batch are captioned."""
-    items = _items(3)
+    items = make_items(3)
     items[0] = (*items[0][:2], [dataclasses.replace(items[0][2][0], jpeg=b"junk")])
     items[1] = (*items[1][:2], [])
     with CaptionServer() as server:
@@ -279,7 +242,7 @@ def test_frames_that_do_not_decode_are_not_sent() -> None:
 
 def test_two_endpoints_share_the_clips_by_key() -> None:
     """Each clip is asked of the captioner that the draw gives it, and its row says which model wrote it."""
-    items = _items(40)
+    items = make_items(40)
     with CaptionServer() as one, CaptionServer() as two:
         cfg = dataclasses.replace(
             _config(one),

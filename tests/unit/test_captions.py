@@ -121,7 +121,7 @@ def test_the_draw_depends_on_keys_alone(seed: int, clip_id: str) -> None:
 def test_a_mix_that_cannot_be_meant_is_refused() -> None:
     """Shares that do not add up to 1, and captioners that are not there, are configuration errors."""
     for mix in ({"facts": 0.5}, {"facts": 1.5, "small": -0.5}, {"facts": float("nan")}, {}, {"small": 1.0}):
-        with pytest.raises(ValueError, match="share|mix"):
+        with pytest.raises(ValueError, match=r"share|mix"):
             CaptionConfig(mix=mix)
     endpoint = EndpointConfig(base_url="http://localhost/v1", model="m")
     with pytest.raises(ValueError, match="names"):
@@ -146,7 +146,7 @@ def test_settings_bind_from_plain_values() -> None:
     )
     with pytest.raises(ConfigError, match="captioner"):
         bind(CaptionConfig, {"captioner": "x"}, "test")
-    with pytest.raises(ConfigError, match="endpoints.bad"):
+    with pytest.raises(ConfigError, match=r"endpoints\.bad"):
         bind(CaptionConfig, {"endpoints": {"bad": {"base_url": "http://u:p@host/v1", "model": "m"}}}, "test")
 
 
