@@ -140,7 +140,8 @@ def seeds(media: Path) -> list[Seed]:
     for folder in ("image", "audio", "hostile", "video"):
         for path in sorted((media / folder).glob("*")):
             if path.stat().st_size in range(1, SEED_BYTES):
-                found.append(_seed(f"{folder}/{path.name}", path.read_bytes()))
+                data = path.read_bytes()
+                found.append(Seed(f"{folder}/{path.name}", data, packets_of(data)))
             elif folder in ("video", "audio", "hostile"):
                 found += _heads(path, per_codec)
     return found
@@ -164,7 +165,7 @@ def _heads(path: Path, per_codec: Counter[str]) -> Iterator[Seed]:
     for container in dict.fromkeys([own.get(path.suffix, "mp4"), *others]):
         data = _first_packets(path, container)
         if data and len(data) < SEED_BYTES:
-            yield _seed(f"{path.name} as {container}", data)
+            yield Seed(f"{path.name} as {container}", data, packets_of(data))
 
 
 def _first_packets(path: Path, container: str) -> bytes | None:
@@ -192,18 +193,17 @@ def _first_packets(path: Path, container: str) -> bytes | None:
     return out.getvalue()
 
 
-def _seed(name: str, data: bytes) -> Seed:
+def packets_of(data: bytes) -> tuple[tuple[int, int], ...]:
+    """(offset, length) of the packets of a medium; none where it is broken already."""
     import io
 
     import av
 
-    packets: list[tuple[int, int]] = []
     try:
         with av.open(io.BytesIO(data)) as container:
-            packets = [(p.pos, p.size) for p in container.demux() if p.pos is not None and p.pos >= 0 and p.size]
-    except (av.error.FFmpegError, ValueError):
-        pass  # a file that is broken already has no packets to break
-    return Seed(name, data, tuple(packets))
+            return tuple((p.pos, p.size) for p in container.demux() if p.pos is not None and p.pos >= 0 and p.size)
+    except (av.error.FFmpegError, ValueError, IndexError):
+        return ()
 
 
 Rng = np.random.Generator

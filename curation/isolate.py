@@ -44,7 +44,8 @@ ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "DYLD_LI
 
 _LOG_BYTES = 1 << 28
 
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+"""Environment variables that keep every library at one thread."""
 
 
 class SandboxError(RuntimeError):
@@ -139,7 +140,7 @@ class Sandbox:
             command += [str(self.memory_bytes), str(self.timeout_s)]
             env = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
             # One thread in every library: the address-space limit counts thread stacks, and we run a process a core.
-            env |= dict.fromkeys(_THREADS, "1") | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONDONTWRITEBYTECODE": "1"}
+            env |= dict.fromkeys(THREADS, "1") | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONDONTWRITEBYTECODE": "1"}
             self._child = subprocess.Popen(
                 command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=env
             )

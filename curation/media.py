@@ -5,10 +5,11 @@ address; containers are an allow-list; sizes are limited before anything is allo
 are the container's presentation timestamps, as integers in microseconds; nothing here divides a frame number by a frame rate.
 """
 
+import errno
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,6 +22,7 @@ from curation.containers import head_of, is_container, is_cut_off
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.packet import Packet
     from av.video.frame import VideoFrame
 
     from curation.sound import Ears, Listener
@@ -155,12 +157,19 @@ def video_stream(container: "InputContainer") -> Any | None:
 
 
 def decode(
-    path: str, cfg: MediaConfig, *, vectors: bool = False, sound: "Listener | None" = None, log: DecodeLog | None = None
+    path: str,
+    cfg: MediaConfig,
+    *,
+    vectors: bool = False,
+    sound: "Listener | None" = None,
+    on_packet: "Callable[[Packet], None] | None" = None,
+    log: DecodeLog | None = None,
 ) -> Iterator[tuple["VideoFrame", int]]:
     """Every video frame of the file with its presentation time in us, rising; the file is closed afterwards, come what may.
 
     Broken packets are counted in `log` and passed over. `vectors` asks the decoder for codec motion vectors (H.264 and MPEG-1/2/4 only).
     `sound` is told the sound in the same pass, in the order of the file; what is wrong with it is counted apart and ends nothing.
+    `on_packet` is shown every packet of the video before it is decoded.
     Raises MediaError (limits, timeout, or a file of which nothing decodes).
     """
     log = log if log is not None else DecodeLog()
@@ -174,7 +183,7 @@ def decode(
         us = Fraction(stream.time_base) * 1_000_000
         num, den, first, last, clock = us.numerator, us.denominator, None, -MAX_TIME_US, Clock()
         ears = None if sound is None else _ears(path, container, sound, cfg, log, deadline)
-        for frame in _frames(path, container, stream, cfg, log, ears):
+        for frame in _frames(path, container, stream, cfg, log, ears, on_packet):
             pts = clock.time(frame.pts, frame.dts)
             pts_us = last if pts is None else (2 * pts * num + den) // (2 * den)
             need_pixels(path, frame.width, frame.height, cfg.max_pixels)
@@ -242,6 +251,8 @@ def decode_sound(path: str, cfg: MediaConfig, sound: "Listener", *, log: DecodeL
             raise MediaError("no_streams", f"{path}: expected an audio stream that has a decoder, found none")
         for packet in packets_of(path, container, cfg, log, ears.stream):
             ears.hear(packet)
+            if ears.heard_us > cfg.max_duration_us:
+                raise MediaError("limit_duration", f"{path}: expected at most {cfg.max_duration_us} us of sound")
 
 
 def _attached_picture() -> int:
@@ -343,7 +354,13 @@ def packets_of(path: str, container: "InputContainer", cfg: MediaConfig, log: De
 
 
 def _frames(
-    path: str, container: "InputContainer", stream: Any, cfg: MediaConfig, log: DecodeLog, ears: "Ears | None" = None
+    path: str,
+    container: "InputContainer",
+    stream: Any,
+    cfg: MediaConfig,
+    log: DecodeLog,
+    ears: "Ears | None" = None,
+    on_packet: "Callable[[Packet], None] | None" = None,
 ) -> Iterator[Any]:
     """Decoded frames in presentation order; broken packets are counted and skipped, a broken end ends the file."""
     import av
@@ -353,15 +370,18 @@ def _frames(
         if ears is not None and packet.stream_index == ears.stream.index:
             ears.hear(packet)
             continue
+        if on_packet is not None:
+            on_packet(packet)
+        width = stream.codec_context.width if stream.type == "video" else 0
         try:
             frames = [f for f in packet.decode() if isinstance(f, wanted)]  # damage can make a stream change its kind
         except av.error.EOFError:
             return
-        except MemoryError as e:
-            raise MediaError("memory", f"{path}: not enough memory to decode") from e
-        except (av.error.FFmpegError, *FOREIGN) as e:
-            if stream.type == "video":  # the decoder refuses a picture that is too large as it refuses broken bits
-                need_pixels(path, stream.codec_context.width, stream.codec_context.height, cfg.max_pixels)
+        except (av.error.FFmpegError, MemoryError, *FOREIGN) as e:
+            if stream.type == "video":
+                _need_size(path, stream.codec_context, width, e, cfg)
+            if isinstance(e, MemoryError):
+                raise MediaError("memory", f"{path}: not enough memory to decode") from e
             _note_error(log, e)
             if log.n_errors > cfg.max_errors:
                 return
@@ -388,6 +408,17 @@ def first_frame(path: str, container: "InputContainer", stream: Any, cfg: MediaC
 def _note_error(log: DecodeLog, error: Exception) -> None:
     log.n_errors += 1
     log.first_error = log.first_error or f"{type(error).__name__}: {_said(error)}"
+
+
+def _need_size(path: str, context: Any, width: int, error: Exception, cfg: MediaConfig) -> None:
+    """Raises MediaError when a packet that does not decode was refused for the size of its picture, as each decoder says it in its own way.
+
+    `width` is that before the packet. H.264 and HEVC keep the new size, dav1d answers ERANGE, the others EINVAL with no size at all.
+    """
+    need_pixels(path, context.width, context.height, cfg.max_pixels)
+    code = getattr(error, "errno", None)
+    if code == errno.ERANGE or (code == errno.EINVAL and width and not context.width):
+        raise MediaError("limit_pixels", f"{path}: expected at most {cfg.max_pixels} px, found a stream that becomes larger") from error
 
 
 def need_pixels(path: str, width: int, height: int, limit: int) -> None:

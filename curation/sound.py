@@ -51,6 +51,7 @@ class Ears:
         self._tell, self._log, self._max_errors, self._check = tell, log, max_errors, check
         self._n_packets = 0
         self._end_us: int | None = None
+        self.heard_us = 0  # length of all sound told so far
 
     def hear(self, packet: Any) -> None:
         """The packet's sound has been told. Broken packets are counted; after too many the rest of the sound is left."""
@@ -79,7 +80,8 @@ class Ears:
         if start is None or abs(start) > MAX_TIME_US:
             self._note("sound without a usable presentation time")
             return None
-        self._end_us = start + round(frame.samples * 1_000_000 / frame.sample_rate)
+        length_us = round(frame.samples * 1_000_000 / frame.sample_rate)
+        self._end_us, self.heard_us = start + length_us, self.heard_us + length_us
         names = tuple(c.name for c in frame.layout.channels)
         names = _USUAL.get(len(names), names) if "NONE" in names else names
         return Sound(samples=planes(frame), rate_hz=frame.sample_rate, start_us=start, channels=names)
