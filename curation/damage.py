@@ -1,0 +1,61 @@
+"""Damage: frames that a decoder could not show right. Observer of the scan, and the measure of a clip.
+
+A broken packet is passed over and a decoder hides what it can, but every frame until the next key frame is predicted from what was
+lost: smears and grey blocks that nothing else counts as an error. One row a damaged frame, none for a whole file.
+"""
+
+from collections.abc import Mapping
+
+from curation.media import DecodeLog
+from curation.observe import Frame
+from curation.tracks import Recorder, Track, Tracks
+from manifests.records import Clip
+
+VERSION = "1"
+
+REORDER_FRAMES = 4
+"""Frames before the first that follows a broken packet which may have been decoded after it: B-frames are shown out of order."""
+
+
+class DamageObserver:
+    """Watches the decode's own log while frames go by; hand it the log that `media.decode` fills."""
+
+    def __init__(self, log: DecodeLog) -> None:
+        self._log = log
+        self._rows = Recorder("damage", ("broken_packets",))
+        self._seen = (0, 0)
+        self._damaged = False
+        self._before: list[int] = []  # times of the last whole frames
+
+    def push(self, frame: Frame) -> None:
+        """The next frame, in order of presentation."""
+        now = (self._log.n_errors, self._log.n_corrupt)
+        broke, n_new = now != self._seen, now[0] - self._seen[0]
+        self._seen = now
+        if broke:
+            if not self._damaged:
+                for pts_us in self._before:
+                    self._rows.add(pts_us, 0)
+            self._damaged = True
+        elif self._damaged and frame.source.key_frame:
+            self._damaged = False
+        if self._damaged:
+            self._rows.add(frame.pts_us, n_new)
+            self._before.clear()
+        else:
+            self._before = [*self._before[1 - REORDER_FRAMES :], frame.pts_us]
+
+    def finish(self) -> list[Track]:
+        """What was seen, and packets that broke after the last frame, on that frame."""
+        n_new = self._log.n_errors - self._seen[0]
+        if n_new:
+            for pts_us in self._before:
+                self._rows.add(pts_us, n_new if pts_us == self._before[-1] else 0)
+        return [self._rows.track()]
+
+
+def measure_damage(clip: Clip, tracks: Tracks) -> Mapping[str, float | None]:
+    """`damaged_frames`: frames of the clip that are damaged or may be; None where nobody looked."""
+    if "damage" not in tracks:
+        return {"damaged_frames": None}
+    return {"damaged_frames": float(len(tracks["damage"].between(clip.start_us, clip.end_us)))}
