@@ -367,7 +367,8 @@ def _frames(
 
     n_frames, wanted = 0, av.VideoFrame if stream.type == "video" else av.AudioFrame
     for packet in packets_of(path, container, cfg, log, stream, *([] if ears is None else [ears.stream])):
-        if ears is not None and packet.stream_index == ears.stream.index:
+        # Its stream, not its number: PyAV's last, empty packet, which fetches the decoder's last frames, says 0 for every stream.
+        if ears is not None and packet.stream.index == ears.stream.index:
             ears.hear(packet)
             continue
         if on_packet is not None:

@@ -61,6 +61,9 @@ def test_each_hostile_file_ends_as_decided(media: Path, name: str) -> None:
         log = DecodeLog()
         frames = [(t, [f.width, f.height]) for f, t in decode(str(path), CFG, log=log)]
         times = [t for t, _ in frames]
+        heard: list[int] = []
+        again = [t for _, t in decode(str(path), CFG, sound=lambda piece: heard.append(piece.samples.shape[1]))]
+        assert again == times and bool(heard) == bool(asset.has_audio)
         assert said["decoded"] == {
             "n_frames": log.n_frames,
             "n_errors": log.n_errors,
