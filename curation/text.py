@@ -3,10 +3,10 @@
 `text_score` is the highest detection x recognition score over all key frames and lines; Movie Gen keeps a clip below 0.6 (Data, three
 filter stages). A detector also fires on texture, and a recogniser always reads something into it: on real footage the false boxes
 read as one character over half the picture, or as one character repeated ("000", "XXX"). So a line counts only when its reading has
-at least `min_characters` letters or digits and at least two different ones. A single letter as a title is missed by that rule.
+at least `min_characters` letters or digits and at least two different ones.
 
-Scripts that the models do not read (Arabic, Thai) are found but not read: `text_unread_score` is the detection score of the surest box
-that is as long as a line of text and reads as nothing. What kind a text is, is told by how it stands over time: `text_layout`.
+What that rule leaves out must not pass in silence: `text_unread_score` is the detection score of the surest box that is as long as a line
+of text and reads as nothing (scripts that the models do not know: Arabic, Thai), or that is one large letter or digit, surely read. What kind a text is, is told by how it stands over time: `text_layout`.
 How a clip is looked at for little is `text_gate`.
 """
 
@@ -48,6 +48,7 @@ class TextConfig:
     min_characters: int = 2
     area_score: float = 0.3  # a line counts for the area from this score on
     unread_aspect: float = 2.5  # long side over short side of what may be a line in an unknown script
+    lone_recognition: float = 0.95  # from which one letter or digit alone is believed; into texture less is read
     gate: GateConfig = field(default_factory=GateConfig)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
 
@@ -91,7 +92,9 @@ class ScoreText:
             return TextScore(clip_id=clip.clip_id, error_code="text_failed", error_detail=f"clip {clip.clip_id}: {e}")
 
     def _look(self, clip_id: str, frames: list[KeyFrame]) -> TextScore:
-        sweep, looks, boxes = Sweep(self.reader, self.cfg.gate), [], []
+        sweep = Sweep(self.reader, self.cfg.gate)
+        looks: list[Look] = []
+        boxes: list[list[TextBox]] = []
         pictures = decode_all(clip_id, frames)  # all of them: a broken one is an error even where the others show text
         best, last = 0.0, frames[-1]
         for frame, picture in zip(frames, pictures, strict=True):
@@ -136,14 +139,15 @@ def score_boxes(frames: Sequence[Sequence[TextBox]], cfg: TextConfig) -> tuple[f
 
 
 def unread_score(frames: Sequence[Sequence[TextBox]], cfg: TextConfig) -> float:
-    """The highest detection score of a box as long as a line of text whose reading is nothing; 0 where every such line was read."""
-    nothing = (
-        b.detection
-        for boxes in frames
-        for b in boxes
-        if b.text is not None and b.aspect >= cfg.unread_aspect and not (counts(b.text, cfg.min_characters) and b.score >= cfg.area_score)
-    )
-    return max(nothing, default=0.0)
+    """The highest detection score of what may be text and counts nowhere else: a long line read as nothing, a lone letter; 0 without."""
+    return max((b.detection for boxes in frames for b in boxes if _may_be_text(b, cfg)), default=0.0)
+
+
+def _may_be_text(box: TextBox, cfg: TextConfig) -> bool:
+    if box.text is None or (counts(box.text, cfg.min_characters) and box.score >= cfg.area_score):
+        return False
+    lone = sum(c.isalnum() for c in box.text) == 1 and box.recognition >= cfg.lone_recognition and box.detection >= cfg.gate.lone_score
+    return lone or box.aspect >= cfg.unread_aspect
 
 
 def counts(text: str | None, min_characters: int) -> bool:

@@ -40,6 +40,9 @@ class GateConfig:
     least_aspect: float = 1.25
     reads_per_frame: int = 6  # new lines read in one frame, surest first: a screen full of text is text after the first
     reads_per_clip: int = 16
+    lone_score: float = 0.75  # detection score from which a place too square for two characters is read, for a lone letter or digit …
+    lone_height: float = 0.08  # … if it is at least so high, of the picture's height …
+    lone_reads: int = 2  # … as often as this in a clip, in the first look and in the close one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +117,7 @@ class Sweep:
 
     def __init__(self, reader: Reader, cfg: GateConfig) -> None:
         self.reader, self.cfg = reader, cfg
-        self.reads_left = cfg.reads_per_clip
+        self.reads_left, self.lone_left, self.lone_hints = cfg.reads_per_clip, cfg.lone_reads, cfg.lone_reads
         self.looked = 0  # pictures in which something was looked at
         self.calm = False  # nothing in the last look was even a hint
         self.grey = np.zeros((2, 2), np.uint8)
@@ -141,7 +144,8 @@ class Sweep:
 
     def _examine(self, bgr: Picture, part: tuple[int, int, int, int]) -> list[TextBox]:
         """The lines in a part of the picture: hints first, then a close look at the new ones."""
-        known, new = [], []
+        known: list[TextBox] = []
+        new: list[Rectangle] = []
         hints = self._hints(bgr, part)
         self.calm = not hints
         for hint in hints:
@@ -164,37 +168,57 @@ class Sweep:
         scale = self.cfg.hint_px / max(bgr.shape[:2])
         size = max(32, round((right - left) * scale)), max(32, round((bottom - top) * scale))
         small = cv2.resize(bgr[top:bottom, left:right], size, interpolation=cv2.INTER_AREA)
-        hints = [f for f in self.reader.find(np.asarray(small, np.uint8), self.cfg.hint_score) if f.aspect >= self.cfg.least_hint_aspect]
-        back = ((right - left) / size[0], (bottom - top) / size[1])
-        return [_rectangle(f.corners * back + (left, top), bgr.shape) for f in hints]
+        back, start = np.array([(right - left) / size[0], (bottom - top) / size[1]]), np.array([left, top])
+        found = self.reader.find(np.asarray(small, np.uint8), self.cfg.hint_score)
+        places = [(f, _rectangle(f.corners * back + start, bgr.shape)) for f in found]
+        return [place for f, place in places if f.aspect >= self.cfg.least_hint_aspect or self._lone_hint(f, place)]
+
+    def _lone_hint(self, found: Found, place: Rectangle) -> bool:
+        """Whether a squarish hint is worth a close look for one letter or digit; there are only so many such looks in a clip."""
+        large = found.score >= self.cfg.lone_score and place[3] - place[1] >= self.cfg.lone_height
+        if not large or self.lone_hints <= 0 or self._remember(place) is not None:
+            return False
+        self.lone_hints -= 1
+        return True
 
     def _close_look(self, bgr: Picture, part: tuple[int, int, int, int]) -> list[TextBox]:
         """The lines in a part of the picture at full size, read as far as the clip's reads go."""
         left, top, right, bottom = part
-        found = self.reader.find(np.ascontiguousarray(bgr[top:bottom, left:right]), self.cfg.hint_score)
-        self.calm = not found
-        found = [f for f in found if f.score >= self.cfg.detection_score]
-        shares = (bgr.shape[1], bgr.shape[0])
+        found = self.reader.find(np.ascontiguousarray(bgr[top:bottom, left:right]), self.cfg.detection_score)
+        self.calm = False  # what is too faint to be a line may be one in the next picture
         boxes: list[TextBox] = []
-        unread: list[tuple[TextBox, np.ndarray]] = []
+        unread: list[TextBox] = []
         for f in found:
-            corners = (f.corners + (left, top)).astype(np.float64)
-            box = TextBox(text=None, detection=f.score, recognition=0.0, corners=corners / shares, aspect=f.aspect)
+            corners = (f.corners.astype(np.float64) + np.array([left, top])) / (bgr.shape[1], bgr.shape[0])
+            box = TextBox(text=None, detection=f.score, recognition=0.0, corners=corners, aspect=f.aspect)
             before = self._remember(box.rectangle)
-            if before is not None and before.box is not None and before.box.text is not None:
-                boxes.append(before.box)
-            elif f.aspect >= self.cfg.least_aspect and before is None:
-                unread.append((box, corners))
-            elif before is None:
+            if before is not None:
+                boxes += [] if before.box is None else [before.box]
+            elif f.aspect >= self.cfg.least_aspect or self._may_be_lone(box):
+                unread.append(box)
+            else:
                 self._note(box.rectangle, None)
         n = min(len(unread), self.cfg.reads_per_frame, self.reads_left)
-        readings = self.reader.read([cut_line(bgr, corners) for _, corners in unread[:n]]) if n else []
         self.reads_left -= n
-        for (box, _), (text, score) in zip(unread[:n], readings, strict=True):
+        return boxes + self._read(bgr, unread[:n]) + unread[n:]
+
+    def _may_be_lone(self, box: TextBox) -> bool:
+        """Whether a squarish place is worth reading as one letter or digit; there are only so many such reads in a clip."""
+        _, top, _, bottom = box.rectangle
+        if box.detection < self.cfg.lone_score or bottom - top < self.cfg.lone_height or self.lone_left <= 0:
+            return False
+        self.lone_left -= 1
+        return True
+
+    def _read(self, bgr: Picture, boxes: Sequence[TextBox]) -> list[TextBox]:
+        """The boxes with their readings, remembered."""
+        lines = [cut_line(bgr, box.corners * (bgr.shape[1], bgr.shape[0])) for box in boxes]
+        done = []
+        for box, (text, score) in zip(boxes, self.reader.read(lines) if lines else [], strict=True):
             read = TextBox(text=text, detection=box.detection, recognition=score, corners=box.corners, aspect=box.aspect)
             self._note(read.rectangle, read)
-            boxes.append(read)
-        return boxes + [box for box, _ in unread[n:]]
+            done.append(read)
+        return done
 
     def _remember(self, rectangle: Rectangle) -> _Examined | None:
         """What was examined at this place, where it still looks the same."""

@@ -7,6 +7,7 @@ neither shows: then the lines count as laid over if most of them are exactly lev
 """
 
 import difflib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -26,7 +27,7 @@ class LayoutConfig:
     still: float = 0.6  # correlation of a line's pixels with the same place in another look from which it stands there
     moved_levels: float = 8.0  # mean change of a cell of the picture, levels of 255, from which it moved
     moved_share: float = 0.25  # share of cells that moved from which the picture moves; twice as much is the camera
-    least_shift: float = 0.012  # of the long side, from which a line moved
+    least_shift: float = 0.012  # of width or height, by which a line's centre has moved
     still_steps: float = 0.4  # of the steps over which a line stands, so many must show the picture moving for an overlay
     level: float = 0.02  # rise over run of a line that counts as level
     low_from: float = 0.7  # subtitles: the line's middle is below this share of the height …
@@ -100,7 +101,7 @@ def sort_lines(looks: Sequence[Look], cfg: LayoutConfig) -> Layout:
         return Layout(overlay=0.0, subtitle=0.0, corner_mark=0.0, scene=0.0)
     if len(looks) < 2:
         return Layout()
-    moves = [_moved_cells(a, b, cfg) for a, b in zip(looks, looks[1:], strict=False)]
+    moves = [_moved_cells(a, b, cfg) for a, b in itertools.pairwise(looks)]
     standing = _stand(looks, cfg)
     for s in standing:
         _weigh(s, looks, moves, cfg)
@@ -109,7 +110,7 @@ def sort_lines(looks: Sequence[Look], cfg: LayoutConfig) -> Layout:
     over = [s for s in standing if s.kind == "overlay" or (s.kind == "unsure" and level)]
     scene = [s for s in standing if s.kind == "scene" or (s.kind == "unsure" and not level)]
     crowded = sum(len(x.lines) for x in looks) > cfg.most_beside * sum(bool(x.lines) for x in looks)
-    marks = [] if crowded else [s for s in over if _is_mark(s, len(looks), cfg)]
+    marks = [] if crowded else [s for s in over if _is_mark(s, over, len(looks), cfg)]
     subtitles = [] if crowded else [s for s in over if not any(s is m for m in marks) and _is_subtitle(s, looks, cfg)]
     return Layout(
         overlay=_best(over),
@@ -174,7 +175,7 @@ def _stand(looks: Sequence[Look], cfg: LayoutConfig) -> list[Standing]:
         for line in look.lines:
             known = next((s for s in found if s.first <= i <= s.last and overlap(s.line.rectangle, line.rectangle) > 0.5), None)
             if known is None:
-                first, last = _span(line.rectangle, looks, i, cfg)
+                first, last = _span(line, looks, i, cfg)
                 found.append(Standing(line=line, first=first, last=last))
             else:
                 known.seen += 1
@@ -183,18 +184,25 @@ def _stand(looks: Sequence[Look], cfg: LayoutConfig) -> list[Standing]:
     return found
 
 
-def _span(rectangle: Rectangle, looks: Sequence[Look], at: int, cfg: LayoutConfig) -> tuple[int, int]:
-    """The looks around `at` in which the pixels under the rectangle stay the same."""
-    own, first, last = patch(looks[at].grey, rectangle), at, at
-    while first > 0 and _stays(own, looks[first - 1].grey, rectangle, cfg):
+def _span(line: Line, looks: Sequence[Look], at: int, cfg: LayoutConfig) -> tuple[int, int]:
+    """The looks around `at` in which the line stands where it is."""
+    own, first, last = patch(looks[at].grey, line.rectangle), at, at
+    while first > 0 and _stays(line, own, looks[first - 1], cfg):
         first -= 1
-    while last + 1 < len(looks) and _stays(own, looks[last + 1].grey, rectangle, cfg):
+    while last + 1 < len(looks) and _stays(line, own, looks[last + 1], cfg):
         last += 1
     return first, last
 
 
-def _stays(own: np.ndarray, grey: np.ndarray, rectangle: Rectangle, cfg: LayoutConfig) -> bool:
-    return alike(own, patch(grey, rectangle)) >= cfg.still
+def _stays(line: Line, own: np.ndarray, look: Look, cfg: LayoutConfig) -> bool:
+    """By its pixels; by its reading where a lively picture shows through between the letters."""
+    if alike(own, patch(look.grey, line.rectangle)) >= cfg.still:
+        return True
+    x, y = _centre(line.rectangle)
+    at_place = (
+        o for o in look.lines if abs(_centre(o.rectangle)[0] - x) < cfg.least_shift and abs(_centre(o.rectangle)[1] - y) < cfg.least_shift
+    )
+    return any(overlap(line.rectangle, o.rectangle) >= 0.6 and same_reading(line.text, o.text) for o in at_place)
 
 
 def _moved_cells(a: Look, b: Look, cfg: LayoutConfig) -> np.ndarray:
@@ -266,12 +274,15 @@ def _centre(r: Rectangle) -> tuple[float, float]:
     return (r[0] + r[2]) / 2, (r[1] + r[3]) / 2
 
 
-def _is_mark(s: Standing, n_looks: int, cfg: LayoutConfig) -> bool:
+def _is_mark(s: Standing, others: Sequence[Standing], n_looks: int, cfg: LayoutConfig) -> bool:
     x, y = _centre(s.line.rectangle)
     left, top, right, bottom = s.line.rectangle
     in_corner = min(x, 1 - x) <= cfg.edge_x and min(y, 1 - y) <= cfg.edge_y
-    small = (right - left) * (bottom - top) <= cfg.mark_area
-    return in_corner and small and s.last - s.first + 1 >= max(2.0, cfg.mark_stays * n_looks)
+    if not in_corner or (right - left) * (bottom - top) > cfg.mark_area:
+        return False
+    # A look in which it could not be read breaks its standing in two; at one place they are one mark.
+    there = {i for o in others if overlap(o.line.rectangle, s.line.rectangle) > 0.5 for i in range(o.first, o.last + 1)}
+    return len(there) >= max(2.0, cfg.mark_stays * n_looks)
 
 
 def _is_subtitle(s: Standing, looks: Sequence[Look], cfg: LayoutConfig) -> bool:
