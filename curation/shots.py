@@ -1,9 +1,9 @@
-"""Shots: spans between camera changes, found while the frames go by, and the clips planned inside them.
+"""Shots: spans between camera changes, found on the tracks a scan left, and the clips planned inside them. Opens no medium.
 
-Hard cuts: PySceneDetect's `AdaptiveDetector` decides on our own frame score, the mean change of luma and chroma on the small planes
-(on real media it separates cuts better than its HSV score and needs no colour conversion). A flash is not a cut: what returns within a
-few frames stays one shot. Gradual transitions: during a dissolve or fade each frame is a mixture of the frames before and after, which
-motion is not, so a least-squares fit of the middle frame tells them apart. All times are presentation times in us.
+Hard cuts: PySceneDetect's adaptive rule on our frame score, the mean change of luma and chroma on the small planes (on real media it
+separates cuts better than its HSV score and needs no colour conversion). Our corrections: frames shown twice are no stillness; what
+returns at once was a flash; where both pictures show the same place, the camera moved or the light changed; and between still pictures a
+small change counts. Gradual transitions: `curation.transitions`. All times are presentation times in us, and windows are times.
 """
 
 from collections import deque
@@ -14,28 +14,43 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
+from curation import transitions
+from curation.cut_series import content_change
+from curation.tracks import Track, Tracks
+
 _US = Fraction(1, 1_000_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShotsConfig:
-    """How boundaries are found. Values are ours, tuned on 85 real videos (`benchmarks/accuracy.py`), unless said otherwise."""
+    """How boundaries are found. Values are ours, tuned on half of the labelled real videos (`benchmarks/accuracy_shots.py`), unless noted."""
 
     adaptive_threshold: float = 3.0  # PySceneDetect's default
-    window_frames: int = 2  # PySceneDetect's default
+    window_frames: int = 2  # PySceneDetect's default: frames before and after that a change is compared with …
+    window_us: int = 75_000  # … and at least so much time
     min_content: float = 12.0  # on our score: |dY|/2 + |dU| + |dV|, levels of 255
     min_shot_us: int = 200_000  # two cuts closer than this count as the first one
-    flash_frames: int = 5  # a picture that is back within so many frames was a flash
+    repeat_change: float = 0.15  # a frame that changes by less is the one before again
+    repeat_share: float = 0.15  # … or by less than this share of what both its neighbours do
+    cadence_us: int = 130_000  # repeats between two changes no further apart are a cadence (30 in 60, animation on threes), not stillness
+    flash_us: int = 250_000  # a picture that is back within this was a flash
     flash_return: float = 0.4  # … back = differs by less than this share of the jump
+    side_ratio: float = 1.8  # a cut stands out so many times from the busier side, not only from the mean of both
+    same_place: float = 0.4  # from this share of parts found again it is the same place …
+    same_place_weak: float = 0.15  # … and from this one, or where nobody looked, where the change stands out from the busier side …
+    overlap_weak: float = 0.72  # … or from this correlation of their better halves …
+    weak_ratio: float = 6.0  # … less than so many times
+    quiet_content: float = 3.0  # between still pictures (of a talk) so small a change is a cut …
+    quiet_ratio: float = 50.0  # … if it stands out so many times …
+    quiet_kept: float = 0.9  # … and less of the edges stays: it is no overlay
+    blend_us: int = 150_000  # a cut between blended frames (converted frame rates) is over in this …
+    blend_ratio: float = 3.0  # … each change in it so many times those on the busier side …
+    blend_content: float = 24.0  # … and this much together
     gradual: bool = True
-    sample_us: int = 125_000  # spacing of the frames that are tested for dissolves
-    half_windows: tuple[int, ...] = (2, 4, 8)  # samples on each side: transitions of 0.5, 1 and 2 s
-    gradual_change: float = 14.0  # least mean luma difference, levels, between the two sides
-    gradual_residual: float = 0.3  # largest misfit of the mixture, as a share of that difference
-    dissolve_residual: float = 0.3  # the same misfit on an 8 x 5 picture, for dissolves between moving shots …
-    dissolve_dip: float = 0.65  # … which also lose variance against the shots around them
-    gradual_dip: float = 0.85  # a mixture keeps less than this share of the variance around it
-    gradual_correlation: float = 0.6  # above this both sides show the same scene: light changed, not the shot
+    gradual_peak: float = 0.6  # the network's probability somewhere in a transition …
+    gradual_edge: float = 0.35  # … and at its ends
+    gradual_min_us: int = 150_000
+    gradual_jump: float = 0.5  # a hard cut that changes this share of what the whole transition does is no part of one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +104,226 @@ def clips_of_shot(shot: Shot, cfg: ClipConfig) -> list[Span]:
     return spans
 
 
+def find_shots(tracks: Tracks, end_us: int, cfg: ShotsConfig) -> list[Shot]:
+    """The shots of a video that ends at `end_us`, in order, from its tracks "shots" and "transitions". No shot is empty."""
+    shots = tracks["shots"]
+    if not len(shots):
+        return []
+    changes = moving_changes(shots, cfg)
+    cuts = hard_cuts(changes, cfg)
+    gradual = blended_cuts(changes, cuts, cfg)
+    if cfg.gradual:
+        # Where both found something, the frames say it more exactly than the samples.
+        found_in_samples = gradual_spans(tracks["transitions"], shots, cuts, cfg)
+        gradual = gradual + [s for s in found_in_samples if not any(a <= s[1] and s[0] <= b for a, b in gradual)]
+    borders = [(a, b, "gradual") for a, b in gradual]
+    borders += [(t, t, "hard") for t in cuts if not any(a <= t <= b for a, b in gradual)]
+    found: list[Shot] = []
+    start, opens = int(shots.pts_us[0]), "start"
+    for stop, after, how in [*sorted(borders), (end_us, end_us, "end")]:
+        if stop > start:
+            found.append(Shot(shot_no=len(found), start_us=start, end_us=stop, opens=opens, closes=how))  # type: ignore[arg-type]
+        start, opens = after, how
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The frames that show a new picture, and how much of the neighbourhood each is compared with."""
+
+    shots: Track  # of these frames only
+    change: np.ndarray  # levels, float64 [n]; 0 at the first
+    width: int  # frames before and after
+
+
+def moving_changes(shots: Track, cfg: ShotsConfig) -> Changes:
+    """The track without repeated frames, and the width of the window in its frames."""
+    rows = ~repeats(shots, cfg)
+    kept = Track(name=shots.name, fields=shots.fields, pts_us=shots.pts_us[rows], values=shots.values[rows])
+    step = float(np.median(np.diff(kept.pts_us))) if len(kept) > 1 else float(cfg.window_us)
+    return Changes(kept, np.nan_to_num(kept["change"]).astype(np.float64), max(cfg.window_frames, round(cfg.window_us / step)))
+
+
+def hard_cuts(changes: Changes, cfg: ShotsConfig) -> list[int]:
+    """Times of the first frames after hard cuts, rising."""
+    shots, change, pts = changes.shots, changes.change, changes.shots.pts_us
+    back, back_s = shots["back"], shots["back_s"]
+    cuts: list[int] = []
+    not_before = -(1 << 62)
+    for i in sorted(adaptive_cuts(by_time(change, pts), pts, changes.width, cfg) | quiet_cuts(changes, cfg)):
+        t = int(pts[i])
+        if t < not_before or (cuts and t - cuts[-1] < cfg.min_shot_us):
+            continue
+        if back[i] < cfg.flash_return * change[i] and back_s[i] * 1e6 <= cfg.flash_us:
+            not_before = t + round(float(back_s[i]) * 1e6) + 1  # the way back is no cut either
+            continue
+        if is_new_place(shots, i, stands_out(change, i, i, changes.width), cfg):
+            cuts.append(t)
+    return cuts
+
+
+def by_time(change: np.ndarray, pts_us: np.ndarray) -> np.ndarray:
+    """The changes as they would be at an even rate: motion changes more over a longer step, about with its root; a cut stands out still."""
+    if len(change) < 3:
+        return change
+    steps = np.diff(pts_us, prepend=pts_us[0])
+    usual = float(np.median(steps[1:]))
+    return np.asarray(change * np.sqrt(np.clip(usual / np.maximum(steps, 1), 0.4, 1)))
+
+
+def is_new_place(shots: Track, row: int, ratio: float, cfg: ShotsConfig) -> bool:
+    """Whether the frame shows another place than the one before, given how many times its change stands out."""
+    same, looked = float(shots["same"][row]), not np.isnan(shots["kept"][row])
+    if ratio < cfg.weak_ratio:
+        # Pictures with few corners give no answer either; that is no reason to say no.
+        return ratio >= cfg.side_ratio and looked and not same >= cfg.same_place_weak and not shots["overlap"][row] >= cfg.overlap_weak
+    return not same >= cfg.same_place
+
+
+def blended_cuts(changes: Changes, cuts: list[int], cfg: ShotsConfig) -> list[tuple[int, int]]:
+    """Cuts over two or three frames, as (first mixed frame, first of the new shot): frames that stand out together, between two places."""
+    shots, change, pts = changes.shots, changes.change, changes.shots.pts_us
+    found: list[tuple[int, int]] = []
+    for i in np.flatnonzero(~np.isnan(shots["kept"])).tolist():
+        for last in (i + 1, i + 2):
+            if last >= len(change) or pts[last] - pts[i] > cfg.blend_us:
+                break
+            run = change[i : last + 1]
+            alone = run.min() >= cfg.blend_ratio * change[i] / max(1e-3, stands_out(change, i, last, changes.width))
+            flash = shots["back"][i] < cfg.flash_return * run.max()
+            if not alone or flash or run.sum() < cfg.blend_content or not is_new_place(shots, i, cfg.side_ratio, cfg):
+                continue
+            if not any(pts[i] <= t <= pts[last] for t in cuts) and not (found and pts[i] - found[-1][1] < cfg.min_shot_us):
+                found.append((int(pts[i]), int(pts[last])))
+                break
+    return found
+
+
+def stands_out(change: np.ndarray, first: int, last: int, width: int) -> float:
+    """How many times the mean change on the busier side of changes first … last the first of them is. Where motion sets in, one is quiet."""
+    sides = [side.mean() for side in (change[max(0, first - width) : first], change[last + 1 : last + 1 + width]) if len(side)]
+    return float(change[first] / max(1e-3, *sides)) if sides else 0.0
+
+
+def repeats(shots: Track, cfg: ShotsConfig) -> np.ndarray:
+    """Which frames only show the one before again in the cadence of a film with fewer pictures than frames, bool [n].
+
+    They change next to nothing, or little beside both neighbours (a coder's touch on the repeated picture).
+    """
+    change = shots["change"]
+    neighbours = np.minimum(np.concatenate([[0], change[:-1]]), np.concatenate([change[1:], [0]]))
+    moves = ~(change < np.maximum(cfg.repeat_change, cfg.repeat_share * np.nan_to_num(neighbours)))
+    at = np.flatnonzero(moves)
+    still = np.flatnonzero(~moves)
+    after = np.searchsorted(at, still)
+    inner = (after > 0) & (after < len(at))
+    still, after = still[inner], after[inner]
+    dense = shots.pts_us[at[after]] - shots.pts_us[at[after - 1]] <= cfg.cadence_us
+    found = np.zeros(len(shots), bool)
+    found[still[dense]] = True
+    return found
+
+
+def adaptive_cuts(change: np.ndarray, pts_us: np.ndarray, width: int, cfg: ShotsConfig) -> set[int]:
+    """Indices at which PySceneDetect's `AdaptiveDetector` finds a cut in the whole series; it is shown only what surrounds high ratios."""
+    n = len(change)
+    if n < 2 * width + 1:
+        return set()
+    total = np.concatenate([[0.0], np.cumsum(change)])
+    middle = np.arange(width, n - width)
+    around = total[middle + width + 1] - total[middle - width] - change[middle]
+    # A little less than the detector's own threshold: its sums may round otherwise.
+    likely = (change[middle] >= cfg.min_content) & (change[middle] * 2 * width >= 0.99 * cfg.adaptive_threshold * around)
+    candidates = middle[likely]
+    if not len(candidates):
+        return set()
+    push = _score_fed_detector(cfg, width)
+    found = set()
+    for i in candidates.tolist():
+        # After a full window its decision is about the middle frame of this window alone.
+        cut = None
+        for k in range(i - width, i + width + 1):
+            cut = push(int(pts_us[k]), float(change[k]))
+        if cut == pts_us[i]:
+            found.add(i)
+    return found
+
+
+def quiet_cuts(changes: Changes, cfg: ShotsConfig) -> set[int]:
+    """Indices of changes that are small but stand alone between still pictures, and keep neither place nor edges: slides of a talk."""
+    shots, change, width = changes.shots, changes.change, changes.width
+    found = set()
+    for i in np.flatnonzero((change >= cfg.quiet_content) & (shots["same"] < cfg.same_place) & (shots["kept"] < cfg.quiet_kept)).tolist():
+        around = np.concatenate([change[max(0, i - width) : i], change[i + 1 : i + 1 + width]])
+        if len(around) and change[i] >= cfg.quiet_ratio * around.mean():
+            found.add(i)
+    return found
+
+
+def gradual_spans(samples: Track, shots: Track, cuts: list[int], cfg: ShotsConfig) -> list[tuple[int, int]]:
+    """Gradual transitions, as (last time of the old shot, first time of the new one), rising and apart; none holds a real hard cut."""
+    p = transitions.probabilities(transitions.inputs(samples, shots), transitions.load_weights())
+    found: list[tuple[int, int]] = []
+    for first, end in transitions.spans(p, samples.pts_us, cfg.gradual_peak, cfg.gradual_edge):
+        inside = shots.between(first + 1, end + 1)
+        change = np.nan_to_num(inside["change"])
+        jumped = any(change[inside.pts_us == t].sum() >= cfg.gradual_jump * change.sum() for t in cuts if first < t <= end)
+        if jumped or end - first < cfg.gradual_min_us:
+            continue
+        found.append((first, end))
+    return found
+
+
+_AROUND_US = 250_000
+
+
+def false_cuts(score: np.ndarray, pts_us: np.ndarray, threshold: float, gap_us: int) -> int:
+    """How many cuts a sensitive detector would see: score peaks of at least the threshold, at least gap_us apart.
+
+    A peak also stands out to twice the median of the half second around it: a smooth pan over fine texture changes much, but evenly.
+    """
+    high = np.flatnonzero(score >= threshold)
+    first, end = (np.searchsorted(pts_us, pts_us[high] + d) for d in (-_AROUND_US, _AROUND_US + 1))
+    # The median of a window is wanted only where the score is high at all: rarely.
+    peaks = [i for i, a, b in zip(high, first, end, strict=True) if score[i] >= 2 * np.median(score[a:b])]
+    count, last = 0, -(1 << 62)
+    for i in peaks:
+        if pts_us[i] - last >= gap_us:
+            count, last = count + 1, int(pts_us[i])
+    return count
+
+
+def _score_fed_detector(cfg: ShotsConfig, width: int) -> Any:
+    """A function (pts_us, score) -> time of a cut or None: PySceneDetect's adaptive rule, given our score instead of its own."""
+    from scenedetect import AdaptiveDetector, FrameTimecode
+    from scenedetect.common import Timecode
+
+    class ScoreFed(AdaptiveDetector):  # type: ignore[misc]  # the library has no types
+        """The frame handed in *is* the score."""
+
+        def _calculate_frame_score(self, timecode: Any, frame_img: Any) -> float:
+            return float(frame_img)
+
+    detector = ScoreFed(
+        adaptive_threshold=cfg.adaptive_threshold,
+        min_scene_len=0,  # we keep our own minimum, in time
+        window_width=width,
+        min_content_val=cfg.min_content,
+    )
+    rate = Fraction(24)  # required, unused: every time is a PTS in us
+
+    def push(pts_us: int, score: float) -> int | None:
+        cuts = detector.process_frame(FrameTimecode(Timecode(pts_us, _US), rate), score)
+        return int(cuts[0].pts) if cuts else None
+
+    return push
+
+
+# What follows serves `curation/analyse.py` only, and goes with it.
+_OLD_SAMPLE_US, _OLD_HALF_WINDOWS, _OLD_GRADUAL_CHANGE, _OLD_GRADUAL_RESIDUAL = 125_000, (2, 4, 8), 14.0, 0.3
+_OLD_DISSOLVE_RESIDUAL, _OLD_DISSOLVE_DIP, _OLD_GRADUAL_DIP, _OLD_GRADUAL_CORRELATION, _OLD_FLASH_FRAMES = 0.3, 0.65, 0.85, 0.6, 5
+
+
 class ShotFinder:
     """Takes small frames in order and gives back finished shots, some 3 s behind the newest frame."""
 
@@ -139,8 +374,8 @@ class CutDetector:
 
     def __init__(self, cfg: ShotsConfig) -> None:
         self._cfg = cfg
-        self._detector = _score_fed_detector(cfg)
-        self._recent: deque[tuple[int, np.ndarray, np.ndarray, np.ndarray, float]] = deque(maxlen=cfg.flash_frames + cfg.window_frames + 3)
+        self._detector = _score_fed_detector(cfg, cfg.window_frames)
+        self._recent: deque[tuple[int, np.ndarray, np.ndarray, np.ndarray, float]] = deque(maxlen=_OLD_FLASH_FRAMES + cfg.window_frames + 3)
         self._waiting: deque[tuple[int, int]] = deque()  # (pts, frame number at which enough is known about it)
         self._frame = 0
         self._last_cut = -(1 << 62)
@@ -156,7 +391,7 @@ class CutDetector:
         self._frame += 1
         found = self._detector(pts_us, score)
         if found is not None and found - self._last_cut >= self._cfg.min_shot_us:
-            self._waiting.append((found, self._frame + self._cfg.flash_frames - self._cfg.window_frames))
+            self._waiting.append((found, self._frame + _OLD_FLASH_FRAMES - self._cfg.window_frames))
         if self._waiting and self._waiting[0][1] <= self._frame:
             return score, self._settle(self._waiting.popleft()[0])
         return score, None
@@ -178,7 +413,7 @@ class CutDetector:
         if at is None or at == 0:
             return None
         _, y0, u0, v0, _ = frames[at - 1]
-        for pts, y, u, v, _ in frames[at + 1 : at + 1 + self._cfg.flash_frames]:
+        for pts, y, u, v, _ in frames[at + 1 : at + 1 + _OLD_FLASH_FRAMES]:
             if content_change(y, u, v, y0, u0, v0) < self._cfg.flash_return * frames[at][4]:
                 return pts
         return None
@@ -189,9 +424,9 @@ class GradualDetector:
 
     def __init__(self, cfg: ShotsConfig) -> None:
         self._cfg = cfg
-        self._reach = max(cfg.half_windows)
+        self._reach = max(_OLD_HALF_WINDOWS)
         # Cuts are reported late: a sample is trusted once as many more have come.
-        self._delay = cfg.flash_frames + 2 * cfg.window_frames
+        self._delay = _OLD_FLASH_FRAMES + 2 * cfg.window_frames
         self._samples: list[tuple[int, np.ndarray]] = []
         self._tested = -1  # index of the last sample tested as the middle of a transition
         self._due = -(1 << 62)
@@ -201,7 +436,7 @@ class GradualDetector:
         """The transitions that are now known to be over."""
         if pts_us < self._due:
             return []
-        self._due = max(self._due + self._cfg.sample_us, pts_us + self._cfg.sample_us // 2)
+        self._due = max(self._due + _OLD_SAMPLE_US, pts_us + _OLD_SAMPLE_US // 2)
         self._samples.append((pts_us, cv2.resize(y, (64, 40), interpolation=cv2.INTER_LINEAR)))
         known = len(self._samples) - self._delay
         found = self._advance(known - self._reach, known)
@@ -235,19 +470,18 @@ class GradualDetector:
 
     def _half_window(self, middle: int, known: int) -> int | None:
         """The half-width of the shortest window in which the sample is a mixture of its ends, or None."""
-        for half in self._cfg.half_windows:
+        for half in _OLD_HALF_WINDOWS:
             if middle >= half and middle + half < known and self._is_mixture(middle - half, middle, middle + half):
                 return half
         return None
 
     def _is_mixture(self, first: int, middle: int, last: int) -> bool:
-        cfg = self._cfg
         a8, m8, b8 = (self._samples[i][1] for i in (first, middle, last))
-        if cv2.norm(a8, b8, cv2.NORM_L1) < cfg.gradual_change * a8.size:
+        if cv2.norm(a8, b8, cv2.NORM_L1) < _OLD_GRADUAL_CHANGE * a8.size:
             return False
         a, m, b = (x.astype(np.float32) for x in (a8, m8, b8))
         share, misfit = mixture(a, m, b)
-        if misfit > cfg.gradual_residual:
+        if misfit > _OLD_GRADUAL_RESIDUAL:
             return self._dips(a, m, b)
         if not 0.2 < share < 0.8:
             return False
@@ -255,14 +489,14 @@ class GradualDetector:
             return True
         # Soft pictures that move a little mix as well, but only two pictures on top of each other lose contrast.
         correlation = float(((a - a.mean()) * (b - b.mean())).mean() / (a.std() * b.std()))
-        return correlation < cfg.gradual_correlation and contrast_left(a, m, b, share) < cfg.gradual_dip
+        return correlation < _OLD_GRADUAL_CORRELATION and contrast_left(a, m, b, share) < _OLD_GRADUAL_DIP
 
     def _dips(self, a: np.ndarray, m: np.ndarray, b: np.ndarray) -> bool:
         """Whether it is a dissolve between moving shots: only the coarse picture mixes, and contrast is lost."""
         share, misfit = mixture(*(cv2.resize(x, (8, 5), interpolation=cv2.INTER_AREA) for x in (a, m, b)))
-        if not 0.25 < share < 0.75 or misfit > self._cfg.dissolve_residual:
+        if not 0.25 < share < 0.75 or misfit > _OLD_DISSOLVE_RESIDUAL:
             return False
-        return contrast_left(a, m, b, share) < self._cfg.dissolve_dip
+        return contrast_left(a, m, b, share) < _OLD_DISSOLVE_DIP
 
     def _span(self) -> tuple[int, int]:
         """The open transition's time, cut down to where the picture really changes: 8 % of the way from its ends."""
@@ -298,54 +532,3 @@ def mixture(a: np.ndarray, m: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 def contrast_left(a: np.ndarray, m: np.ndarray, b: np.ndarray, share: float) -> float:
     """Variance of m as a share of what it would be between a and b without mixing: 0.5 for an even mixture of unrelated pictures."""
     return float(m.var() / max((1 - share) * a.var() + share * b.var(), 1e-6))
-
-
-def content_change(y: np.ndarray, u: np.ndarray, v: np.ndarray, y0: np.ndarray, u0: np.ndarray, v0: np.ndarray) -> float:
-    """Mean |dY|/2 + |dU| + |dV| between two small frames, in levels of 255; chroma planes are averaged over their own size."""
-    luma = cv2.norm(y, y0, cv2.NORM_L1) / y.size
-    return luma / 2 + (cv2.norm(u, u0, cv2.NORM_L1) + cv2.norm(v, v0, cv2.NORM_L1)) / u.size
-
-
-_AROUND_US = 250_000
-
-
-def false_cuts(score: np.ndarray, pts_us: np.ndarray, threshold: float, gap_us: int) -> int:
-    """How many cuts a sensitive detector would see: score peaks of at least the threshold, at least gap_us apart.
-
-    A peak also stands out to twice the median of the half second around it: a smooth pan over fine texture changes much, but evenly.
-    """
-    high = np.flatnonzero(score >= threshold)
-    first, end = (np.searchsorted(pts_us, pts_us[high] + d) for d in (-_AROUND_US, _AROUND_US + 1))
-    # The median of a window is wanted only where the score is high at all: rarely.
-    peaks = [i for i, a, b in zip(high, first, end, strict=True) if score[i] >= 2 * np.median(score[a:b])]
-    count, last = 0, -(1 << 62)
-    for i in peaks:
-        if pts_us[i] - last >= gap_us:
-            count, last = count + 1, int(pts_us[i])
-    return count
-
-
-def _score_fed_detector(cfg: ShotsConfig) -> Any:
-    """A function (pts_us, score) -> time of a cut or None: PySceneDetect's adaptive rule, given our score instead of its own."""
-    from scenedetect import AdaptiveDetector, FrameTimecode
-    from scenedetect.common import Timecode
-
-    class ScoreFed(AdaptiveDetector):  # type: ignore[misc]  # the library has no types
-        """The frame handed in *is* the score."""
-
-        def _calculate_frame_score(self, timecode: Any, frame_img: Any) -> float:
-            return float(frame_img)
-
-    detector = ScoreFed(
-        adaptive_threshold=cfg.adaptive_threshold,
-        min_scene_len=0,  # we keep our own minimum, in time
-        window_width=cfg.window_frames,
-        min_content_val=cfg.min_content,
-    )
-    rate = Fraction(24)  # required, unused: every time is a PTS in us
-
-    def push(pts_us: int, score: float) -> int | None:
-        cuts = detector.process_frame(FrameTimecode(Timecode(pts_us, _US), rate), score)
-        return int(cuts[0].pts) if cuts else None
-
-    return push

@@ -1,28 +1,47 @@
 """Shots and clips: cuts to the frame, flashes and motion are no cuts, dissolves are kept out, clips obey their bounds."""
 
 import itertools
+from fractions import Fraction
 
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.shots import ClipConfig, Shot, ShotFinder, ShotsConfig, clips_of_shot, false_cuts, plan_clips
+from curation.cut_series import ShotObserver
+from curation.observe import Frame
+from curation.orientation import Orientation
+from curation.shots import (
+    ClipConfig,
+    Shot,
+    ShotsConfig,
+    adaptive_cuts,
+    clips_of_shot,
+    false_cuts,
+    find_shots,
+    plan_clips,
+)
+from curation.tracks import Tracks, by_name, from_table, to_table
 from tests.media_makers import pan, still
 
 STEP_US = 41_667
 
 
-def find(frames: list[np.ndarray], pts_us: list[int] | None = None) -> list[Shot]:
-    """The shots of RGB frames at 24 a second, or at the given times."""
-    finder, shots = ShotFinder(ShotsConfig()), []
-    times = pts_us or [i * STEP_US for i in range(len(frames))]
-    for frame, t in zip(frames, times, strict=True):
+def watched(frames: list[np.ndarray], pts_us: list[int]) -> Tracks:
+    """The tracks of RGB frames at the given times."""
+    observer = ShotObserver()
+    for frame, t in zip(frames, pts_us, strict=True):
         planes = cv2.cvtColor(cv2.resize(frame, (160, 96), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2YUV_I420)
         chroma = planes[96:].reshape(2, 48, 80)
-        shots += finder.push(planes[:96], chroma[0], chroma[1], t)[1]
-    return shots + finder.finish(times[-1] + STEP_US)
+        observer.push(Frame(t, planes[:96], chroma[0], chroma[1], None, Orientation()))  # type: ignore[arg-type]
+    return by_name(observer.finish())
+
+
+def find(frames: list[np.ndarray], pts_us: list[int] | None = None, cfg: ShotsConfig | None = None) -> list[Shot]:
+    """The shots of RGB frames at 24 a second, or at the given times."""
+    times = pts_us or [i * STEP_US for i in range(len(frames))]
+    return find_shots(watched(frames, times), times[-1] + STEP_US, cfg or ShotsConfig())
 
 
 def mixed(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
@@ -59,6 +78,105 @@ def test_motion_is_not_a_cut() -> None:
     """A fast pan and a still picture are one shot each."""
     assert len(find(pan(1, 120, dx=9))) == 1
     assert len(find(still(1, 120))) == 1
+
+
+@pytest.mark.parametrize("fps", [12, 15, 25, 30, 50, 60, 120])
+def test_cuts_and_pans_are_told_apart_at_any_rate(fps: int) -> None:
+    """The same two seconds of pan, cut and pan give the same two shots at every frame rate."""
+    a, b = pan(1, 2 * fps, dx=45 / fps), pan(2, 2 * fps, dx=45 / fps)
+    times = [round(Fraction(i * 1_000_000, fps)) for i in range(4 * fps)]
+    assert [s.start_us for s in find(a + b, times)] == [0, times[2 * fps]]
+
+
+@pytest.mark.parametrize("times_shown", [2, 3, 4])
+def test_repeated_frames_are_not_stillness(times_shown: int) -> None:
+    """A pan of which every picture is shown two to four times over is one shot, and a cut in it is still exact."""
+    a, b = pan(1, 40, dx=3), pan(2, 40, dx=3)
+    frames = [f for f in a + b for _ in range(times_shown)]
+    times = [i * 1_000_000 // (24 * times_shown) for i in range(len(frames))]
+    assert [s.start_us for s in find(frames, times)] == [0, times[40 * times_shown]]
+
+
+def test_a_change_of_zoom_is_not_a_cut() -> None:
+    """A jump of the lens by a fifth, within one frame and with a pause before, stays one shot: both pictures show the same place."""
+    rng = np.random.Generator(np.random.Philox(key=5))
+    wide = np.full((384, 640, 3), 120, np.uint8)
+    for x, y, w, h, *colour in rng.integers((0, 0, 10, 10, 0, 0, 0), (600, 360, 70, 60, 255, 255, 255), (120, 7)).tolist():
+        cv2.rectangle(wide, (x, y), (x + w, y + h), colour, -1)
+    near = cv2.resize(wide[32:352, 54:587], (640, 384), interpolation=cv2.INTER_LINEAR)
+    assert len(find([wide] * 40 + [near] * 40)) == 1
+
+
+def test_a_slide_of_a_talk_is_a_cut_and_a_caption_on_it_is_not() -> None:
+    """Between still pictures a small change counts when what was there goes away, not when something is only laid over it."""
+
+    def slide(words: list[str]) -> np.ndarray:
+        picture = np.full((192, 320, 3), 235, np.uint8)
+        for i, word in enumerate(words):
+            cv2.putText(picture, word, (8, 30 + 32 * i), cv2.FONT_HERSHEY_SIMPLEX, 0.9, (40, 40, 40), 3)
+        return picture
+
+    first = slide(["Results here", "one of many", "items listed", "and still more"])
+    second = slide(["Outlook", "we will see what", "comes of it", "in the next year"])
+    more = slide(["Results here", "one of many", "items listed", "and still more", "AND ONE AT LAST"])
+    assert [s.start_us // STEP_US for s in find([first] * 60 + [second] * 60)] == [0, 60]
+    assert len(find([first] * 60 + [more] * 60)) == 1
+
+
+def test_a_cut_between_blended_frames_is_found() -> None:
+    """A cut of which two frames are mixtures (a converted frame rate) parts two shots, and the mixtures are in neither."""
+    a, b = pan(1, 60), pan(2, 60)
+    shots = find([*a, mixed(a[-1], b[0], 0.33), mixed(a[-1], b[0], 0.67), *b])
+    assert [(s.start_us // STEP_US, s.opens) for s in shots] == [(0, "start"), (62, "gradual")]
+    assert shots[0].end_us == 60 * STEP_US
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.one_of(st.floats(0, 4), st.floats(0, 90), st.just(0.0)), max_size=80),
+    st.integers(1, 5),
+    st.floats(1.5, 5),
+)
+def test_adaptive_cuts_are_those_of_the_library_fed_with_everything(change: list[float], width: int, threshold: float) -> None:
+    """Showing PySceneDetect's detector only what surrounds high scores finds what it finds in the whole series."""
+    from scenedetect import AdaptiveDetector, FrameTimecode
+    from scenedetect.common import Timecode
+
+    class Fed(AdaptiveDetector):
+        def _calculate_frame_score(self, timecode, frame_img):
+            return float(frame_img)
+
+    cfg = ShotsConfig(adaptive_threshold=threshold)
+    detector = Fed(adaptive_threshold=threshold, min_scene_len=0, window_width=width, min_content_val=cfg.min_content)
+    whole = set()
+    for i, value in enumerate(change):
+        for cut in detector.process_frame(FrameTimecode(Timecode(i * 1000, Fraction(1, 1_000_000)), Fraction(24)), value):
+            whole.add(cut.pts // 1000)
+    assert adaptive_cuts(np.array(change), np.arange(len(change)) * 1000, width, cfg) == whole
+
+
+def test_shots_are_the_same_from_stored_tracks() -> None:
+    """Tracks written as Parquet rows and read back give the same shots: what was not measured stays so."""
+    frames = pan(1, 50) + pan(2, 50)
+    tracks = watched(frames, [i * STEP_US for i in range(100)])
+    stored = from_table(to_table("a", tracks.values()))["a"]
+    end = 100 * STEP_US
+    assert find_shots(stored, end, ShotsConfig()) == find_shots(tracks, end, ShotsConfig())
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 3])
+def test_the_shortest_videos_are_at_most_one_shot(length: int) -> None:
+    """No frame gives no shot; one to three frames give one."""
+    times = [i * STEP_US for i in range(length)]
+    shots = find_shots(watched(pan(1, length) if length else [], times), length * STEP_US, ShotsConfig())
+    assert [(s.start_us, s.end_us) for s in shots] == ([(0, length * STEP_US)] if length else [])
+
+
+def test_thresholds_are_a_query() -> None:
+    """With a threshold above the jump the same tracks hold one shot."""
+    tracks = watched(pan(1, 50) + pan(2, 50), [i * STEP_US for i in range(100)])
+    assert len(find_shots(tracks, 100 * STEP_US, ShotsConfig())) == 2
+    assert len(find_shots(tracks, 100 * STEP_US, ShotsConfig(min_content=200.0, gradual=False, blend_content=900.0))) == 1
 
 
 @pytest.mark.parametrize(("length", "moving"), [(12, False), (24, False), (36, False), (12, True), (24, True)])
