@@ -48,6 +48,7 @@ class TextConfig:
     min_characters: int = 2
     area_score: float = 0.3  # a line counts for the area from this score on
     unread_aspect: float = 2.5  # long side over short side of what may be a line in an unknown script
+    unread_recognition: float = 0.7  # below it a long line was not read: an unknown script comes out as a jumble of known letters
     lone_recognition: float = 0.95  # from which one letter or digit alone is believed; into texture less is read
     gate: GateConfig = field(default_factory=GateConfig)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
@@ -144,7 +145,7 @@ def unread_score(frames: Sequence[Sequence[TextBox]], cfg: TextConfig) -> float:
 
 
 def _may_be_text(box: TextBox, cfg: TextConfig) -> bool:
-    if box.text is None or (counts(box.text, cfg.min_characters) and box.score >= cfg.area_score):
+    if box.text is None or (counts(box.text, cfg.min_characters) and box.recognition >= cfg.unread_recognition):
         return False
     lone = sum(c.isalnum() for c in box.text) == 1 and box.recognition >= cfg.lone_recognition and box.detection >= cfg.gate.lone_score
     return lone or box.aspect >= cfg.unread_aspect
