@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from curation.loudness import K_LEAST_RATE_HZ, WINDOW_US, channel_weights, integrated, k_weighting, loudness_range
+from curation.loudness import K_LEAST_RATE_HZ, WINDOW_US, KFilter, channel_weights, integrated, loudness_range
 from curation.sound import Sound
 from curation.soundtrack import Soundtrack, SoundtrackWriter
 from curation.tracks import Recorder, Track, Tracks
@@ -91,6 +91,11 @@ class SoundObserver:
         return [self._rows.track()]
 
     @property
+    def end_us(self) -> int | None:
+        """The end of what was heard so far; None before anything was."""
+        return self._end_us
+
+    @property
     def soundtracks(self) -> list[Soundtrack]:
         """The 16 kHz copy, in order of time; complete after `finish`."""
         return self._copy.rows
@@ -126,8 +131,7 @@ class _Run:
         self.window = max(1, round(rate_hz * WINDOW_US / 1_000_000))
         self._weights = channel_weights(channels)
         self._heard = self._weights > 0 if (self._weights > 0).any() else np.ones(len(channels), bool)
-        self._filter = k_weighting(rate_hz) if rate_hz >= K_LEAST_RATE_HZ else None
-        self._state = np.zeros((2, len(channels), 2))
+        self._filters = [KFilter(rate_hz) for _ in channels] if rate_hz >= K_LEAST_RATE_HZ else []
         self._held: list[np.ndarray] = []
         self._n_held = self._n_done = 0
         self._least = self.window * (5 if self.window * len(channels) < 40_000 else 1)
@@ -179,11 +183,11 @@ class _Run:
         power = _power(sound.reshape(shape))
         mono = sound[self._heard].mean(axis=0)
         k_power = np.full(power.shape[1], np.nan)
-        if self._filter is not None:
-            from scipy.signal import sosfilt
-
-            weighted, self._state = sosfilt(self._filter, sound, axis=1, zi=self._state)
-            k_power = self._weights @ _power(weighted.reshape(shape))
+        if self._filters:
+            k_power = np.zeros(power.shape[1])
+            for weight, weigh, channel in zip(self._weights, self._filters, sound, strict=True):
+                if weight:  # the low-frequency channel counts for nothing
+                    k_power += weight * _power(weigh(channel).reshape(1, -1, window))[0]
         columns = [
             power[self._heard].mean(axis=0),
             _power(mono.reshape(1, -1, window))[0],
@@ -280,7 +284,7 @@ def _with_gaps(track: Track) -> np.ndarray:
 
 def _finite(sound: np.ndarray) -> np.ndarray:
     """The samples, those that are no number 0, and none beyond 8 (18 dB over full scale)."""
-    return np.clip(np.nan_to_num(sound, nan=0.0, posinf=0.0, neginf=0.0), -8, 8)
+    return np.asarray(np.clip(np.nan_to_num(sound, nan=0.0, posinf=0.0, neginf=0.0), -8, 8))
 
 
 def _power(sound: np.ndarray) -> np.ndarray:

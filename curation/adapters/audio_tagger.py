@@ -95,12 +95,15 @@ class AudioTagger:
 
 
 def resample(sound: Samples, rate_hz: int) -> Samples:
-    """Mono sound at 16 kHz brought to another rate: polyphase, for networks trained at 32 or 48 kHz."""
+    """Mono sound at 16 kHz brought to another rate, for networks trained at 32 or 48 kHz."""
     if rate_hz == RATE_HZ:
         return np.ascontiguousarray(sound)
-    from scipy.signal import resample_poly
+    from av import AudioFrame, AudioResampler
 
-    return np.ascontiguousarray(resample_poly(sound, rate_hz, RATE_HZ), np.float32)
+    frame = AudioFrame.from_ndarray(np.ascontiguousarray(sound[None]), format="fltp", layout="mono")
+    frame.sample_rate = RATE_HZ
+    resampler = AudioResampler("fltp", "mono", rate_hz)
+    return np.concatenate([p.to_ndarray()[0] for p in [*resampler.resample(frame), *resampler.resample(None)]])
 
 
 def _most(likely: npt.NDArray[np.float32], among: npt.NDArray[np.bool_]) -> float:

@@ -59,7 +59,7 @@ def test_the_share_is_of_the_clip() -> None:
     assert DetectSpeech(SpeechConfig(), Fixed([]))([(sound_clip(4_000_000, 8_000_000), rows)])[0].speech_fraction == 0
 
 
-def test_speech_before_the_clip_is_not_its_own(media: Path) -> None:
+def test_speech_before_the_clip_is_not_its_own() -> None:
     """The lead that the network hears first does not count."""
     frames = [1.0] * 32
     found = DetectSpeech(SpeechConfig(), Fixed(frames))([(sound_clip(2_000_000, 6_000_000), copy_of(tone(440, 8, 16000)))])
