@@ -1,17 +1,19 @@
 """Near-duplicates: clips that show the same pictures, grouped, with one keeper a group. Table stage, one row out for one row in.
 
-In:   clip_id string, kind string, quality double, n_pixels long, pdq list<binary 32>, and optionally pdq_frame list<int>
+In:   clip_id string, kind string, quality double, n_pixels long, pdq list<binary 32>, and optionally pdq_frame list<int>, pdq_own list<bool>
 Out:  clip_id, dup_group string, dup_rank int, dup_distance int
 
-`pdq` holds PDQ hashes of the clip's key frames (those of quality >= 50; it may be empty). A frame may have several, for instance of
-centre crops: `pdq_frame` then says which frame each hash belongs to; without it every hash is a frame of its own.
+`pdq` holds PDQ hashes of the clip's pictures (those of quality >= 50; it may be empty). `pdq_frame` says which frame, or second, of the
+clip each hash belongs to; without it every hash is a frame of its own. `pdq_own` tells own hashes from probes, which say what an original
+may look like of which this clip is an edited copy (see `embeddings`); without it all are own.
 
-Definition: frame i matches frame j when any hash of one is within `max_distance` bits of any hash of the other. Clips A and B of one
-kind are near-duplicates when m >= max(min_matches, ceil(min_share * s)), where s is the number of frames of the shorter one and
-m = min(frames of A that match one of B, frames of B that match one of A), so that one still picture repeated through a clip counts
-once. Groups are the connected components; the keeper is the first by quality, then pixels, both descending, then clip_id.
+Definition: frame i matches frame j when a hash of one is within `max_distance` bits of a hash of the other and not both are probes.
+Clips A and B of one kind are near-duplicates when m >= max(min_matches, ceil(min_share * s)), where s is the number of frames of the
+shorter one and m = min(frames of A that match one of B, frames of B that match one of A), so that one still picture repeated through a
+clip counts once. Groups are the connected components; the keeper is the first by quality, then pixels, both descending, then clip_id.
 
 `label_duplicates` is that definition over all pairs; `label_duplicates_on_spark` finds the same pairs through `near_hashes`.
+`subclips` says where the pictures of two clips lie in one another.
 """
 
 import math
@@ -25,7 +27,7 @@ import pyarrow as pa
 
 from curation import near_hashes
 from curation.components import connected_components, spark_schema
-from curation.near_hashes import to_frames, to_words
+from curation.near_hashes import to_frames, to_own, to_words
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -38,7 +40,7 @@ class DuplicatesConfig:
     """When two clips are near-duplicates. The paper uses SSCD at cosine >= 0.99 (Movie Gen, Three filter stages); PDQ needs no weights."""
 
     max_distance: int = 31  # bits of 256: what PDQ's authors recommend
-    min_share: float = 0.5  # of the shorter clip's frames that must match; ours
+    min_share: float = 0.3  # of the shorter clip's frames that must match; ours
     min_matches: int = 1  # frames that must match at least, or all of a clip that has fewer; ours
 
     def __post_init__(self) -> None:
@@ -64,6 +66,7 @@ class _Clip:
     order: tuple[float, float, str]  # the keeper sorts first
     words: np.ndarray  # uint64 [hashes, 4]
     frames: np.ndarray  # int32 [hashes]
+    own: np.ndarray  # bool [hashes]
 
 
 def label_duplicates(table: pa.Table, cfg: DuplicatesConfig) -> pa.Table:
@@ -81,13 +84,25 @@ def label_duplicates(table: pa.Table, cfg: DuplicatesConfig) -> pa.Table:
             members.sort(key=lambda i: clips[i].order)
             keeper = clips[members[0]]
             for rank, i in enumerate(members):
-                rows[i].update(dup_group=keeper.clip_id, dup_rank=rank, dup_distance=nearest(clips[i].words, keeper.words))
+                rows[i].update(
+                    dup_group=keeper.clip_id, dup_rank=rank, dup_distance=nearest(clips[i].words, keeper.words, clips[i].own, keeper.own)
+                )
     return pa.Table.from_pylist(rows, schema=OUTPUT)
 
 
-def nearest(a: np.ndarray, b: np.ndarray) -> int:
-    """The smallest Hamming distance in bits between any hash of a and any of b; uint64 [n, 4] and [m, 4], neither empty."""
-    return int(near_hashes.distances(a, b).min())
+def find_pairs(table: pa.Table, cfg: DuplicatesConfig) -> list[tuple[str, str]]:
+    """The clip_ids of all pairs that are near-duplicates, before they are joined to groups. Raises HashError."""
+    clips = [_read(row) for row in table.to_pylist()]
+    return [(clips[a].clip_id, clips[b].clip_id) for a, b in _links(clips, cfg)]
+
+
+def nearest(a: np.ndarray, b: np.ndarray, own_a: np.ndarray, own_b: np.ndarray) -> int | None:
+    """The smallest Hamming distance in bits between a hash of a and one of b, not both probes; uint64 [n, 4] and [m, 4].
+
+    None where there are only probes: of pictures that match none is.
+    """
+    allowed = own_a[:, None] | own_b[None, :]
+    return int(near_hashes.distances(a, b)[allowed].min()) if allowed.any() else None
 
 
 def _read(row: dict[str, Any]) -> _Clip:
@@ -95,27 +110,29 @@ def _read(row: dict[str, Any]) -> _Clip:
     words = to_words(row["pdq"], clip_id)
     worst = quality is None or math.isnan(quality)
     order = (math.inf if worst else -quality, math.inf if n_pixels is None else -n_pixels, clip_id)
-    return _Clip(clip_id=clip_id, kind=row["kind"], order=order, words=words, frames=to_frames(row.get("pdq_frame"), len(words), clip_id))
+    frames, own = to_frames(row.get("pdq_frame"), len(words), clip_id), to_own(row.get("pdq_own"), len(words), clip_id)
+    return _Clip(clip_id=clip_id, kind=row["kind"], order=order, words=words, frames=frames, own=own)
 
 
 def _links(clips: list[_Clip], cfg: DuplicatesConfig) -> Iterator[tuple[int, int]]:
-    """Pairs of clip positions that are near-duplicates, from the distances of all pairs of hashes of a kind."""
+    """Pairs of clip positions that are near-duplicates, from the distances of all pairs of hashes of a kind that are not both probes."""
     for kind in sorted({c.kind for c in clips}):
-        own = [i for i, c in enumerate(clips) if c.kind == kind and len(c.words)]
-        if not own:
+        members = [i for i, c in enumerate(clips) if c.kind == kind and len(c.words)]
+        if not members:
             continue
-        words = np.concatenate([clips[i].words for i in own])
-        frame = np.concatenate([clips[i].frames for i in own])
-        owner = np.repeat(own, [len(clips[i].words) for i in own])
+        words = np.concatenate([clips[i].words for i in members])
+        frame = np.concatenate([clips[i].frames for i in members])
+        owner = np.repeat(members, [len(clips[i].words) for i in members])
+        own = np.flatnonzero(np.concatenate([clips[i].own for i in members]))
         matched: dict[tuple[int, int], tuple[set[int], set[int]]] = defaultdict(lambda: (set(), set()))
-        for left, right in near_hashes.near_pairs(words, words, cfg.max_distance):
-            once = owner[left] < owner[right]
-            a, b = left[once], right[once]
-            for pair in zip(owner[a].tolist(), owner[b].tolist(), frame[a].tolist(), frame[b].tolist(), strict=True):
-                in_a, in_b = matched[pair[:2]]
-                in_a.add(pair[2])
-                in_b.add(pair[3])
-        count = {i: len(set(clips[i].frames.tolist())) for i in own}
+        for left, right in near_hashes.near_pairs(words[own], words, cfg.max_distance):
+            other = owner[own[left]] != owner[right]
+            for a, b in zip(own[left[other]].tolist(), right[other].tolist(), strict=True):
+                a, b = (a, b) if owner[a] < owner[b] else (b, a)
+                in_a, in_b = matched[int(owner[a]), int(owner[b])]
+                in_a.add(int(frame[a]))
+                in_b.add(int(frame[b]))
+        count = {i: len(set(clips[i].frames.tolist())) for i in members}
         for (first, second), (in_a, in_b) in matched.items():
             if cfg.enough(min(len(in_a), len(in_b)), count[first], count[second]):
                 yield first, second
@@ -133,11 +150,12 @@ def label_duplicates_on_spark(rows: "DataFrame", cfg: DuplicatesConfig) -> "Data
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    frames = F.col("pdq_frame") if "pdq_frame" in rows.columns else F.lit(None)
+    frames, own = (F.col(c) if c in rows.columns else F.lit(None) for c in ("pdq_frame", "pdq_own"))
+    lists = (frames.cast("array<int>").alias("pdq_frame"), own.cast("array<boolean>").alias("pdq_own"))
     quality = F.when(~F.isnan("quality"), F.col("quality")).alias("quality")
-    clips = rows.select("clip_id", "kind", quality, "n_pixels", "pdq", frames.cast("array<int>").alias("pdq_frame"))
+    clips = rows.select("clip_id", "kind", quality, "n_pixels", "pdq", *lists)
     # Clips with the very same hashes (re-uploads) are joined to one head first: k of them cost k rows, not k^2 / 2 pairs.
-    same = Window.partitionBy("kind", "pdq", "pdq_frame")
+    same = Window.partitionBy("kind", "pdq", "pdq_frame", "pdq_own")
     hashed = clips.where(F.size("pdq") > 0).withColumn("head", F.min("clip_id").over(same))
     copies = hashed.where("clip_id != head").select(F.col("clip_id").alias("u"), F.col("head").alias("v"))
     groups = connected_components(copies.unionByName(_links_on_spark(hashed.where("clip_id = head"), cfg)))
@@ -148,7 +166,9 @@ def label_duplicates_on_spark(rows: "DataFrame", cfg: DuplicatesConfig) -> "Data
         F.first("clip_id").over(order).alias("dup_group"),
         (F.row_number().over(order) - 1).alias("dup_rank"),
         "pdq",
+        "pdq_own",
         F.first("pdq").over(order).alias("keeper_pdq"),
+        F.first("pdq_own").over(order).alias("keeper_own"),
     )
     labelled = ranked.mapInArrow(_measure, spark_schema(OUTPUT))
     return rows.select("clip_id").join(labelled, "clip_id", "left").fillna(0, "dup_rank").select(*OUTPUT.names)
@@ -160,7 +180,9 @@ def _links_on_spark(heads: "DataFrame", cfg: DuplicatesConfig) -> "DataFrame":
 
     # The number is given so that Spark does not merge partitions by bytes: this step is bound by comparing, not by volume.
     n = int(str(heads.sparkSession.conf.get("spark.sql.shuffle.partitions")))
-    blocks = heads.select("clip_id", "kind", "pdq", "pdq_frame").mapInArrow(near_hashes.block_batches, spark_schema(near_hashes.BLOCK_ROWS))
+    blocks = heads.select("clip_id", "kind", "pdq", "pdq_frame", "pdq_own").mapInArrow(
+        near_hashes.block_batches, spark_schema(near_hashes.BLOCK_ROWS)
+    )
     sorted_blocks = blocks.repartition(n, "kind", "block").sortWithinPartitions("kind", "block")
     matches = sorted_blocks.mapInArrow(near_hashes.match_batches(cfg.max_distance), spark_schema(near_hashes.MATCHES))
     in_a, in_b = F.size(F.collect_set("fa")).alias("in_a"), F.size(F.collect_set("fb")).alias("in_b")
@@ -173,7 +195,8 @@ def _links_on_spark(heads: "DataFrame", cfg: DuplicatesConfig) -> "DataFrame":
 def _measure(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The ranked rows with their distance to the keeper in place of the hashes."""
     for batch in batches:
-        ids = batch["clip_id"].to_pylist()
-        both = zip(ids, batch["pdq"].to_pylist(), batch["keeper_pdq"].to_pylist(), strict=True)
-        found = pa.array([nearest(to_words(own, i), to_words(keeper, i)) for i, own, keeper in both], pa.int32())
+        names = ("clip_id", "pdq", "pdq_own", "keeper_pdq", "keeper_own")
+        rows = zip(*(batch[n].to_pylist() for n in names), strict=True)
+        both = [(to_words(a, i), to_words(b, i), to_own(x, len(a), i), to_own(y, len(b), i)) for i, a, x, b, y in rows]
+        found = pa.array([nearest(*pair) for pair in both], pa.int32())
         yield pa.RecordBatch.from_arrays([batch["clip_id"], batch["dup_group"], batch["dup_rank"], found], schema=OUTPUT)

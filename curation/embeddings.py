@@ -1,27 +1,53 @@
-"""Descriptors without weights: PDQ hashes for near-duplicates and a classical vector for concepts. Batch: one `Descriptor` a clip.
+"""Descriptors without weights: hashes for near-duplicates and a classical vector for concepts. Batch: one `Descriptor` a clip.
 
-PDQ (256 bit, match at Hamming distance <= 31) survives re-encoding, scaling and tone, but a crop of 5 % or a logo moves it by 60 bit and
-more. So each key frame is hashed several times: the full frame and fixed centre crops of it. A copy that was cropped by 5 % or 10 %
-then has a full frame (or an inner crop) equal to one of the original's crops; and a mark or a subtitle near the edge leaves the
-crop of the middle 70 % untouched. 0.665 and 0.63 are 0.70 of a copy that kept 0.95 and 0.90 of each side.
+A PDQ hash survives re-encoding, scaling and tone, but a crop of 5 % or a logo moves it by 60 bit and more, twice the distance of a
+match. So pictures are hashed in several ways. *Own* hashes say what is seen: the whole picture, the picture without its borders, and
+the middle 70 % of it, which a logo or a subtitle near the edge leaves alone. *Probes* say what an edited copy's original may look like:
+crops, other aspects, mirrored and turned pictures. A copy's own hash equals one of its original's probes, so two probes never need to
+be compared, which is most of the pairs.
 
-Measured on 36 pictures at 512 px, the ones on which the crops were chosen too, so that new ones may do a little worse. Share of copies
-with a hash within 31 bit, full frame alone -> these crops: JPEG quality 30 and half size 1.00 -> 1.00, logo 0.39 -> 1.00, middle 95 %
-kept 0.03 -> 1.00, middle 90 % kept 0.00 -> 1.00, middle 95 % + logo + JPEG 40 0.03 -> 0.97. The smallest distance between different
-pictures fell from 102 to 98. Crops from one side only, and crops to another aspect, are not found.
+The whole picture is also hashed eight times a second while the medium is scanned (`hash_observer`), so that copies match whose key frames
+fall at other times. `benchmarks/accuracy_copies.py` has what is found, edit by edit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from curation.keyframes import KeyFrame, KeyFrameError, Picture, decode_all
+from curation import pdq
+from curation.hash_observer import hashes_of
+from curation.keyframes import KeyFrame, KeyFrameError, Picture, decode_all, spread
+from curation.pdq import Part
+from curation.tracks import Track
 from manifests.records import Clip
 
-PDQ_BYTES = 32
-"""Length of a PDQ hash: 256 bit, in the canonical order (its hexadecimal form is the one that external hash lists use)."""
+VERSION = "2"
+
+VECTORS = (
+    pa.field("pdq", pa.list_(pa.binary())),
+    pa.field("pdq_frame", pa.list_(pa.int32())),
+    pa.field("pdq_crop", pa.list_(pa.int32())),
+    pa.field("pdq_own", pa.list_(pa.bool_())),
+    pa.field("pdq_pts_us", pa.list_(pa.int64())),
+    pa.field("pdq_quality", pa.list_(pa.int32())),
+    pa.field("pdq_reference", pa.list_(pa.binary())),
+    pa.field("concept", pa.list_(pa.float32())),
+)
+"""The vectors of a clip beside its clip_id, as `Descriptor` says."""
+
+WHOLE, MIDDLE = 0, 1
+UNBORDERED = 100
+"""Added to the number of a crop of the picture without its borders."""
+SERIES = 200
+"""The crop number of hashes of the whole picture that come from the scan."""
+
+_MIDDLE_SHARE = 0.70
+_ASPECTS = (4 / 3, 5 / 4, 1.0, 16 / 9)
+_HASHED_PX = 256  # long side of what is hashed: a quarter of the pixels, the same hashes within a bit
 
 _SIDE_PX, _HUES, _VALUES, _GREYS, _CELLS, _DIRECTIONS = 64, 8, 3, 8, 4, 4
 
@@ -35,26 +61,45 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DescriptorConfig:
-    """What is hashed. `crops` are the shares of width and height kept around the centre, the full frame first."""
+    """What is hashed. Values are ours, but for the quality."""
 
-    crops: tuple[float, ...] = (1.0, 0.95, 0.90, 0.70, 0.665, 0.63)  # ours, see above
+    max_frames: int = 10  # key frames of a clip that are hashed, spread over it; some 3 ms each
+    centre_crops: tuple[float, ...] = (0.95, 0.90)  # shares of width and height kept around the centre
+    side_crops: tuple[float, ...] = (0.05, 0.10)  # shares cut off one side
+    corner_crops: tuple[float, ...] = (0.10,)  # shares cut off two neighbouring sides
+    aspects: bool = True  # crops to 4:3, 5:4, 1:1 and 16:9
+    turned: bool = True  # the picture mirrored and turned
     min_quality: int = 50  # PDQ's own recommendation (Meta, PDQ reference); below it pictures are too flat to tell apart
+    same_bits: int = 6  # a hash of the series so near to the last one kept of its second is left out
+    unit_us: int = 1_000_000  # of a clip, that match or do not
+
+    def __post_init__(self) -> None:
+        shares = (*self.centre_crops, *(1 - c for c in (*self.side_crops, *self.corner_crops)))
+        if not all(0.5 <= s < 1.0 for s in shares):
+            raise ValueError(f"descriptors: expected crops that keep at least half of a side and less than all, found shares kept {shares}")
+        if self.max_frames < 1 or self.unit_us < 1:
+            raise ValueError(f"descriptors: expected at least one frame and 1 us, found {self.max_frames} and {self.unit_us}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Descriptor:
     """Hashes and concept vector of a clip, for the vectors table.
 
-    `pdq[i]` is the hash of crop `pdq_crop[i]` (place in `DescriptorConfig.crops`; 0 = full frame) of key frame `pdq_frame[i]`; the
-    first hash of each frame is that of the full frame. `pdq_quality` has the quality 0..100 of the full frame of every key frame, also of
-    those too flat to be hashed. `concept` has length 1 (L2); it is empty when nothing could be measured.
+    `pdq[i]` is a hash at `pdq_pts_us[i]`, in second `pdq_frame[i]` of the clip, of the way `pdq_crop[i]` to see the picture: 0 whole,
+    1 its middle, 2 and more the probes; 100 more where borders were taken off first; 200 whole, from the scan. `pdq_own[i]` tells own
+    hashes from probes. `pdq_quality` has the quality 0..100 of every key frame that was looked at, also of those too flat to be hashed,
+    and `pdq_reference` the canonical PDQ hash of those that were, for hash lists. `concept` has length 1 (L2); it is empty when nothing
+    could be measured.
     """
 
     clip_id: str
     pdq: list[bytes] = field(default_factory=list)
     pdq_frame: list[int] = field(default_factory=list)
     pdq_crop: list[int] = field(default_factory=list)
+    pdq_own: list[bool] = field(default_factory=list)
+    pdq_pts_us: list[int] = field(default_factory=list)
     pdq_quality: list[int] = field(default_factory=list)
+    pdq_reference: list[bytes] = field(default_factory=list)
     concept: list[float] = field(default_factory=list)
     error_code: str | None = None
     error_detail: str | None = None
@@ -69,69 +114,134 @@ class Embedding:
     vector: list[float]
 
 
+@dataclass(frozen=True, slots=True)
+class Hash:
+    """One way to see a picture: its number (see `Descriptor`), whether it is an own hash, its 32 bytes."""
+
+    crop: int
+    own: bool
+    value: bytes
+
+
+Material = tuple[Clip, list[KeyFrame]] | tuple[Clip, list[KeyFrame], Track | None]
+"""A clip with its key frames and, where the scan left it, the track `hashes` of its asset."""
+
+
 class DescribeClips:
     """Hashes and describes the key frames of each clip. Has no weights; a class because every batch stage is."""
 
     def __init__(self, cfg: DescriptorConfig) -> None:
-        if not cfg.crops or cfg.crops[0] != 1.0 or not all(0.0 < c <= 1.0 for c in cfg.crops):
-            raise ValueError(f"descriptors: expected crops in (0, 1], the full frame (1.0) first, found {cfg.crops}")
         self.cfg = cfg
 
-    def __call__(self, batch: Sequence[tuple[Clip, list[KeyFrame]]]) -> list[Descriptor]:
+    def __call__(self, batch: Sequence[Material]) -> list[Descriptor]:
         """One descriptor a clip, in order. Sound has no picture: its descriptor is empty, without an error."""
-        return [self._describe(clip, frames) for clip, frames in batch]
+        return [self._describe(item[0], item[1], item[2] if len(item) == 3 else None) for item in batch]
 
-    def _describe(self, clip: Clip, frames: list[KeyFrame]) -> Descriptor:
+    def _describe(self, clip: Clip, frames: list[KeyFrame], series: Track | None) -> Descriptor:
         if clip.kind == "audio":
             return Descriptor(clip_id=clip.clip_id)
+        chosen = spread(frames, self.cfg.max_frames)
         try:
-            pictures = decode_all(clip.clip_id, frames)
+            pictures = decode_all(clip.clip_id, chosen)
         except KeyFrameError as e:
             return Descriptor(clip_id=clip.clip_id, error_code="bad_keyframe", error_detail=str(e))
-        hashes = [hash_crops(picture, self.cfg) for picture in pictures]
-        kept = [(value, frame, crop) for frame, (_, found) in enumerate(hashes) for crop, value in found]
+        found, quality, reference = [(pts, h) for pts, h in self._series(clip, series)], [], []
+        for frame, picture in zip(chosen, pictures, strict=True):
+            seen, ways = hash_picture(picture, border_part(clip), self.cfg)
+            quality.append(seen)
+            found += [(frame.pts_us, h) for h in ways]
+            reference += [pdq.reference_hash(picture)[0]] if ways else []
+        found.sort(key=lambda f: f[0])
         return Descriptor(
             clip_id=clip.clip_id,
-            pdq=[value for value, _, _ in kept],
-            pdq_frame=[frame for _, frame, _ in kept],
-            pdq_crop=[crop for _, _, crop in kept],
-            pdq_quality=[quality for quality, _ in hashes],
+            pdq=[h.value for _, h in found],
+            pdq_frame=[self._unit(clip, pts) for pts, _ in found],
+            pdq_crop=[h.crop for _, h in found],
+            pdq_own=[h.own for _, h in found],
+            pdq_pts_us=[pts for pts, _ in found],
+            pdq_quality=quality,
+            pdq_reference=reference,
             concept=concept_vector(pictures).tolist(),
         )
 
+    def _unit(self, clip: Clip, pts_us: int) -> int:
+        """The second of the clip."""
+        return 0 if clip.kind == "image" else (pts_us - clip.start_us) // self.cfg.unit_us
 
-def hash_crops(picture: Picture, cfg: DescriptorConfig) -> tuple[int, list[tuple[int, bytes]]]:
-    """Quality of the full frame and (crop number, hash) of each crop that is good enough; none when the full frame is not."""
-    quality, found = 0, []
-    for number, share in enumerate(cfg.crops):
-        value, crop_quality = pdq_hash(centre_crop(picture, share))
-        if number == 0:
-            quality = crop_quality
-        if quality < cfg.min_quality:
-            break
-        if crop_quality >= cfg.min_quality:
-            found.append((number, value))
+    def _series(self, clip: Clip, track: Track | None) -> Iterator[tuple[int, Hash]]:
+        """The scan's hashes inside the clip that are good enough and, within a second, differ from the last."""
+        if track is None or clip.kind != "video":
+            return
+        inside = track.between(clip.start_us, clip.end_us)
+        last, unit = b"", -1
+        for pts, quality, value in zip(inside.pts_us.tolist(), inside["quality"].tolist(), hashes_of(inside), strict=True):
+            if quality < self.cfg.min_quality:
+                continue
+            if self._unit(clip, pts) != unit or pdq.hamming(value, last) > self.cfg.same_bits:
+                last, unit = value, self._unit(clip, pts)
+                yield pts, Hash(SERIES, True, value)
+
+
+def border_part(clip: Clip) -> Part:
+    """The borders of a clip as shares of its height (top, bottom) and width (left, right); none where they were not measured."""
+    if not clip.width or not clip.height:
+        return (0.0, 0.0, 0.0, 0.0)
+    rows, columns = ((clip.border_top, clip.border_bottom), (clip.border_left, clip.border_right))
+    top, bottom, left, right = (*((n or 0) / clip.height for n in rows), *((n or 0) / clip.width for n in columns))
+    return (top, bottom, left, right) if top + bottom < 1 and left + right < 1 else (0.0, 0.0, 0.0, 0.0)
+
+
+def hash_picture(picture: Picture, borders: Part, cfg: DescriptorConfig) -> tuple[int, list[Hash]]:
+    """Quality of the whole picture and its hashes in every way that is good enough; none when the whole picture is not."""
+    luma = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    scale = _HASHED_PX / max(luma.shape)
+    if scale < 1:
+        size = (max(1, round(luma.shape[1] * scale)), max(1, round(luma.shape[0] * scale)))
+        luma = cv2.resize(luma, size, interpolation=cv2.INTER_AREA)
+    whole = pdq.cells(luma)[None]
+    quality = int(pdq.qualities(whole)[0])
+    if quality < cfg.min_quality:
+        return quality, []
+    found = _hash_ways(luma, (0.0, 0.0, 0.0, 0.0), 0, cfg)
+    if any(borders):
+        found += _hash_ways(luma, borders, UNBORDERED, cfg)
     return quality, found
 
 
-def pdq_hash(picture: Picture) -> tuple[bytes, int]:
-    """The PDQ hash (32 bytes) of an RGB picture and its quality, 0 flat to 100."""
-    import pdqhash
+def _hash_ways(luma: np.ndarray, borders: Part, base: int, cfg: DescriptorConfig) -> list[Hash]:
+    """The hashes of the picture inside the borders."""
+    top, bottom, left, right = borders
+    high, wide = 1 - top - bottom, 1 - left - right
+    inside = ways(luma.shape[1] * wide / (luma.shape[0] * high), cfg)
+    parts = [(top + high * a, bottom + high * b, left + wide * c, right + wide * d) for a, b, c, d in inside]
+    grids = np.stack([pdq.cells(luma, part) for part in parts])
+    low, good = pdq.frequencies(grids), pdq.qualities(grids) >= cfg.min_quality
+    found = [Hash(base + n, n <= MIDDLE, value) for n, value in enumerate(pdq.hashes(low)) if good[n]]
+    if cfg.turned and good[WHOLE]:
+        found += [Hash(base + len(parts) + n, False, value) for n, value in enumerate(pdq.hashes(pdq.turned(low[WHOLE])))]
+    return found
 
-    bits, quality = pdqhash.compute(np.ascontiguousarray(picture))
-    return np.packbits(np.asarray(bits, dtype=np.uint8)).tobytes(), int(quality)
 
+def ways(aspect: float, cfg: DescriptorConfig) -> list[Part]:
+    """The parts that are hashed of a picture of that width over height: the whole, the middle, then the probes."""
 
-def hamming(a: bytes, b: bytes) -> int:
-    """The number of bits in which two hashes differ, 0..256."""
-    return (int.from_bytes(a, "big") ^ int.from_bytes(b, "big")).bit_count()
+    def centre(high: float, wide: float) -> Part:
+        return ((1 - high) / 2, (1 - high) / 2, (1 - wide) / 2, (1 - wide) / 2)
 
-
-def centre_crop(picture: Picture, share: float) -> Picture:
-    """The middle of the picture with `share` of its width and of its height."""
-    rows, columns = (max(1, round(side * share)) for side in picture.shape[:2])
-    top, left = (picture.shape[0] - rows) // 2, (picture.shape[1] - columns) // 2
-    return picture[top : top + rows, left : left + columns]
+    parts = [centre(1, 1), centre(_MIDDLE_SHARE, _MIDDLE_SHARE)]
+    # The middle of what a copy that kept so much of each side shows: for copies that are cropped and marked.
+    parts += [centre(s * m, s * m) for m in (1, _MIDDLE_SHARE) for s in cfg.centre_crops]
+    for s in cfg.side_crops:
+        parts += [(s, 0, 0, 0), (0, s, 0, 0), (0, 0, s, 0), (0, 0, 0, s)]
+    for s in cfg.corner_crops:
+        parts += [(s, 0, s, 0), (s, 0, 0, s), (0, s, s, 0), (0, s, 0, s)]
+    if cfg.aspects:
+        for kept in (wanted / aspect for wanted in _ASPECTS):
+            if 0.55 < kept < 0.97:
+                parts.append(centre(1, kept))
+            elif 0.55 < 1 / kept < 0.97:
+                parts.append(centre(1 / kept, 1))
+    return parts
 
 
 def concept_vector(pictures: Sequence[Picture]) -> Floats:
@@ -148,8 +258,6 @@ def concept_vector(pictures: Sequence[Picture]) -> Floats:
 
 def _small(picture: Picture) -> Floats:
     """The picture squeezed to 64 x 64, RGB 0..1: aspect is not a concept."""
-    import cv2
-
     return np.asarray(cv2.resize(picture, (_SIDE_PX, _SIDE_PX), interpolation=cv2.INTER_AREA), dtype=np.float64) / 255
 
 

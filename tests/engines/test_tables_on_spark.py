@@ -50,6 +50,8 @@ def pictures(seed: int, n: int, with_frames: bool) -> pa.Table:
         if i % 7 == 0 and rows:
             pdq = rows[rng.integers(0, len(rows))]["pdq"]
         row = {"clip_id": f"{rng.integers(0, 2**60):015x}", "kind": ("video", "image")[i % 2], "pdq": pdq}
+        if i % 3 == 0 and with_frames:
+            row["pdq_own"] = [bool(k % 2) for k in range(len(pdq))]
         row |= {"quality": None if i % 11 == 0 else float(rng.integers(0, 3)), "n_pixels": int(rng.integers(1, 3))}
         rows.append(row | ({"pdq_frame": [k // 2 for k in range(len(pdq))]} if with_frames else {}))
     types = [
@@ -59,7 +61,8 @@ def pictures(seed: int, n: int, with_frames: bool) -> pa.Table:
         ("quality", pa.float64()),
         ("n_pixels", pa.int64()),
     ]
-    return pa.Table.from_pylist(rows, schema=pa.schema(types + ([("pdq_frame", pa.list_(pa.int32()))] if with_frames else [])))
+    extra = [("pdq_frame", pa.list_(pa.int32())), ("pdq_own", pa.list_(pa.bool_()))]
+    return pa.Table.from_pylist(rows, schema=pa.schema(types + (extra if with_frames else [])))
 
 
 @pytest.mark.parametrize("with_frames", [False, True])

@@ -29,9 +29,9 @@ def flipped(bits: np.ndarray, n: int, start: int = 0) -> bytes:
 
 def clips(*rows: dict[str, Any]) -> pa.Table:
     """A table of clips a, b, c … of equal quality, kind and size unless a row says otherwise."""
-    base = {"kind": "video", "quality": 1.0, "n_pixels": 100, "pdq_frame": None}
+    base = {"kind": "video", "quality": 1.0, "n_pixels": 100, "pdq_frame": None, "pdq_own": None}
     types = [("kind", pa.string()), ("quality", pa.float64()), ("n_pixels", pa.int64()), ("pdq", pa.list_(pa.binary()))]
-    schema = pa.schema([("clip_id", pa.string()), *types, ("pdq_frame", pa.list_(pa.int32()))])
+    schema = pa.schema([("clip_id", pa.string()), *types, ("pdq_frame", pa.list_(pa.int32())), ("pdq_own", pa.list_(pa.bool_()))])
     return pa.Table.from_pylist([{"clip_id": "abcdefgh"[i], **base, **row} for i, row in enumerate(rows)], schema=schema)
 
 
@@ -74,10 +74,11 @@ def test_kinds_do_not_mix() -> None:
 
 
 def test_half_of_the_shorter_clip_must_match() -> None:
-    """Sharing one of three frames is no copy, sharing two of three is, and so is being a part of a longer clip."""
+    """Sharing one of three frames is no copy for a share of half, two of three is, and so is being a part of a longer clip."""
     one, two, three, four, five = ([flipped(picture(i), 0)] for i in range(5))
-    assert found(clips({"pdq": one + two + three}, {"pdq": one + four + five}))[1] == (None, 0, None)
-    assert found(clips({"pdq": one + two + three}, {"pdq": one + two + five}))[1] == ("a", 1, 0)
+    half = DuplicatesConfig(min_share=0.5)
+    assert found(clips({"pdq": one + two + three}, {"pdq": one + four + five}), half)[1] == (None, 0, None)
+    assert found(clips({"pdq": one + two + three}, {"pdq": one + two + five}), half)[1] == ("a", 1, 0)
     assert found(clips({"pdq": one + two + three + four}, {"pdq": two}))[1] == ("a", 1, 0)
     assert found(clips({"pdq": one + two + three + four}, {"pdq": two}), DuplicatesConfig(min_share=1))[1] == ("a", 1, 0)
 
@@ -98,6 +99,16 @@ def test_several_hashes_of_a_frame_are_one_frame() -> None:
 
 def other_bits() -> np.ndarray:
     return picture(3)
+
+
+def test_probes_are_not_compared_with_probes() -> None:
+    """A probe matches an own hash, and never a probe: that would say that two clips could be copies of a third, and most pairs are those."""
+    x, y, z = (flipped(picture(i), 0) for i in (1, 2, 3))
+    probe = {"pdq": [x, y], "pdq_own": [False, True], "pdq_frame": [0, 0]}
+    assert found(clips(probe, {"pdq": [x]}))[1] == ("a", 1, 0)
+    assert found(clips(probe, {"pdq": [x, z], "pdq_own": [False, True], "pdq_frame": [0, 0]}))[1] == (None, 0, None)
+    with pytest.raises(HashError, match="clip a: duplicates: pdq_own with a flag for each of 1 hashes"):
+        label_duplicates(clips({"pdq": [x], "pdq_own": [True, False]}), CFG)
 
 
 def test_no_hashes_is_alone() -> None:
@@ -142,12 +153,21 @@ def test_order_of_rows_does_not_matter(rows: list[tuple[int, int]], random: Any)
         assert [r["clip_id"] for r in members if r["dup_rank"] == 0] == [group]
 
 
-def by_blocks(hashes: Sequence[bytes], max_distance: int, batch_rows: int, small_block: int) -> list[tuple[str, str]]:
+def by_blocks(
+    hashes: Sequence[bytes], max_distance: int, batch_rows: int, small_block: int, own: Sequence[bool] | None = None
+) -> list[tuple[str, str]]:
     """The matching pairs that the search by blocks finds, with the sort that Spark does in between."""
     schema = pa.schema(
-        [("clip_id", pa.string()), ("kind", pa.string()), ("pdq", pa.list_(pa.binary())), ("pdq_frame", pa.list_(pa.int32()))]
+        [
+            ("clip_id", pa.string()),
+            ("kind", pa.string()),
+            ("pdq", pa.list_(pa.binary())),
+            ("pdq_frame", pa.list_(pa.int32())),
+            ("pdq_own", pa.list_(pa.bool_())),
+        ]
     )
-    rows = [{"clip_id": f"{i:04}", "kind": "image", "pdq": [h], "pdq_frame": None} for i, h in enumerate(hashes)]
+    flags: Any = [None] * len(hashes) if own is None else [[bool(f)] for f in own]
+    rows = [{"clip_id": f"{i:04}", "kind": "image", "pdq": [h], "pdq_own": flags[i]} for i, h in enumerate(hashes)]
     spread = pa.Table.from_batches(block_batches([pa.RecordBatch.from_pylist(rows, schema=schema)]))
     batches = spread.sort_by([("kind", "ascending"), ("block", "ascending")]).to_batches(max_chunksize=batch_rows)
     return [(r["a"], r["b"]) for batch in match_batches(max_distance, small_block)(batches) for r in batch.to_pylist()]
@@ -156,16 +176,17 @@ def by_blocks(hashes: Sequence[bytes], max_distance: int, batch_rows: int, small
 @given(st.integers(0, 2**32), st.integers(0, 31), st.sampled_from([1, 7, 1000]), st.sampled_from([0, 3, SMALL_BLOCK]))
 @settings(max_examples=25, deadline=None)
 def test_blocks_find_every_pair_once(seed: int, max_distance: int, batch_rows: int, small_block: int) -> None:
-    """By blocks one finds exactly the pairs that all pairs show, each once, however the rows are batched and blocks compared."""
+    """By blocks one finds exactly the pairs that all pairs show, none of two probes, each once, however rows are batched and compared."""
     rng = np.random.Generator(np.random.Philox(key=seed))
     hashes = []
     for _ in range(40):
         bits = picture(int(rng.integers(0, 3)))
         bits[rng.choice(256, rng.integers(0, 36), replace=False)] ^= 1
         hashes.append(np.packbits(bits).tobytes())
-    near = distances(to_words(hashes, ""), to_words(hashes, "")) <= max_distance
+    own = rng.random(40) < 0.4
+    near = (distances(to_words(hashes, ""), to_words(hashes, "")) <= max_distance) & (own[:, None] | own[None, :])
     wanted = [(f"{i:04}", f"{j:04}") for i, j in zip(*np.nonzero(near), strict=True) if i < j]
-    assert sorted(by_blocks(hashes, max_distance, batch_rows, small_block)) == wanted
+    assert sorted(by_blocks(hashes, max_distance, batch_rows, small_block, own.tolist())) == wanted
 
 
 @pytest.mark.parametrize("small_block", [0, SMALL_BLOCK])
