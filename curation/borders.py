@@ -1,69 +1,229 @@
-"""Plain borders around the picture: letterbox, pillarbox, window.
+"""Borders around the picture: plain bars of any colour, a blurred copy of the picture, a still graphic; measured per clip.
 
-A border row (or column) holds one level over its whole length and over the whole clip, and ends in a straight line at which the picture
-begins along most of its length (the paper: first derivative for strong lines, then a scan from the edge). A dark scene has no such line,
-and a pan or slideshow moves the picture's own plain parts, so neither is a border.
+The observer keeps, for spans of a few seconds, five small maps: per pixel the mean and the deviation of luma over time and how sharp the
+picture is along and across. Each is averaged in bands, 12 to a line, as a border is a strip: [lines, bands] for rows and for columns. That
+is 15 KB a span. A measure of any clip is then made from the maps of its spans; where in
+them a border ends is found in `border_lines`.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import cv2
 import numpy as np
 
+from curation.border_lines import BANDS, Lines, Maps, Sides, find_plain, find_soft, find_still
+from curation.border_lines import BordersConfig as BordersConfig
+from curation.observe import SMALL_PX, Frame, fit
+from curation.orientation import Orientation
+from curation.tracks import Recorder, Track, Tracks
+from manifests.records import Clip
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BordersConfig:
-    """What counts as a border. Values are ours; levels of 255 on the small luma."""
+VERSION = "2"
 
-    plain_levels: float = 12.0  # largest spread inside a border, over place and time: coding noise
-    line_levels: float = 12.0  # the picture differs from the border by more …
-    line_share: float = 0.6  # … along so much of the line
-    soft_rows: int = 2  # rows within which the line may be blurred by scaling
-    least_share: float = 0.015  # of the side: thinner strips are encoder padding
-    most_share: float = 0.45  # of the side: wider ones are a plain scene
+LOOK_US = 180_000
+"""A look each fifth frame or so: 20 looks average the noise of a span, and more cost without telling more."""
+SPAN_US = 4_000_000
+"""The longest span; a clip lasts at least as long, so some span lies mostly inside it."""
+CUT_LEVELS = 24.0
+"""A mean change of luma between looks that ends a span: another shot may have other borders."""
+_TRACK = "borders"
+_FIELDS = ("duration_us", "looks", "rows", "sampling")
+_AVERAGED, _COLUMNS, _COLUMNS_BACK, _ROWS, _ROWS_BACK = range(5)
+"""How small px lie on the picture. The scan's scaler takes one px out of several along a line as stored, from the first on and with a
+step of (full - 2) / (small - 2), which is 1 % too long: columns of an upright picture, rows or backwards in a turned one."""
+_SCALE = (1.0, 8.0, 4.0, 8.0, 8.0)
+"""Stored levels a unit: mean, texture, motion, along, across; so the last four saturate at 32 or 64 levels of luma."""
+_ALONG = np.array([[1, -1, 0, -1, 1]], np.float32) / 2
+"""Second difference that noise moves little: blur of two small px silences it."""
+_ACROSS = np.array([[1], [-2], [1]], np.float32)
+
+
+class BordersObserver:
+    """Fills the track `borders`: a row a span, its picture the maps [h + w, 5 x BANDS]."""
+
+    def __init__(self) -> None:
+        self._recorder = Recorder(_TRACK, _FIELDS)
+        self._sums: list[np.ndarray] = []
+        self._start_us = self._last_us = 0
+        self._looks = 0
+        self._before: np.ndarray | None = None
+        self._sampling = _COLUMNS
+
+    def push(self, frame: Frame) -> None:
+        """Looks at a frame 180 ms after the last look, and at the first."""
+        if self._before is not None and 0 <= frame.pts_us - self._last_us < LOOK_US:
+            return
+        y = frame.y
+        cut = self._before is not None and cv2.norm(y, self._before, cv2.NORM_L1) > CUT_LEVELS * y.size
+        if self._looks and (cut or frame.pts_us - self._start_us >= SPAN_US):
+            self._close(frame.pts_us)
+        if not self._looks:
+            self._start_us, self._sampling = frame.pts_us, _sampling(frame.turn)
+            self._sums = [np.zeros(y.shape, np.float32) for _ in range(6)]
+        _add(self._sums, y)
+        self._looks += 1
+        self._last_us, self._before = frame.pts_us, y
+
+    def finish(self) -> list[Track]:
+        """The track, empty when no frame came."""
+        if self._looks:
+            self._close(self._last_us + 1)
+        return [self._recorder.track()]
+
+    def _close(self, end_us: int) -> None:
+        maps = _maps(self._sums, self._looks)
+        self._recorder.add(self._start_us, end_us - self._start_us, self._looks, len(self._sums[0]), self._sampling, picture=maps)
+        self._looks = 0
+
+
+def border_track_of_picture(rgb: np.ndarray) -> Track:
+    """The track of a still picture, RGB uint8 [height, width, 3]: one span of one look, without motion."""
+    width, height = fit(rgb.shape[1], rgb.shape[0], SMALL_PX)
+    small = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
+    luma = (cv2.cvtColor(small, cv2.COLOR_RGB2GRAY) * ((235 - 16) / 255) + 16.5).astype(np.uint8)
+    sums = [np.zeros(luma.shape, np.float32) for _ in range(6)]
+    _add(sums, luma)
+    recorder = Recorder(_TRACK, _FIELDS)
+    recorder.add(0, 1, 1, height, _AVERAGED, picture=_maps(sums, 1))
+    return recorder.track()
+
+
+def _sampling(turn: Orientation) -> int:
+    """Which way the stored columns run in the picture as shown."""
+    ramp = turn.apply(np.array([[0, 1], [0, 1]], np.uint8)).astype(int)
+    along, down = ramp[0, 1] - ramp[0, 0], ramp[1, 0] - ramp[0, 0]
+    return (_COLUMNS if along > 0 else _COLUMNS_BACK) if along else (_ROWS if down > 0 else _ROWS_BACK)
+
+
+def _add(sums: list[np.ndarray], y: np.ndarray) -> None:
+    """Adds a look to the sums: luma, its square, sharpness along rows, across rows, along columns, across columns."""
+    cv2.accumulate(y, sums[0])
+    cv2.accumulateSquare(y, sums[1])
+    kernels: tuple[np.ndarray, ...] = (_ALONG, _ACROSS, _ALONG.T, _ACROSS.T)
+    for total, kernel in zip(sums[2:], kernels, strict=True):
+        cv2.accumulate(cv2.convertScaleAbs(cv2.filter2D(y, cv2.CV_16S, kernel, borderType=cv2.BORDER_REPLICATE), alpha=4), total)
+
+
+def _maps(sums: list[np.ndarray], looks: int) -> np.ndarray:
+    """The maps of a span: rows then columns, each [lines, 5 x BANDS], uint8."""
+    mean = sums[0] / looks
+    motion = np.sqrt(np.maximum(0, sums[1] / looks - mean * mean))
+    along_row, across_row, along_column, across_column = (s / (4 * looks) for s in sums[2:])
+    rows = _bands(mean, motion, along_row, across_row)
+    columns = _bands(mean.T, motion.T, along_column.T, across_column.T)
+    return np.concatenate([rows, columns])
+
+
+def _bands(mean: np.ndarray, motion: np.ndarray, along: np.ndarray, across: np.ndarray) -> np.ndarray:
+    """[lines, length] each -> [lines, 5 x BANDS]; texture is the deviation of the mean within a band of a line."""
+    ends = np.linspace(0, mean.shape[1], BANDS + 1).astype(int)
+    count = np.diff(ends)
+
+    def per_band(values: np.ndarray) -> np.ndarray:
+        return np.asarray(np.add.reduceat(values, ends[:-1], axis=1) / count)
+
+    level = per_band(mean)
+    texture = np.sqrt(np.maximum(0, per_band(mean * mean) - level * level))
+    stats = (level, texture, per_band(motion), per_band(along), per_band(across))
+    return np.concatenate([np.clip(np.rint(s * k), 0, 255) for s, k in zip(stats, _SCALE, strict=True)], axis=1).astype(np.uint8)
+
+
+BorderKind = Literal["none", "letterbox", "pillarbox", "window", "blurred", "frame"]
+COLUMNS = ("border_share", "border_top", "border_bottom", "border_left", "border_right", "border_kind")
+
+
+def measure_clip_borders(clip: Clip, tracks: Tracks, cfg: BordersConfig) -> dict[str, Any]:
+    """The border columns of a clip from the track `borders`; all null when no span of it touches the clip."""
+    track = tracks[_TRACK]
+    chosen = _spans(track, clip.start_us, clip.end_us)
+    if not len(chosen) or not clip.width or not clip.height:
+        return dict.fromkeys(COLUMNS)
+    found = _found(_clip_maps(track, chosen), cfg)
+    return _columns(found, int(track["sampling"][chosen[0]]), clip.width, clip.height)
 
 
 def measure_borders(frames: list[np.ndarray], width: int, height: int, cfg: BordersConfig) -> dict[str, Any]:
     """The border columns of a clip of width x height px as shown, from its small luma frames [h, w]; None without frames."""
-    names = ("border_top", "border_bottom", "border_left", "border_right")
     if not frames:
-        return dict.fromkeys((*names, "border_share"))
-    high = np.maximum.reduce(frames).astype(np.float32)
-    low = np.minimum.reduce(frames).astype(np.float32)
-    rows, columns = high.shape
-    top, bottom = plain_rows(high, low, cfg), plain_rows(high[::-1], low[::-1], cfg)
-    # The sides are looked for between the bars, so that a window (bars on all four sides) is found too.
-    inner_high, inner_low = high[top : rows - bottom].T, low[top : rows - bottom].T
-    left, right = plain_rows(inner_high, inner_low, cfg), plain_rows(inner_high[::-1], inner_low[::-1], cfg)
-    # Lines count along the picture only; every side is checked against what the others leave.
-    across, down = slice(left, columns - right), slice(top, rows - bottom)
-    top = top * _ends_in_line(high[:, across], low[:, across], top, cfg)
-    bottom = bottom * _ends_in_line(high[::-1, across], low[::-1, across], bottom, cfg)
-    left = left * _ends_in_line(high[down].T, low[down].T, left, cfg)
-    right = right * _ends_in_line(high[down].T[::-1], low[down].T[::-1], right, cfg)
-    share = 1 - (rows - top - bottom) * (columns - left - right) / (rows * columns)
-    sizes = (top * height / rows, bottom * height / rows, left * width / columns, right * width / columns)
-    return dict(zip(names, (round(s) for s in sizes), strict=True)) | {"border_share": share}
+        return dict.fromkeys(COLUMNS)
+    sums = [np.zeros(frames[0].shape, np.float32) for _ in range(6)]
+    for frame in frames:
+        _add(sums, frame)
+    found = _found(_split(_maps(sums, len(frames)).astype(np.float32), len(frames[0])), cfg)
+    return _columns(found, _AVERAGED, width, height)
 
 
-def plain_rows(high: np.ndarray, low: np.ndarray, cfg: BordersConfig) -> int:
-    """How many rows at the top hold one level, given each pixel's highest and lowest over time [h, w]; 0 where too few or too many do."""
-    rows = len(high)
-    plain = high.max(1) - low.min(1) <= cfg.plain_levels
-    count = int(np.argmin(plain)) if not plain.all() else rows
-    # Neighbouring plain rows of another level are not the same border.
-    level = (high[0].max() + low[0].min()) / 2
-    same = np.abs((high[:count].max(1) + low[:count].min(1)) / 2 - level) <= cfg.plain_levels / 2
-    if not same.all():
-        count = int(np.argmin(same))
-    return count if max(1.0, cfg.least_share * rows) <= count <= cfg.most_share * rows else 0
+def _split(stored: np.ndarray, rows: int) -> Maps:
+    """The maps of rows and columns from a stored picture as float32."""
+    stats = [stored[:, i * BANDS : (i + 1) * BANDS] / k for i, k in enumerate(_SCALE)]
+    return Lines(*(s[:rows] for s in stats)), Lines(*(s[rows:] for s in stats))
 
 
-def _ends_in_line(high: np.ndarray, low: np.ndarray, count: int, cfg: BordersConfig) -> bool:
-    """Whether the picture begins along most of the line below the first `count` rows."""
-    if not count or not high.shape[1]:
-        return False
-    level = (high[0].max() + low[0].min()) / 2
-    inside_high, inside_low = high[count : count + cfg.soft_rows].max(0), low[count : count + cfg.soft_rows].min(0)
-    differs = np.maximum(inside_high - level, level - inside_low) > cfg.line_levels
-    return bool(differs.mean() >= cfg.line_share)
+def _spans(track: Track, start_us: int, end_us: int) -> np.ndarray:
+    """The spans that lie at least half inside the clip, or, when none does, the one that lies in it longest; none when none touches it."""
+    if not len(track):
+        return np.array([], int)
+    length = np.maximum(1, track["duration_us"].astype(np.int64))
+    inside = np.minimum(track.pts_us + length, end_us) - np.maximum(track.pts_us, start_us)
+    chosen = np.flatnonzero(2 * inside >= length)
+    if len(chosen) or inside.max() <= 0:
+        return chosen
+    return np.array([int(np.argmax(inside))])
+
+
+def _clip_maps(track: Track, chosen: np.ndarray) -> Maps:
+    """The maps over several spans: means, to which a change of level from span to span adds motion."""
+    weight = track["looks"][chosen].astype(np.float32)
+    weight /= weight.sum()
+    maps = track.pictures[chosen].astype(np.float32)
+    mean = np.tensordot(weight, maps, 1)
+    level, moved = slice(0, BANDS), slice(2 * BANDS, 3 * BANDS)
+    between = np.tensordot(weight, (maps[..., level] - mean[:, level]) ** 2, 1)
+    mean[:, moved] = np.sqrt(np.tensordot(weight, maps[..., moved] ** 2, 1) + between * _SCALE[2] ** 2)
+    return _split(mean, int(track["rows"][chosen[0]]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    kind: BorderKind
+    sides: Sides
+    rows: int
+    columns: int
+
+
+def _found(maps: Maps, cfg: BordersConfig) -> _Found:
+    """The borders in the maps of a clip."""
+    rows, columns = (len(m.level) for m in maps)
+    plain = find_plain(maps, cfg)
+    several: list[tuple[BorderKind, Sides]] = [
+        ("letterbox" if not any(plain[2:]) else "pillarbox" if not any(plain[:2]) else "window", plain),
+        ("frame", find_still(maps, cfg)),
+    ]
+    if not (plain[0] and plain[1]) and not (plain[2] and plain[3]):
+        several.append(("blurred", find_soft(maps, cfg)))
+    shares = [1 - (1 - (s[0] + s[1]) / rows) * (1 - (s[2] + s[3]) / columns) for _, s in several]
+    # A graphic with a plain edge is plain as far as that goes, so the widest finding is the whole one; plain ones win a near tie.
+    best = max(range(len(several)), key=lambda i: shares[i] + (cfg.plain_favour if i == 0 else 0))
+    kind, sides = several[best]
+    return _Found(kind if shares[best] else "none", sides, rows, columns)
+
+
+def _columns(found: _Found, sampling: int, width: int, height: int) -> dict[str, Any]:
+    """The columns of what was found, in px of the full size."""
+    top, bottom = _pixels(found.sides[:2], found.rows, height, {_ROWS: 1, _ROWS_BACK: -1}.get(sampling, 0))
+    left, right = _pixels(found.sides[2:], found.columns, width, {_COLUMNS: 1, _COLUMNS_BACK: -1}.get(sampling, 0))
+    share = 1 - (1 - (top + bottom) / height) * (1 - (left + right) / width)
+    return dict(zip(COLUMNS, (share, top, bottom, left, right, found.kind), strict=True))
+
+
+def _pixels(sizes: tuple[float, float], small: int, full: int, sampled: int) -> tuple[int, int]:
+    """Two opposite borders in px from lines of `small`. Sampled: 1 forwards, -1 backwards, 0 averaged; a border ends half-way between
+    its last sampled px and the next."""
+    if not sampled or full <= small:
+        return round(sizes[0] * full / small), round(sizes[1] * full / small)
+    first, last = sizes[::sampled]
+    step = (full - 2) / (small - 2)
+    before = round((first - 0.5) * step) if first else 0
+    after = max(1, round(full - (small - last - 0.5) * step)) if last else 0
+    return (before, after)[:: 1 if sampled > 0 else -1]  # type: ignore[return-value]

@@ -1,0 +1,286 @@
+"""The lines at which borders end, in maps of a clip: plain ones, still graphics, blurred fills. Everything here is a test on small arrays.
+
+    plain   one level, still, up to a straight line where the picture begins (letterbox, pillarbox, window)
+    frame   still, patterned, on two or four sides, up to a straight line where motion begins
+    blurred soft on two sides and like the enlarged picture, up to a straight line where sharpness jumps
+
+Movie Gen asks for "strong lines by the first derivative, then a scan from the edge" and says no more. A dark scene or a sky has no
+such line along its whole length, and a pan moves the picture's own plain parts, so neither is a border.
+"""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+BANDS = 12
+"""Parts of a line, each with its own numbers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BordersConfig:
+    """What counts as a border line. Values are ours, chosen on generated borders; levels of 255 on the small luma."""
+
+    plain_levels: float = 5.0  # a band is plain within so much of the border's level …
+    drift_levels: float = 2.5  # … which changes by less along and across the border: a sky's or a wall's changes more
+    plain_texture: float = 2.0  # … with so much more deviation along it than the outermost line …
+    plain_motion: float = 2.5  # … and over time
+    thin_lines: int = 3  # of the small luma: a thinner border takes on some of the picture when coded badly, and may change
+    noisy_levels: float = 12.0  # a border's own deviation: more is a picture
+    plain_share: float = 0.7  # of the bands, in the line next to the picture
+    spoilt_share: float = 0.25  # of the bands, in lines with subtitles or a logo
+    clean_share: float = 0.6  # of the bands, on average over the border
+    line_share: float = 0.6  # of the bands in which the picture begins at the line …
+    pair_line_share: float = 0.15  # … or in so many, as far from the edge as the line on the other side …
+    dark_share: float = 0.3  # … or, in a dark picture, so many and nearly all that begin at all
+    clear_times: float = 2.0  # the picture is so much further from plain than the border may be
+    empty_share: float = 0.6  # of the inside may be plain too: a title card has more
+    text_share: float = 0.2  # of the side: a still picture that is lower is a line of text
+    text_levels: float = 12.0  # … when its deviation along a line is that of strokes
+    still_levels: float = 3.0  # deviation over time of a still graphic
+    motion_ratio: float = 3.0  # the picture moves so much more than the graphic
+    active_bands: int = 4  # of 12 must move for motion to tell where a graphic ends
+    plain_favoured_share: float = 0.9  # of a still border that is plain: then it is no graphic
+    straight_share: float = 0.8  # of these, motion begins at the line
+    soft_ratio: float = 1.8  # the picture is so much sharper than the blurred fill …
+    soft_share: float = 0.25  # … in so many of the bands of both sides
+    soft_edge_share: float = 0.4  # of the bands of each side have an edge at the line …
+    sure_edge_share: float = 0.9  # … or so many, where the picture is soft too
+    sharp_share: float = 0.4  # of the bands are sharper inside …
+    alike: float = 0.6  # … where the fill's correlation with the enlarged picture may be lower …
+    copy_likeness: float = 0.84  # … than elsewhere
+    content_levels: float = 4.0  # deviation of a fill: less is plain
+    pair_share: float = 0.04  # of the side: the two sides of a graphic differ by less
+    plain_favour: float = 0.08  # of the picture: another kind of border must be so much larger than a plain one
+    least_share: float = 0.012  # of the side: thinner strips are encoder padding
+    most_share: float = 0.44  # of the side: wider ones are a plain scene
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Maps seen from one edge inwards, each [lines, bands], in levels."""
+
+    level: np.ndarray
+    texture: np.ndarray
+    motion: np.ndarray
+    along: np.ndarray
+    across: np.ndarray
+
+    def bands(self, chosen: slice | np.ndarray) -> "Lines":
+        """Some of the bands."""
+        return Lines(self.level[:, chosen], self.texture[:, chosen], self.motion[:, chosen], self.along[:, chosen], self.across[:, chosen])
+
+    def reversed(self) -> "Lines":
+        """Seen from the other edge."""
+        return Lines(self.level[::-1], self.texture[::-1], self.motion[::-1], self.along[::-1], self.across[::-1])
+
+
+Maps = tuple[Lines, Lines]
+"""Of rows, from the top; of columns, from the left."""
+Sides = tuple[float, float, float, float]
+"""Top, bottom, left, right in small px, with a fraction."""
+
+
+def _inside(before: float, after: float, lines: int) -> slice:
+    """The bands that lie wholly between borders of so many lines at their two ends; the middle ones where none does."""
+    first, end = math.ceil(before * BANDS / lines - 0.01), math.floor((lines - after) * BANDS / lines + 0.01)
+    return slice(first, end) if end > first else slice(max(0, first - 1), min(BANDS, end + 1))
+
+
+def find_plain(maps: Maps, cfg: BordersConfig) -> Sides:
+    """Top, bottom, left and right in small px. Found loosely first, then again along the picture only, as bars at the sides of a
+    window are plain beyond its upper bar's line too."""
+    rows, columns = maps
+    seen = (rows, rows.reversed(), columns, columns.reversed())
+    sizes = [_plain_line(s, cfg, loose=True) for s in seen]
+    for _ in range(3):
+        down, across = _inside(sizes[0], sizes[1], len(rows.level)), _inside(sizes[2], sizes[3], len(columns.level))
+        bands = (across, across, down, down)
+        again = [_plain_line(s.bands(b), cfg) if size else 0.0 for s, b, size in zip(seen, bands, sizes, strict=True)]
+        for side, other in ((0, 1), (1, 0), (2, 3), (3, 2)):  # bars come in pairs: the second may be fainter
+            if again[other] and not again[side]:
+                again[side] = _plain_line(seen[side].bands(bands[side]), cfg, like=again[other])
+        if again == sizes:
+            break
+        sizes = again
+    return (0.0, 0.0, 0.0, 0.0) if _is_empty(maps, sizes, cfg) else (sizes[0], sizes[1], sizes[2], sizes[3])
+
+
+def _plain_cells(s: Lines, cfg: BordersConfig, times: float = 1.0) -> np.ndarray | None:
+    """Where the maps hold the outermost line's level [lines, bands]; None when that line is a picture's. `times` widens what counts."""
+    level, texture, motion = (float(np.median(m[0])) for m in (s.level, s.texture, s.motion))
+    if max(texture, motion) > cfg.noisy_levels:
+        return None
+    near = np.abs(s.level - level) <= cfg.plain_levels * times
+    return np.asarray(near & (s.texture <= texture + cfg.plain_texture * times) & (s.motion <= 1.3 * motion + cfg.plain_motion * times))
+
+
+def _plain_line(s: Lines, cfg: BordersConfig, loose: bool = False, like: float = 0.0) -> float:
+    """Lines of a plain border at the edge, with a fraction; 0 when there is none. Loose: few bands need to begin at the line, as others
+    are beyond another border's end. Like: so do few where the border is as wide as that on the other side."""
+    plain, clear = _plain_cells(s, cfg), _plain_cells(s, cfg, cfg.clear_times)
+    if plain is None or clear is None:
+        return 0.0
+    n, share, best = len(plain), plain.mean(1), 0
+    ever = float((~clear[: n // 2 + 2]).any(0).mean())
+    for r in range(1, int(cfg.most_share * n) + 1):
+        if share[r - 1] < cfg.spoilt_share:
+            break
+        if share[r - 1] < cfg.plain_share or share[:r].mean() < cfg.clean_share:
+            continue
+        begin = float((plain[max(0, r - 2)] & ~clear[r : r + 3].all(0)).mean())
+        fits = abs(r - like) <= 1.5 if like else False
+        enough = begin >= (cfg.pair_line_share if fits else cfg.line_share) or (
+            begin >= (0.08 if loose else cfg.dark_share) and begin >= 0.85 * ever
+        )
+        best = r if enough else best
+    if not best or (best > cfg.thin_lines and _drift(s.level[: best - 1], plain[: best - 1]) > cfg.drift_levels):
+        return 0.0
+    level = np.median(s.level[:best])
+    size = best + _fraction(np.abs(s.level - level) + s.motion, best)
+    return size if size >= max(1.0, cfg.least_share * n) else 0.0
+
+
+def _drift(level: np.ndarray, plain: np.ndarray) -> float:
+    """The largest change of the border's level from band to band and from line to line, where it is plain, without the odd ones out."""
+    held = np.ma.masked_array(level, ~plain)
+    across, down = np.ma.median(held, axis=0).compressed(), np.ma.median(held, axis=1).compressed()
+    return max(float(np.ptp(np.quantile(v, (0.1, 0.9)))) if len(v) else 0.0 for v in (across, down))
+
+
+def _fraction(strength: np.ndarray, line: int) -> float:
+    """How much of the line after the border still belongs to it, 0 … 1: the strength [lines, bands] there against that within."""
+    within = strength[line + 1 : line + 3].mean(0)
+    outside = np.median(strength[:line], axis=0)
+    clear = within - outside > 8
+    if not clear.any():
+        return 0.0
+    return float(np.clip(np.median((within - strength[line])[clear] / (within - outside)[clear]), 0, 1))
+
+
+def _is_empty(maps: Maps, sizes: list[float], cfg: BordersConfig) -> bool:
+    """Whether most of what lies between the borders is as plain as they are: a title card, a thing before a plain wall."""
+    side = int(np.argmax(sizes))
+    if not sizes[side]:
+        return False
+    s, before, after = (maps[0], sizes[0], sizes[1]) if side < 2 else (maps[1], sizes[2], sizes[3])
+    other = maps[1] if side < 2 else maps[0]
+    ends = (sizes[2], sizes[3]) if side < 2 else (sizes[0], sizes[1])
+    bands = _inside(ends[0], ends[1], len(other.level))
+    s = s.bands(bands)
+    if side in (1, 3):
+        s, before, after = s.reversed(), after, before
+    plain = _plain_cells(s, cfg)
+    inside = slice(math.ceil(before), max(math.ceil(before) + 1, len(s.level) - math.ceil(after)))
+    if plain is None:
+        return False
+    # Lines of text have plain lines between them, and one line of text is low; neither moves.
+    gaps = (plain[inside][1:-1].mean(1) > 0.9).any()
+    low = len(plain[inside]) < cfg.text_share * len(plain)
+    strokes = s.texture[inside][~plain[inside]]
+    text = (
+        (gaps or low)
+        and float(np.median(s.motion[inside])) < cfg.still_levels
+        and strokes.size
+        and float(np.median(strokes)) > cfg.text_levels
+    )
+    return bool(text or plain[inside].mean() > cfg.empty_share)
+
+
+def find_still(maps: Maps, cfg: BordersConfig) -> Sides:
+    """Still graphics: left and right first, then top and bottom between them."""
+    rows, columns = maps
+    left, right = _still_line(columns, columns.reversed(), cfg)
+    across = _inside(left, right, len(columns.level))
+    top, bottom = _still_line(rows.bands(across), rows.reversed().bands(across), cfg)
+    return top, bottom, left, right
+
+
+def find_soft(maps: Maps, cfg: BordersConfig) -> Sides:
+    """A blurred fill: at top and bottom, or at left and right."""
+    top, bottom = _soft_line(maps[0], maps[0].reversed(), cfg)
+    left, right = _soft_line(maps[1], maps[1].reversed(), cfg) if not top else (0.0, 0.0)
+    return top, bottom, left, right
+
+
+def _still_line(first: Lines, second: Lines, cfg: BordersConfig) -> tuple[float, float]:
+    """Lines of a still graphic at two opposite edges, beyond which the picture moves; 0 and 0 when there is none."""
+    n, noise = len(first.motion), float(np.median(first.motion[0]))
+    within = np.median(first.motion[n // 3 : n - n // 3], axis=0)
+    # Bands beyond the other two borders, and where the picture rests, say nothing.
+    active = within > cfg.motion_ratio * (1 + noise)
+    if noise > cfg.noisy_levels or active.sum() < cfg.active_bands:
+        return 0.0, 0.0
+    found = []
+    for s in (first, second):
+        moves = s.motion[:, active] > np.maximum(cfg.motion_ratio * (1 + noise), within[active] / cfg.motion_ratio)
+        onset = np.where(moves.any(0), moves.argmax(0), n)
+        # A thing that moves before a resting camera begins at another line in each band; a graphic's edge is straight.
+        found.append(max((float((np.abs(onset - line) <= 1).mean()), -int(line)) for line in onset))
+    shares, sizes = [share for share, _ in found], [float(-line) for _, line in found]
+    straight = (
+        min(shares) >= cfg.line_share and sum(shares) / 2 >= cfg.straight_share and abs(sizes[0] - sizes[1]) <= max(2.0, cfg.pair_share * n)
+    )
+    fits = all(max(1.0, cfg.least_share * n) <= size <= cfg.most_share * n for size in sizes)
+    if not straight or not fits or not any(_is_patterned(s, int(size), cfg) for s, size in zip((first, second), sizes, strict=True)):
+        return 0.0, 0.0
+    return sizes[0], sizes[1]
+
+
+def _is_patterned(s: Lines, size: int, cfg: BordersConfig) -> bool:
+    """Whether a still border is a graphic rather than plain, before which a logo may move."""
+    plain = _plain_cells(s, cfg)
+    if plain is None:
+        return True
+    return float(plain[:size].mean()) < cfg.plain_favoured_share or _drift(s.level[:size], plain[:size]) > cfg.drift_levels
+
+
+def _soft_line(first: Lines, second: Lines, cfg: BordersConfig) -> tuple[float, float]:
+    """Lines of a soft border, alike at two opposite edges, beyond which the picture is sharp; 0 and 0 when there is none."""
+    n = len(first.along)
+    best, best_score = 0, 0.0
+    for r in range(max(3, math.ceil(cfg.least_share * n)), int(cfg.most_share * n) + 1):
+        (edge, sharper), (other_edge, other_sharper) = _softness(first, r, cfg), _softness(second, r, cfg)
+        edges, sharp, weaker = (edge + other_edge) / 2, (sharper + other_sharper) / 2, min(edge, other_edge)
+        certain = weaker >= cfg.sure_edge_share
+        likely = certain or (
+            weaker >= cfg.soft_edge_share and edges >= cfg.line_share and sharp >= cfg.soft_share and min(sharper, other_sharper) > 0
+        )
+        if not likely or edges + sharp <= best_score or not _has_content(first, r, cfg):
+            continue
+        # A fill that is no copy, or that a logo lies on, must be surer in all else.
+        if _likeness(first, r) >= (cfg.alike if certain and sharp >= cfg.sharp_share else cfg.copy_likeness):
+            best, best_score = r, edges + sharp
+    return float(best), float(best)
+
+
+def _has_content(s: Lines, r: int, cfg: BordersConfig) -> bool:
+    """Whether the strips of r lines at both edges show anything; two plain strips are alike without being copies."""
+    outside = np.concatenate([s.level[: r - 1], s.level[len(s.level) - r + 1 :]])
+    return float(outside.std()) >= cfg.content_levels
+
+
+def _softness(s: Lines, r: int, cfg: BordersConfig) -> tuple[float, float]:
+    """Shares of the bands: with an edge between soft and sharp at line r, and with a sharper picture beyond it."""
+    outside, inside = s.along[: r - 1].mean(0) + 0.25, s.along[r + 1 : r + 7].mean(0)
+    line, soft, sharp = s.across[r - 1 : r + 1].max(0), s.across[1 : max(2, r - 2)].mean(0), s.across[r + 2 : r + 7].mean(0)
+    edge = (line > 2 * soft + 0.5) & (
+        (line > 1.2 * sharp) | (s.along[r : r + 3].mean(0) > cfg.soft_ratio * s.along[max(0, r - 5) : r - 1].max(0) + 0.5)
+    )
+    return float(edge.mean()), float((inside > cfg.soft_ratio * outside).mean())
+
+
+def _likeness(s: Lines, r: int) -> float:
+    """How much the strips of r lines at both edges look, or move, like the picture between them enlarged to the whole size: -1 … 1."""
+    n = len(s.level)
+    scale = (n - 2 * r) / n
+    outside = np.r_[0 : r - 1, n - r + 1 : n]
+    middle = (BANDS - 1) / 2
+    x, y = np.meshgrid(middle + (np.arange(BANDS) - middle) * scale, r + (outside + 0.5) * scale - 0.5)
+    best = -1.0
+    for values in (s.level, s.motion):
+        enlarged = cv2.remap(np.ascontiguousarray(values, np.float32), x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR)
+        a, b = enlarged - enlarged.mean(), values[outside] - values[outside].mean()
+        best = max(best, float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum() + 1.0)))
+    return best
