@@ -126,7 +126,8 @@ def real(stage: Any, media: Path) -> list[dict[str, Any]]:
 
 def images(stage: Any, media: Path) -> list[dict[str, Any]]:
     """One row an image that opens: has text by its name (letters are painted into the exif ones), and what was found."""
-    from curation.media import MediaConfig, load_picture
+    from curation.media import MediaConfig
+    from curation.stills import load_picture
 
     rows = []
     for path in sorted((media / "image").iterdir()):
