@@ -1,153 +1,161 @@
-"""Camera motion of a clip as one of eight of Movie Gen's classes (movie-gen 1.4), or None when unsure.
+"""Camera motion of a clip as one of Movie Gen's 16 classes (movie-gen 1.4), or None when unsure; from the track `camera`.
 
-Pan, tilt, zoom and stillness come from dense optical flow on a few pairs of small frames a clip: medians over the picture, which words
-laid over it do not move. Shake is too fast for that; it comes from row and column means, cheap enough to take twelve times a second.
-Push and pull cannot be told from zoom, nor truck from pan, without depth: those classes are not given.
+The clip is cut into windows of about a second, in each of which the grid's points have a mean motion: shake is averaged away and is its
+own measure. A camera that turns or zooms moves all depths alike: its motion is a shift, a growth and the bend of a wide lens, and little
+is left beside them. A camera that travels moves near things faster. So what is left tells truck from pan, pedestal from tilt, push from
+zoom. In an arc the far things run and the near ones run the other way, round a middle that stands; beside a tracked subject, that stands
+too, the near things run fastest. That the lower rows show what is nearer holds wherever there is a floor.
+
+The confidence is the product of how clearly each of these was decided. Titles that stand over the picture are a few points that do not
+go along, as is a passer-by.
 """
 
-from bisect import bisect_left
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
-CLASSES = ("static_shot", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out", "handheld_shot")
+from curation.camera_field import MEAN_RADIUS, Signs, field_of, shake_of, signs
+from curation.camera_flow import CameraObserver
+from curation.global_motion import TRACK, local_motion
+from curation.tracks import Track, Tracks
+from manifests.records import Clip
+
+__all__ = ["COLUMNS", "VERSION", "CameraConfig", "CameraObserver", "classify", "measure_camera"]  # CameraObserver goes with analyse.py
+
+VERSION = "2"
+COLUMNS = ("camera", "camera_confidence", "shake")
+CLASSES = (
+    "zoom_in", "zoom_out", "push_in", "pull_out", "pan_right", "pan_left", "truck_right", "truck_left",
+    "tilt_up", "tilt_down", "pedestal_up", "pedestal_down", "arc_shot", "tracking_shot", "static_shot", "handheld_shot",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CameraConfig:
-    """When a movement counts. Values are ours. Speeds are in picture widths (heights, scale) a second."""
+    """When a movement counts. Speeds in picture widths a second; chosen on generated clips (benchmarks/camera_truth.py, numbers below 425)."""
 
-    step_us: int = 80_000  # spacing of the frames that are compared
-    reach: int = 10  # largest shift looked for, small px a step: a pan of 0.8 picture widths a second
-    pan_speed: float = 0.02
-    zoom_speed: float = 0.015
-    still_speed: float = 0.004
-    shake_speed: float = 0.012  # of the movement that changes direction from step to step
-    agreement: float = 0.7  # share of steps that must go the same way
-    least_texture: float = 1.0  # levels between neighbouring pixels: flatter pictures show no movement
-    least_steps: int = 10
-    flow_pairs: int = 12  # a clip, spread over it; a pair costs about 1 ms
-    flow_pair_us: int = 400_000  # pairs further apart than this are not compared
-
-
-class CameraObserver:
-    """Keeps the profiles of small luma planes, about twelve a second; measures half-open spans."""
-
-    def __init__(self, cfg: CameraConfig) -> None:
-        self._cfg = cfg
-        self._due = -(1 << 62)
-        self._pts: list[int] = []
-        self._across: list[np.ndarray] = []
-        self._down: list[np.ndarray] = []
-
-    def push(self, luma: np.ndarray, pts_us: int) -> None:
-        """The frame's profiles are kept when it is due."""
-        if pts_us < self._due:
-            return
-        self._due = max(self._due + self._cfg.step_us, pts_us + self._cfg.step_us // 2)
-        self._pts.append(pts_us)
-        self._across.append(cv2.reduce(luma, 0, cv2.REDUCE_AVG, dtype=cv2.CV_32F)[0])
-        self._down.append(cv2.reduce(luma, 1, cv2.REDUCE_AVG, dtype=cv2.CV_32F)[:, 0])
-
-    def keep(self, from_us: int, until_us: int, again_us: int) -> None:
-        """Only frames of [from_us, until_us) and from again_us on are still held."""
-        first, stop, again = (bisect_left(self._pts, t) for t in (from_us, until_us, max(until_us, again_us)))
-        if first or stop < again:
-            self._pts = self._pts[first:stop] + self._pts[again:]
-            self._across = self._across[first:stop] + self._across[again:]
-            self._down = self._down[first:stop] + self._down[again:]
-
-    def measure(self, start_us: int, end_us: int, pts_us: list[int], frames: list[np.ndarray]) -> dict[str, str | float | None]:
-        """Class and confidence of the span, `frames` being its small luma [h, w] at pts_us; both None when there is too little to see."""
-        first, end = bisect_left(self._pts, start_us), bisect_left(self._pts, end_us)
-        label, confidence = classify(*flow_speeds(pts_us, frames, self._cfg), self._cfg)
-        if label is None and end - first > self._cfg.least_steps:
-            step = np.diff(np.array(self._pts[first:end], np.float64)) / 1e6
-            x, y = (_speed(np.array(held[first:end]), step, self._cfg) for held in (self._across, self._down))
-            label, confidence = _handheld(x, y, self._cfg)
-        return {"camera": label, "camera_confidence": confidence}
+    window_s: float = 0.9
+    least_looks: int = 8
+    known_share: float = 0.7  # of the looks, in which enough points are followed
+    still_speed: float = 0.007
+    still_shake: float = 0.012
+    resting_share: float = 0.4  # of the points: where so many stand, the camera stands and things move
+    calm: float = 0.45  # shake over speed: more is no clear movement
+    rigid: float = 0.45  # flutter over speed: water flows by itself
+    least_seen: float = 0.25  # of the points of each half of the picture
+    shake_speed: float = 0.03
+    shake_ratio: float = 1.0  # shake over steady movement: beyond it the hand is what is seen
+    agree: float = 0.6  # share of the windows that show the same movement
+    direction_ratio: float = 2.0  # the strongest of shift, lift, growth and turn over the next
+    kind_ratio: float = 1.3  # the same where depths differ
+    pan_depth: float = 0.07  # share of the motion that a turning camera does not explain, beyond it the camera travels
+    tilt_depth: float = 0.1
+    zoom_depth: float = 0.12
+    fall: float = 0.3  # log of the speed of the lower third over the upper's: beyond it there is depth
+    fall_back: float = 0.4  # log of the upper third's speed over the lower's: beyond it a pan is not sure
+    stands_alone: float = 0.7  # so much of it is depth enough
+    stands: float = 0.45  # share of the middle column that stands while its rows move: a subject
+    stands_ahead: float = 0.5  # … while its rows grow
+    far_ratio: float = 1.0  # speed of the lower third over the upper: less is an arc
+    steady: float = 0.7  # movement of the whole clip over that of its windows: less changes its way
 
 
-def flow_speeds(pts_us: list[int], frames: list[np.ndarray], cfg: CameraConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Speed of the content to the right and down (pictures a second) and its growth (a second) between pairs of neighbouring frames.
-
-    Pairs whose picture is too flat to follow are left out, so the arrays may be empty.
-    """
-    pairs = [i for i in range(len(frames) - 1) if pts_us[i + 1] - pts_us[i] <= cfg.flow_pair_us]
-    speeds = []
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-    for i in pairs[:: max(1, -(-len(pairs) // cfg.flow_pairs))]:
-        before, after = (np.ascontiguousarray(frames[k]) for k in (i, i + 1))
-        if cv2.norm(before[:, 1:], before[:, :-1], cv2.NORM_L1) < cfg.least_texture * before.size:
-            continue
-        moved = np.asarray(flow.calc(before, after, np.zeros((*before.shape, 2), np.float32)))
-        speeds.append(_median_motion(moved) / ((pts_us[i + 1] - pts_us[i]) / 1e6))
-    x, y, growth = np.array(speeds).reshape(-1, 3).T
-    return x, y, growth
+def measure_camera(clip: Clip, tracks: Tracks, cfg: CameraConfig) -> dict[str, str | float | None]:
+    """Columns `camera`, `camera_confidence` and `shake`, all None where too little is seen to tell."""
+    track = _inside(tracks[TRACK].between(clip.start_us, clip.end_us), clip.start_us)
+    known = ~np.isnan(track["dx"])
+    if known.sum() < cfg.least_looks or known.mean() < cfg.known_share:
+        return dict.fromkeys(COLUMNS)
+    track = _rows(track, known)
+    local = local_motion(track)
+    shake, flutter = shake_of(local)
+    label, confidence = classify(signs(field_of(track, local, cfg.window_s), shake, flutter), cfg)
+    return {"camera": label, "camera_confidence": None if label is None else round(confidence, 3), "shake": shake}
 
 
-def _median_motion(moved: np.ndarray) -> np.ndarray:
-    """Shift right and down in pictures, and growth, of a flow field [h, w, 2]."""
-    height, width = moved.shape[:2]
-    x, y = moved[::2, ::2, 0], moved[::2, ::2, 1]
-    h, w = x.shape[0] // 2, x.shape[1] // 2
-    # The centres of two halves lie half a picture apart: the difference of their shifts is half the growth.
-    wider = (np.median(x[:, -w:]) - np.median(x[:, :w])) * 2 / width
-    taller = (np.median(y[-h:]) - np.median(y[:h])) * 2 / height
-    growth = 0.0 if wider * taller <= 0 else min(wider, taller, key=abs)
-    return np.array([np.median(x) / width, np.median(y) / height, growth])
+def _inside(track: Track, start_us: int) -> Track:
+    """Without looks back to before the clip, and of one picture size."""
+    first_us = track.pts_us - np.rint(track["dt_s"].astype(np.float64) * 1e6).astype(np.int64)
+    good = first_us >= start_us - 1000  # a thousandth: dt_s is float32
+    if len(track):
+        good &= (track["width"] == track["width"][-1]) & (track["height"] == track["height"][-1])
+    return _rows(track, good)
 
 
-def classify(x: np.ndarray, y: np.ndarray, growth: np.ndarray, cfg: CameraConfig) -> tuple[str | None, float | None]:
-    """The class and its confidence from the speeds [n]; None where nothing agrees, which may still be a handheld shot."""
-    if not len(x):
-        return None, None
-    moves = {
-        "pan": (x, cfg.pan_speed, ("pan_left", "pan_right")),  # content to the right: the camera turns left
-        "tilt": (y, cfg.pan_speed, ("tilt_up", "tilt_down")),  # content downwards: the camera looks up
-        "zoom": (growth, cfg.zoom_speed, ("zoom_in", "zoom_out")),  # halves apart: the camera zooms in
-    }
-    scored = [
-        (abs(float(np.median(v))) / limit, _agreement(v), names[0] if np.median(v) > 0 else names[1]) for v, limit, names in moves.values()
-    ]
-    (second, _, _), (strength, agreement, label) = sorted(scored)[-2:]
-    if strength >= 1:
-        # Two movements at once are no single class: confidence falls as the second comes near.
-        return (label, round(agreement * (1 - 0.5 * second / strength), 3)) if agreement >= cfg.agreement else (None, None)
-    still = float(np.mean((np.abs(x) < cfg.still_speed) & (np.abs(y) < cfg.still_speed) & (np.abs(growth) < cfg.still_speed)))
-    return ("static_shot", round(still, 3)) if still >= cfg.agreement else (None, None)
+def _rows(track: Track, good: np.ndarray) -> Track:
+    return Track(name=track.name, fields=track.fields, pts_us=track.pts_us[good], values=track.values[good], pictures=track.pictures[good])
 
 
-def _handheld(x: np.ndarray, y: np.ndarray, cfg: CameraConfig) -> tuple[str | None, float | None]:
-    """Movement that keeps changing direction: the part left after a running mean over half a second."""
-    shake = float(np.mean([np.abs(v - np.convolve(v, np.ones(7) / 7, "same")).mean() for v in (x, y)]))
-    if shake < cfg.shake_speed:
-        return None, None
-    return "handheld_shot", round(min(1.0, 0.5 + 0.25 * (shake / cfg.shake_speed - 1)), 3)
+def classify(s: Signs, cfg: CameraConfig) -> tuple[str | None, float]:
+    """The class and its confidence, 0..1; None where the movement is none of the classes."""
+    steady_speed = s.speed * s.steady
+    rest = _more(s.resting, cfg.resting_share)
+    still = max(_less(s.speed, cfg.still_speed), rest) * _less(s.shake, cfg.still_shake)
+    hand = _more(s.shake, cfg.shake_speed) * _more(s.shake / (steady_speed + 0.002), cfg.shake_ratio)
+    calm = _less(s.shake / (s.speed + 0.002), cfg.calm)
+    moving = (1 - still) * (1 - rest) * (1 - hand) * calm * _more(s.steady, cfg.steady, 8.0)
+    label, sure = _travelling(s, cfg) if _depth(s, cfg) > 0.5 else _turning(s, cfg)
+    options = [("static_shot", still), ("handheld_shot", hand), (label, moving * sure)]
+    best, sure = max(options, key=lambda o: o[1])
+    return (best, sure * _more(s.seen, cfg.least_seen)) if best else (None, 0.0)
 
 
-def _agreement(speed: np.ndarray) -> float:
-    """The share of steps that go the way of the median."""
-    return float(np.mean(np.sign(speed) == np.sign(np.median(speed))))
+def _kind(s: Signs) -> tuple[str, float]:
+    """Across, upright or radial, and by what factor it is stronger than the next."""
+    (second, _), (first, kind) = sorted([(s.across, "across"), (abs(s.down), "upright"), (abs(s.outward), "radial")])[1:]
+    return kind, (first + 0.02) / (second + 0.02)
 
 
-def _speed(profiles: np.ndarray, step_s: np.ndarray, cfg: CameraConfig) -> np.ndarray:
-    """Movement of the content between neighbouring profiles [n, w], in widths a second [n - 1]; positive to the right or down."""
-    speed: np.ndarray = shifts(profiles, cfg.reach) / profiles.shape[1] / step_s
-    return speed
+def _depth(s: Signs, cfg: CameraConfig) -> float:
+    """How surely things at different depths move differently."""
+    kind = _kind(s)[0]
+    limit = {"across": cfg.pan_depth, "upright": cfg.tilt_depth, "radial": cfg.zoom_depth}[kind]
+    # What is low and moves the same way but slower is a subtitle as likely as not.
+    across = 1.0 if s.low_over_high < -0.15 else max(s.fall, 0.0)
+    fall = {"across": across, "upright": abs(s.fall_upright), "radial": abs(s.fall_outward)}[kind]
+    subject = _more(s.stands, cfg.stands_alone, 6.0) if kind == "across" else 0.0
+    return 1 - (1 - _more(s.depth, limit, 3.0)) * (1 - _more(fall, cfg.fall)) * (1 - subject)
 
 
-def shifts(profiles: np.ndarray, reach: int) -> np.ndarray:
-    """Shift in px [n - 1], to a fraction, that best maps each profile onto the next; 0 where the search ends at its edge."""
-    reach = min(reach, profiles.shape[1] // 4)
-    edges = np.diff(profiles, axis=1)  # brightness changes fall out
-    before, after = edges[:-1, reach:-reach], edges[1:]
-    width = before.shape[1]
-    misfit = np.stack([((after[:, reach + s : reach + s + width] - before) ** 2).mean(1) for s in range(-reach, reach + 1)])
-    best = misfit.argmin(0)
-    inner = np.clip(best, 1, 2 * reach - 1)
-    left, mid, right = (np.take_along_axis(misfit, (inner + k)[None], 0)[0] for k in (-1, 0, 1))
-    bend = left - 2 * mid + right
-    part = np.divide(left - right, 2 * bend, out=np.zeros_like(bend), where=bend > 1e-9)
-    return np.where(best == inner, inner - reach + np.clip(part, -0.5, 0.5), 0.0)
+def _turning(s: Signs, cfg: CameraConfig) -> tuple[str | None, float]:
+    """Pan, tilt or zoom; the turn of the picture about its centre is none of the classes."""
+    strength = {"pan": abs(s.shift), "tilt": abs(s.lift), "zoom": MEAN_RADIUS * abs(s.growth), "turn": MEAN_RADIUS * abs(s.turn)}
+    (first, name), (second, _) = sorted(((v, k) for k, v in strength.items()), reverse=True)[:2]
+    ways = {"pan": ("pan_left", "pan_right", s.shift), "tilt": ("tilt_up", "tilt_down", s.lift), "zoom": ("zoom_in", "zoom_out", s.growth)}
+    if name not in ways:
+        return None, 0.0
+    positive, negative, way = ways[name]
+    sure = _more(first / (second + 1e-4), cfg.direction_ratio) * _more(s.agree, cfg.agree, 8.0) * (1 - _depth(s, cfg))
+    if name == "pan":  # what is low and slower: a subtitle, an arc, or a floor that was not followed
+        sure *= _less(max(-s.fall, 0.0), cfg.fall_back)
+    return (positive if way > 0 else negative), sure
+
+
+def _travelling(s: Signs, cfg: CameraConfig) -> tuple[str | None, float]:
+    """Truck, pedestal, push or pull, arc or tracking."""
+    kind, ratio = _kind(s)
+    sure = _depth(s, cfg) * _more(ratio, cfg.kind_ratio) * _less(s.flutter / (s.speed + 0.002), cfg.rigid)
+    sure *= 1.0 if kind == "across" else _more(s.agree_ahead, cfg.agree, 8.0)
+    if kind == "upright":
+        return ("pedestal_up" if s.down > 0 else "pedestal_down"), sure
+    if kind == "radial":
+        subject = _more(s.stands_ahead, cfg.stands_ahead)
+        if subject > 0.5:
+            return "tracking_shot", sure * subject
+        return ("push_in" if s.outward > 0 else "pull_out"), sure * (1 - subject)
+    subject = _more(s.stands, cfg.stands)
+    near_runs = _more(max(s.low_over_high, 0.05), cfg.far_ratio)
+    if near_runs < 0.5:
+        return "arc_shot", sure * (1 - near_runs) * (0.5 + 0.5 * subject)
+    if subject > 0.5:
+        return "tracking_shot", sure * subject * near_runs
+    return ("truck_left" if s.right > 0 else "truck_right"), sure * (1 - subject) * near_runs
+
+
+def _more(value: float, limit: float, slope: float = 4.0) -> float:
+    """How surely the value is above the limit: 0.5 at it, 0.94 at twice with slope 4."""
+    return float(1 / (1 + (limit / max(value, 1e-9)) ** slope))
+
+
+def _less(value: float, limit: float, slope: float = 4.0) -> float:
+    return 1 - _more(value, limit, slope)
