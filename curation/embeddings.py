@@ -1,13 +1,8 @@
 """Descriptors without weights: hashes for near-duplicates and a classical vector for concepts. Batch: one `Descriptor` a clip.
 
-A PDQ hash survives re-encoding, scaling and tone, but a crop of 5 % or a logo moves it by 60 bit and more, twice the distance of a
-match. So pictures are hashed in several ways. *Own* hashes say what is seen: the whole picture, the picture without its borders, and
-the middle 70 % of it, which a logo or a subtitle near the edge leaves alone. *Probes* say what an edited copy's original may look like:
-crops, other aspects, mirrored and turned pictures. A copy's own hash equals one of its original's probes, so two probes never need to
-be compared, which is most of the pairs.
-
-The whole picture is also hashed eight times a second while the medium is scanned (`hash_observer`), so that copies match whose key frames
-fall at other times. `benchmarks/accuracy_copies.py` has what is found, edit by edit.
+Key frames are hashed in several ways, as own hashes and probes (`picture_hashes`). The whole picture is also hashed eight times a second
+while the medium is scanned (`hash_observer`), so that copies match whose key frames fall at other times. What is found, edit by edit, is
+in `benchmarks/accuracy_copies.py`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +16,8 @@ import pyarrow as pa
 from curation import pdq
 from curation.hash_observer import hashes_of
 from curation.keyframes import KeyFrame, KeyFrameError, Picture, decode_all, spread
-from curation.pdq import Part
+from curation.picture_hashes import DescriptorConfig as DescriptorConfig
+from curation.picture_hashes import Hash, border_part, hash_picture
 from curation.tracks import Track
 from manifests.records import Clip
 
@@ -39,15 +35,8 @@ VECTORS = (
 )
 """The vectors of a clip beside its clip_id, as `Descriptor` says."""
 
-WHOLE, MIDDLE = 0, 1
-UNBORDERED = 100
-"""Added to the number of a crop of the picture without its borders."""
 SERIES = 200
 """The crop number of hashes of the whole picture that come from the scan."""
-
-_MIDDLE_SHARE = 0.70
-_ASPECTS = (4 / 3, 5 / 4, 1.0, 16 / 9)
-_HASHED_PX = 256  # long side of what is hashed: a quarter of the pixels, the same hashes within a bit
 
 _SIDE_PX, _HUES, _VALUES, _GREYS, _CELLS, _DIRECTIONS = 64, 8, 3, 8, 4, 4
 
@@ -57,28 +46,6 @@ CONCEPT_FLOATS = _HUES * _VALUES + _GREYS + _CELLS * _CELLS * _DIRECTIONS
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DescriptorConfig:
-    """What is hashed. Values are ours, but for the quality."""
-
-    max_frames: int = 10  # key frames of a clip that are hashed, spread over it; some 3 ms each
-    centre_crops: tuple[float, ...] = (0.95, 0.90)  # shares of width and height kept around the centre
-    side_crops: tuple[float, ...] = (0.05, 0.10)  # shares cut off one side
-    corner_crops: tuple[float, ...] = (0.10,)  # shares cut off two neighbouring sides
-    aspects: bool = True  # crops to 4:3, 5:4, 1:1 and 16:9
-    turned: bool = True  # the picture mirrored and turned
-    min_quality: int = 50  # PDQ's own recommendation (Meta, PDQ reference); below it pictures are too flat to tell apart
-    same_bits: int = 6  # a hash of the series so near to the last one kept of its second is left out
-    unit_us: int = 1_000_000  # of a clip, that match or do not
-
-    def __post_init__(self) -> None:
-        shares = (*self.centre_crops, *(1 - c for c in (*self.side_crops, *self.corner_crops)))
-        if not all(0.5 <= s < 1.0 for s in shares):
-            raise ValueError(f"descriptors: expected crops that keep at least half of a side and less than all, found shares kept {shares}")
-        if self.max_frames < 1 or self.unit_us < 1:
-            raise ValueError(f"descriptors: expected at least one frame and 1 us, found {self.max_frames} and {self.unit_us}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,15 +79,6 @@ class Embedding:
     clip_id: str
     model: str
     vector: list[float]
-
-
-@dataclass(frozen=True, slots=True)
-class Hash:
-    """One way to see a picture: its number (see `Descriptor`), whether it is an own hash, its 32 bytes."""
-
-    crop: int
-    own: bool
-    value: bytes
 
 
 Material = tuple[Clip, list[KeyFrame]] | tuple[Clip, list[KeyFrame], Track | None]
@@ -180,68 +138,6 @@ class DescribeClips:
             if self._unit(clip, pts) != unit or pdq.hamming(value, last) > self.cfg.same_bits:
                 last, unit = value, self._unit(clip, pts)
                 yield pts, Hash(SERIES, True, value)
-
-
-def border_part(clip: Clip) -> Part:
-    """The borders of a clip as shares of its height (top, bottom) and width (left, right); none where they were not measured."""
-    if not clip.width or not clip.height:
-        return (0.0, 0.0, 0.0, 0.0)
-    rows, columns = ((clip.border_top, clip.border_bottom), (clip.border_left, clip.border_right))
-    top, bottom, left, right = (*((n or 0) / clip.height for n in rows), *((n or 0) / clip.width for n in columns))
-    return (top, bottom, left, right) if top + bottom < 1 and left + right < 1 else (0.0, 0.0, 0.0, 0.0)
-
-
-def hash_picture(picture: Picture, borders: Part, cfg: DescriptorConfig) -> tuple[int, list[Hash]]:
-    """Quality of the whole picture and its hashes in every way that is good enough; none when the whole picture is not."""
-    luma = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    scale = _HASHED_PX / max(luma.shape)
-    if scale < 1:
-        size = (max(1, round(luma.shape[1] * scale)), max(1, round(luma.shape[0] * scale)))
-        luma = cv2.resize(luma, size, interpolation=cv2.INTER_AREA)
-    whole = pdq.cells(luma)[None]
-    quality = int(pdq.qualities(whole)[0])
-    if quality < cfg.min_quality:
-        return quality, []
-    found = _hash_ways(luma, (0.0, 0.0, 0.0, 0.0), 0, cfg)
-    if any(borders):
-        found += _hash_ways(luma, borders, UNBORDERED, cfg)
-    return quality, found
-
-
-def _hash_ways(luma: np.ndarray, borders: Part, base: int, cfg: DescriptorConfig) -> list[Hash]:
-    """The hashes of the picture inside the borders."""
-    top, bottom, left, right = borders
-    high, wide = 1 - top - bottom, 1 - left - right
-    inside = ways(luma.shape[1] * wide / (luma.shape[0] * high), cfg)
-    parts = [(top + high * a, bottom + high * b, left + wide * c, right + wide * d) for a, b, c, d in inside]
-    grids = np.stack([pdq.cells(luma, part) for part in parts])
-    low, good = pdq.frequencies(grids), pdq.qualities(grids) >= cfg.min_quality
-    found = [Hash(base + n, n <= MIDDLE, value) for n, value in enumerate(pdq.hashes(low)) if good[n]]
-    if cfg.turned and good[WHOLE]:
-        found += [Hash(base + len(parts) + n, False, value) for n, value in enumerate(pdq.hashes(pdq.turned(low[WHOLE])))]
-    return found
-
-
-def ways(aspect: float, cfg: DescriptorConfig) -> list[Part]:
-    """The parts that are hashed of a picture of that width over height: the whole, the middle, then the probes."""
-
-    def centre(high: float, wide: float) -> Part:
-        return ((1 - high) / 2, (1 - high) / 2, (1 - wide) / 2, (1 - wide) / 2)
-
-    parts = [centre(1, 1), centre(_MIDDLE_SHARE, _MIDDLE_SHARE)]
-    # The middle of what a copy that kept so much of each side shows: for copies that are cropped and marked.
-    parts += [centre(s * m, s * m) for m in (1, _MIDDLE_SHARE) for s in cfg.centre_crops]
-    for s in cfg.side_crops:
-        parts += [(s, 0, 0, 0), (0, s, 0, 0), (0, 0, s, 0), (0, 0, 0, s)]
-    for s in cfg.corner_crops:
-        parts += [(s, 0, s, 0), (s, 0, 0, s), (0, s, s, 0), (0, s, 0, s)]
-    if cfg.aspects:
-        for kept in (wanted / aspect for wanted in _ASPECTS):
-            if 0.55 < kept < 0.97:
-                parts.append(centre(1, kept))
-            elif 0.55 < 1 / kept < 0.97:
-                parts.append(centre(1 / kept, 1))
-    return parts
 
 
 def concept_vector(pictures: Sequence[Picture]) -> Floats:
