@@ -56,7 +56,8 @@ def damage_is_seen(path: Path, said: dict[str, Any]) -> bool:
 
 def figures(media: Path) -> list[Figure]:
     """The figures of hostile input beside their targets."""
-    from benchmarks.fuzz import fuzz_all, seeds
+    from benchmarks.damages import seeds
+    from benchmarks.fuzz import fuzz_all
 
     truth = json.loads(TRUTH.read_text())
     ends = [ends_as_decided(media / "hostile" / name, said) for name, said in truth.items()]

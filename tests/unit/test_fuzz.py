@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.fuzz import DAMAGES, SEED_BYTES, Seed, fuzz_all, make_case, packets_of, seeds
+from benchmarks.damages import DAMAGES, SEED_BYTES, Seed, make_case, packets_of, seeds
+from benchmarks.fuzz import fuzz_all
 from curation.media import CODES
 from tests.media_makers import pan, scene, write_video, write_wav
 
