@@ -5,12 +5,14 @@ both videos at about the same speed is a span. A still scene matches itself ever
 is taken.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from curation import near_hashes
 from curation.pdq import to_words
+from curation.picture_hashes import UNBORDERED, WHOLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,8 @@ class Series:
 class Subclip:
     """Pictures from `start_a_us` to `end_a_us` of a are those from `start_b_us` to `end_b_us` of b, both inclusive.
 
-    `offset_us` is the middle of b's time less a's. `matched` is the smaller share of the pictures of the two spans that match, 0..1.
+    `offset_us` is the median of b's time less a's. `matched` is the smaller share of the times of the two spans at which a picture
+    matches, 0..1.
     """
 
     start_a_us: int
@@ -52,29 +55,31 @@ class Subclip:
     matched: float
 
 
-def series(pts_us: list[int], hashes: list[bytes]) -> Series:
-    """The series of a clip, in order of time: of `Descriptor` take the hashes with crop 0 or 200 (whole pictures)."""
-    order = np.argsort(np.array(pts_us, np.int64), kind="stable")
-    return Series(pts_us=np.array(pts_us, np.int64)[order], words=to_words(hashes)[order])
+def series(pts_us: Sequence[int], hashes: Sequence[bytes], crops: Sequence[int] | None = None) -> Series:
+    """The series of a clip, in order of time, from the lists of its `Descriptor`: of the hashes those of whole pictures."""
+    whole = [i for i in range(len(hashes)) if crops is None or crops[i] % UNBORDERED == WHOLE]
+    whole.sort(key=lambda i: pts_us[i])
+    return Series(pts_us=np.array([pts_us[i] for i in whole], np.int64), words=to_words([hashes[i] for i in whole]))
 
 
 def find_subclips(a: Series, b: Series, cfg: SubclipsConfig) -> list[Subclip]:
     """The shared spans, the longest first; no picture of a or of b lies in two of them."""
     pairs = [np.zeros((0, 2), np.int64)]
     pairs += [np.stack([i, j], 1) for i, j in near_hashes.near_pairs(a.words, b.words, cfg.max_distance)]
-    left = np.concatenate(pairs)
-    if len(left) > cfg.max_pairs:
-        left = left[np.linspace(0, len(left) - 1, cfg.max_pairs).astype(np.int64)]
+    near = np.concatenate(pairs)
+    if len(near) > cfg.max_pairs:
+        near = near[np.linspace(0, len(near) - 1, cfg.max_pairs).astype(np.int64)]
     found: list[Subclip] = []
-    while len(left):
-        run = _longest_run(a.pts_us[left[:, 0]], b.pts_us[left[:, 1]], cfg)
-        rows, columns = left[run, 0], left[run, 1]
+    while len(near):
+        run = _longest_run(a.pts_us[near[:, 0]], b.pts_us[near[:, 1]], cfg)
+        rows, columns = near[run, 0], near[run, 1]
         if min(len(set(rows.tolist())), len(set(columns.tolist()))) < cfg.min_matches:
             break
         first_a, last_a, first_b, last_b = rows.min(), rows.max(), columns.min(), columns.max()
-        inside_a, inside_b = ((left[:, k] >= lo) & (left[:, k] <= hi) for k, lo, hi in ((0, first_a, last_a), (1, first_b, last_b)))
-        both = left[inside_a & inside_b]
-        shares = [len(set(both[:, k].tolist())) / (hi - lo + 1) for k, lo, hi in ((0, first_a, last_a), (1, first_b, last_b))]
+        inside_a, inside_b = ((near[:, k] >= lo) & (near[:, k] <= hi) for k, lo, hi in ((0, first_a, last_a), (1, first_b, last_b)))
+        both = near[inside_a & inside_b]
+        share_a = _share(a.pts_us, both[:, 0], first_a, last_a)
+        share_b = _share(b.pts_us, both[:, 1], first_b, last_b)
         found.append(
             Subclip(
                 start_a_us=int(a.pts_us[first_a]),
@@ -82,11 +87,16 @@ def find_subclips(a: Series, b: Series, cfg: SubclipsConfig) -> list[Subclip]:
                 start_b_us=int(b.pts_us[first_b]),
                 end_b_us=int(b.pts_us[last_b]),
                 offset_us=int(np.median(b.pts_us[columns] - a.pts_us[rows])),
-                matched=float(min(shares)),
+                matched=min(share_a, share_b),
             )
         )
-        left = left[~(inside_a | inside_b)]
+        near = near[~(inside_a | inside_b)]
     return sorted(found, key=lambda s: (s.start_a_us - s.end_a_us, s.start_a_us))
+
+
+def _share(pts_us: np.ndarray, matched: np.ndarray, first: int, last: int) -> float:
+    """The share of the times of pictures `first` to `last` at which one matches."""
+    return len(np.unique(pts_us[matched])) / len(np.unique(pts_us[first : last + 1]))
 
 
 def _longest_run(at_a: np.ndarray, at_b: np.ndarray, cfg: SubclipsConfig) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Spans of one film found in another cut of it."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curation.hash_observer import HashObserver, hashes_of
+from curation.observe import Frame
+from curation.scan import tracks_of
 from curation.subclips import Series, SubclipsConfig, find_subclips, series
+from curation.tracks import Track, by_name
 
 CFG = SubclipsConfig()
 STEP_US = 500_000
@@ -66,6 +71,14 @@ def test_a_still_scene_keeps_its_offset() -> None:
     assert len(found) == 1 and (found[0].offset_us, found[0].end_b_us) == (0, 39 * STEP_US)
 
 
+def test_a_series_has_the_whole_pictures_in_order() -> None:
+    """Of a descriptor's hashes those of whole pictures are taken, with and without borders and from the scan, in order of time."""
+    hashes = film(1, 5)
+    found = series([40, 10, 20, 30, 0], hashes, [0, 1, 100, 104, 200])
+    assert found.pts_us.tolist() == [0, 20, 40]
+    assert found.words.tobytes() == hashes[4] + hashes[2] + hashes[0]
+
+
 def test_nothing_in_common() -> None:
     """Other films, one picture in common, and empty series give no span; settings that cannot be are refused."""
     a, b = film(1, 20), film(2, 20)
@@ -86,3 +99,32 @@ def test_a_and_b_may_change_places(first: int, length: int, before: int) -> None
         (f.start_b_us, f.end_b_us, f.start_a_us, -f.offset_us) for f in back
     ]
     assert there[0].end_a_us - there[0].start_a_us == (min(40, first + length) - first - 1) * STEP_US
+
+
+@pytest.mark.parametrize(
+    ("whole", "extract", "first_frame"),
+    [("chrome_ad_30s.webm", "chrome_ad_first4s.mp4", 91), ("google_paris_slides_35s.mp4", "google_paris_tiny_4s.mp4", 276)],
+)
+def test_a_real_extract_is_found_where_it_was_taken(media: Path, whole: str, extract: str, first_frame: int) -> None:
+    """An extract in another size, codec or rate lies where the labels say, within a third of a second, by the scan's hashes."""
+    a, b = (scanned(media / "video" / name) for name in (whole, extract))
+    found = find_subclips(a[0], b[0], CFG)[0]
+    assert found.offset_us == pytest.approx(b[1][0] - a[1][first_frame], abs=333_000) and found.matched > 0.3
+
+
+def scanned(path: Path) -> tuple[Series, list[int]]:
+    """The scan's hashes of a video, and the times of its frames."""
+    times = TimesObserver()
+    track = by_name(tracks_of(str(path), [HashObserver(), times]))["hashes"]
+    return series(track.pts_us.tolist(), hashes_of(track)), times.pts_us
+
+
+class TimesObserver:
+    def __init__(self) -> None:
+        self.pts_us: list[int] = []
+
+    def push(self, frame: Frame) -> None:
+        self.pts_us.append(frame.pts_us)
+
+    def finish(self) -> list[Track]:
+        return []
