@@ -48,8 +48,8 @@ class OpenClip:
         weights = _file(cfg.weights, f"the open_clip checkpoint of {cfg.model} (open_clip_model.safetensors)", "weights")
         head = _file(cfg.head, "a LAION aesthetic head, e.g. sa_0_4_vit_b_32_linear.pth", "head") if cfg.head else None
         self.cfg = cfg
-        self.tower = _tower(open_clip, cfg)
-        _load(self.tower, {k.removeprefix("visual."): v for k, v in _state(weights).items() if k.startswith("visual.")}, weights)
+        self.tower = untrained(open_clip, cfg).visual.eval()
+        load_state(self.tower, {k.removeprefix("visual."): v for k, v in read_state(weights).items() if k.startswith("visual.")}, weights)
         self.head = None if head is None else _head(head)
         self.name = f"{cfg.model}:{_digest(weights)}"
         self.head_name = None if head is None else f"{head.stem}:{_digest(head)}"
@@ -79,8 +79,8 @@ class OpenClip:
         return [float(s) for s in scores[:, 0]]
 
 
-def _tower(open_clip: Any, cfg: OpenClipConfig) -> Any:
-    """The image tower of the model with untrained weights. Nothing is fetched: hub schemes and hub text towers are refused."""
+def untrained(open_clip: Any, cfg: OpenClipConfig) -> Any:
+    """The model, both towers, with untrained weights. Nothing is fetched: hub schemes and hub text towers are refused."""
     if ":" in cfg.model:
         raise WeightsError(f"open_clip: expected the name of a built-in model, found {cfg.model!r}; weights come from a local file only")
     if cfg.model_config is not None:
@@ -90,8 +90,7 @@ def _tower(open_clip: Any, cfg: OpenClipConfig) -> Any:
         raise WeightsError(f"open_clip: expected one of open_clip.list_models(), found {cfg.model!r}")
     if "hf_model_name" in described["text_cfg"]:
         raise WeightsError(f"open_clip: {cfg.model} builds its text tower from a hub id; expected a model that is built without a network")
-    model = open_clip.create_model(cfg.model, pretrained=None, load_weights=False, pretrained_text=False, device=cfg.device)
-    return model.visual.eval()
+    return open_clip.create_model(cfg.model, pretrained=None, load_weights=False, pretrained_text=False, device=cfg.device)
 
 
 def _head(path: Path) -> Any:
@@ -101,7 +100,7 @@ def _head(path: Path) -> Any:
     """
     import torch
 
-    state = _state(path)
+    state = read_state(path)
     places = sorted({int(m[1]) for key in state if (m := re.fullmatch(r"layers\.(\d+)\.weight", key))})
     names = [f"layers.{i}." for i in places] or [""]
     if f"{names[0]}weight" not in state:
@@ -110,14 +109,14 @@ def _head(path: Path) -> Any:
     for name in names:
         rows, columns = state[f"{name}weight"].shape
         layer = torch.nn.Linear(columns, rows)
-        _load(layer, {k: state[name + k] for k in ("weight", "bias") if name + k in state}, path)
+        load_state(layer, {k: state[name + k] for k in ("weight", "bias") if name + k in state}, path)
         layers.append(layer)
     if layers[-1].out_features != 1:
         raise WeightsError(f"aesthetic head {path}: expected one output, found {layers[-1].out_features}")
     return torch.nn.Sequential(*layers).eval()
 
 
-def _load(module: Any, state: dict[str, Any], path: Path) -> None:
+def load_state(module: Any, state: dict[str, Any], path: Path) -> None:
     """The module carries the weights; every key must be there and fit, so that a wrong file never scores."""
     try:
         module.load_state_dict(state, strict=True)
@@ -125,7 +124,7 @@ def _load(module: Any, state: dict[str, Any], path: Path) -> None:
         raise WeightsError(f"{path}: expected the weights of {type(module).__name__}, found others: {str(e)[:400]}") from e
 
 
-def _state(path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> dict[str, Any]:
     """The tensors in a safetensors file or a PyTorch checkpoint, read without running anything that the file contains."""
     import torch
 

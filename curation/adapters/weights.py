@@ -6,7 +6,7 @@ from typing import Any
 
 from curation.adapters.open_clip import WeightsError
 
-__all__ = ["WeightsError", "digest_of", "load_torchscript", "need_file"]
+__all__ = ["WeightsError", "digest_of", "load_onnx", "load_torchscript", "need_file"]
 
 
 def need_file(path: str, key: str, what: str) -> Path:
@@ -31,3 +31,16 @@ def load_torchscript(path: Path, key: str, device: str) -> Any:
         return torch.jit.load(str(path), map_location=device).eval()
     except (RuntimeError, ValueError) as e:
         raise WeightsError(f"{key}: expected a TorchScript file at {path}, found {str(e)[:200]}") from e
+
+
+def load_onnx(path: Path, key: str) -> Any:
+    """An onnxruntime session on the file, on one thread of the processor. Raises WeightsError."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # the engine that places the workers decides how many cores are used
+    options.log_severity_level = 3  # public files of older exporters warn once a weight
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as e:  # onnxruntime raises many types on a foreign file; each is the same news
+        raise WeightsError(f"{key}: expected an ONNX file at {path}, found {str(e)[:200]}") from e
