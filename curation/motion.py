@@ -1,27 +1,49 @@
-"""Motion of a clip: VMAF-style motion from small luma, codec motion vectors where the codec has them, and the share of still steps.
+"""Motion of a clip: VMAF's motion at full size and a fixed time step, and the share of still steps, from one decode.
 
 VMAF motion is the mean absolute luma difference of neighbouring frames after a 5-tap Gaussian blur, at full size (FFmpeg's `vmafmotion`).
-Ours is taken on the small frames of the one decode and brought to that scale by `FULL_SIZE_*`, fitted by least squares against FFmpeg
-9.0.2 on 83 real videos (mean over all frames, cuts included): Spearman 0.98, spread 18 %. It grows with the time step, so clips are
-given in levels a 1/24 s step.
+Blurring every full frame costs more than decoding it. So the small plane says how motion goes from frame to frame, and a few tiles of the
+full-size luma, some twice a second, say how much larger it is at full size (a ratio estimate; nothing in it is fitted to any videos).
+
+It grows with the time step, as a power of it that differs from scene to scene: 1 for a slow pan, 0 for noise. That power is measured too,
+on pairs of frames that lie further apart, and clips are given in levels a 1/24 s step whatever their frame rate.
 """
 
 from array import array
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
 
+from curation.observe import SMALL_PX, Frame
+from curation.tracks import Recorder, Track, Tracks
+from manifests.records import Clip
+
+VERSION = "2"
+"""Version of the motion measure."""
+COLUMNS = ("motion", "static_fraction")
+
 VECTOR_CODECS = ("h264", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "h263", "flv", "wmv1", "wmv2")
 """Codecs whose FFmpeg decoders export motion vectors; HEVC, VP9 and AV1 export none."""
 
+REFERENCE_STEP_US = 1_000_000 / 24
 FULL_SIZE_FACTOR = 1.20
 FULL_SIZE_POWER = 0.13
-"""vmafmotion at full size = FACTOR * small motion * (full long side / small long side) ** POWER."""
+"""Where no tile was seen: vmafmotion = FACTOR * small motion * (full long side / small long side) ** POWER. Least squares on 83 real videos."""
 
-REFERENCE_STEP_US = 1_000_000 / 24
+SAMPLE_US = 500_000
+"""Spacing of the sampled pairs. A pair costs some 250 us, so 20 us a frame."""
+FAR_US = 77_000
+"""Pairs that tell how motion grows with the step are at least this far apart, and at least two moving steps."""
+TILE_PX = 32
+TILES = (6, 10)
+"""Tiles down and across: 78,000 px with their rims, a twelfth of 720 lines. 3 x 6 left 8 % of spread against the reference, these 5 %."""
+_RIM = 2  # of the 5-tap blur
+_GOLDEN, _PLASTIC = 0.6180339887, 0.7548776662  # steps of evenly spread sequences
+
+_DEEP = {f"{layout}{bits}le": 2.0 ** (8 - bits) for layout in ("yuv420p", "yuv422p", "yuv444p", "gray") for bits in (9, 10, 12, 14, 16)}
+"""Formats of 16-bit words whose values have so many bits, and what brings them to levels of 255."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +53,199 @@ class MotionConfig:
     vectors: bool = True  # asking H.264 for its vectors costs 15 to 50 % of the decode
     vector_every: int = 5  # frames; reading them on every frame costs more than all other measures together
     still_levels: float = 8.0  # a step is still when no place of the blurred small luma changes by as much
+    repeat_share: float = 0.1  # a step with less than this share of the mean motion repeats the frame before
+    longest_step_us: int = 100_000  # what moves more rarely is taken to move so often: an event, not a frame rate
+    least_growth: float = 0.1  # bounds of the power of the time step with which motion grows
+    growth_bend: float = 0.75  # of what the power lacks to 1 at twice the step, so much at the step: 74 real clips at half their rate
+    small_motion: float = 0.02  # levels; sampled pairs that move less tell nothing about the ratio to full size
+
+
+class MotionWatch:
+    """Watches motion: track `motion` (every frame: motion against the frame before in levels on the small plane, largest blurred
+    change in levels, mean luma) and track `motion_samples`.
+
+    A sample has, where known, the motion of sampled tiles at full size (`full`) and of the same places on the small plane (`small`), for
+    one pair of neighbours; and of one pair of frames further apart the motion (`far`), the sum (`near`) and number (`steps`) of the moving
+    steps between them.
+    """
+
+    def __init__(self) -> None:
+        self._rows = Recorder("motion", ("motion", "change", "luma"))
+        self._samples = Recorder("motion_samples", ("full", "small", "far", "near", "steps"))
+        self._before: np.ndarray | None = None
+        self._tiles = _Tiles()
+        self._due = -(1 << 62)
+        self._number = 0
+        self._far: tuple[np.ndarray, int] | None = None
+        self._near, self._steps = 0.0, 0
+
+    def push(self, frame: Frame) -> None:
+        """The frame's motion against the frame before is known."""
+        luma, before = frame.y, self._before
+        self._before = luma
+        if before is None:
+            self._rows.add(frame.pts_us, np.nan, np.nan, cv2.mean(luma)[0])
+            self._start(frame)
+            return
+        blurred = _blurred(luma, before)
+        motion = cv2.norm(blurred, cv2.NORM_L1) / luma.size
+        self._rows.add(frame.pts_us, motion, cv2.norm(blurred, cv2.NORM_INF), cv2.mean(luma)[0])
+        if self._tiles.held:
+            self._look(frame, blurred, motion)
+        if self._far is not None:
+            self._look_far(frame, motion)
+        if frame.pts_us >= self._due:
+            self._start(frame)
+
+    def finish(self) -> list[Track]:
+        """Both tracks."""
+        return [self._rows.track(), self._samples.track()]
+
+    def _start(self, frame: Frame) -> None:
+        """A pair of each kind begins at the frame; starts are spread unevenly, so that no rhythm of repeated frames is always met alike."""
+        self._number += 1
+        self._due = frame.pts_us + int(SAMPLE_US * (0.5 + self._number * _GOLDEN % 1))
+        self._far, self._near, self._steps = (frame.y, frame.pts_us), 0.0, 0
+        self._tiles.take(frame, self._number)
+
+    def _look(self, frame: Frame, blurred: np.ndarray, motion: float) -> None:
+        if motion == 0:  # a repeated frame says nothing; the tiles of its twin still hold
+            return
+        found = self._tiles.compare(frame, blurred)
+        if found is not None:
+            self._samples.add(frame.pts_us, *found, np.nan, np.nan, np.nan)
+
+    def _look_far(self, frame: Frame, motion: float) -> None:
+        start, pts_us = cast(tuple[np.ndarray, int], self._far)
+        self._near += motion
+        self._steps += motion > 0
+        if frame.pts_us - pts_us >= FAR_US and self._steps >= 2:
+            far = cv2.norm(_blurred(frame.y, start), cv2.NORM_L1) / start.size
+            self._samples.add(frame.pts_us, np.nan, np.nan, far, self._near, self._steps)
+            self._far = None
+
+
+class _Tiles:
+    """Small tiles of the full-size luma, evenly spread and elsewhere at every sample; nothing where the picture is not made smaller."""
+
+    def __init__(self) -> None:
+        self.held = False
+        self._mosaic: np.ndarray = np.zeros((0, 0), np.uint8)
+        self._offset = (0, 0)
+        self._levels = 1.0
+
+    def take(self, frame: Frame, number: int) -> None:
+        """The frame's tiles are held."""
+        self.held = False
+        luma = self._luma(frame)
+        if luma is None or max(luma.shape) <= SMALL_PX or min(luma.shape) < TILE_PX + 2 * _RIM:
+            return
+        free = [pitch - TILE_PX - 2 * _RIM for pitch in _pitch(luma.shape)[:2]]
+        self._offset = int(free[0] * (number * _GOLDEN % 1)), int(free[1] * (number * _PLASTIC % 1))
+        self._mosaic = _mosaic(luma, self._offset)
+        self.held = True
+
+    def compare(self, frame: Frame, blurred: np.ndarray) -> tuple[float, float] | None:
+        """(motion of the tiles at full size, motion of the same places on the small plane, whose blurred change is given), in levels."""
+        self.held = False
+        luma = self._luma(frame)
+        mosaic = None if luma is None else _mosaic(luma, self._offset)
+        if luma is None or mosaic is None or mosaic.shape != self._mosaic.shape or mosaic.dtype != self._mosaic.dtype:
+            return None  # the format changed within the video
+        side = TILE_PX + 2 * _RIM
+        rows, columns = mosaic.shape[0] // side, mosaic.shape[1] // side
+        inner = _blurred(mosaic, self._mosaic).reshape(rows, side, columns, side)[:, _RIM:-_RIM, :, _RIM:-_RIM]
+        places = np.ix_(*(_small_places(luma.shape[i], blurred.shape[i], self._offset[i], (rows, columns)[i]) for i in (0, 1)))
+        return float(np.abs(inner).mean()) * self._levels, float(np.abs(blurred[places]).mean())
+
+    def _luma(self, frame: Frame) -> np.ndarray | None:
+        luma, self._levels = frame.full_luma(), 1.0
+        if luma is None:
+            luma, self._levels = _deep_luma(frame), _DEEP.get(frame.source.format.name, 1.0)
+        return None if luma is None else frame.turn.apply(luma)
+
+
+def measure_motion(clip: Clip, tracks: Tracks, cfg: MotionConfig) -> dict[str, Any]:
+    """The columns motion and static_fraction of a clip that lies inside one shot; None where fewer than two frames are in it.
+
+    motion = vmafmotion's mean a step at full size, brought to 1/24 s steps. The first frame's difference is to a frame outside the clip
+    and does not count. Sums over elapsed time, so that repeated frames and uneven steps cancel out.
+    """
+    track = tracks["motion"].between(clip.start_us, clip.end_us)
+    if len(track) < 2:
+        return {"motion": None, "static_fraction": None}
+    steps = track["motion"][1:].astype(np.float64)
+    elapsed_us = float(track.pts_us[-1] - track.pts_us[0])
+    # Of pairs that reach back over the start of the clip nothing counts either.
+    samples = tracks["motion_samples"].between(int(track.pts_us[1]), clip.end_us)
+    moving = int((steps > cfg.repeat_share * steps.mean()).sum())
+    step_us = min(elapsed_us / max(moving, 1), cfg.longest_step_us)
+    at_own_step = full_size_ratio(clip, samples, tracks["motion_samples"], cfg) * steps.sum() / elapsed_us * REFERENCE_STEP_US
+    return {
+        "motion": float(at_own_step * (step_us / REFERENCE_STEP_US) ** (cfg.growth_bend * (1 - growth(samples, clip.start_us, cfg)))),
+        "static_fraction": float((track["change"][1:] < cfg.still_levels).mean()),
+    }
+
+
+def full_size_ratio(clip: Clip, samples: Track, of_asset: Track, cfg: MotionConfig) -> float:
+    """Motion at full size over motion on the small plane: from the clip's samples, else the asset's, else from the picture's size."""
+    for track in (samples, of_asset):
+        full, small = track["full"].astype(np.float64), track["small"].astype(np.float64)
+        tells = small > cfg.small_motion  # False for nan
+        if tells.any():
+            return float(full[tells].sum() / small[tells].sum())
+    shrunk = max(clip.width or 0, clip.height or 0) / SMALL_PX
+    return FULL_SIZE_FACTOR * shrunk**FULL_SIZE_POWER if shrunk > 1 else 1.0
+
+
+def growth(samples: Track, start_us: int, cfg: MotionConfig) -> float:
+    """The power of the time step with which the clip's motion grows, least_growth to 1; 1 where no pair of far frames tells.
+
+    far = near / steps * steps ** power, for pairs that lie inside the clip.
+    """
+    far, near, steps = (samples[name].astype(np.float64) for name in ("far", "near", "steps"))
+    # A far pair is nowhere longer than this; those that could begin before the clip are left out.
+    tells = (near > cfg.small_motion * steps) & (samples.pts_us - start_us > 4 * FAR_US)
+    if not tells.any():
+        return 1.0
+    own, n = (near[tells] / steps[tells]).sum(), steps[tells].mean()
+    return float(np.clip(np.log(max(far[tells].sum(), 1e-6) / own) / np.log(n), cfg.least_growth, 1.0))
+
+
+def _blurred(after: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """The difference after VMAF's 5-tap blur, float32: blurring is linear, so one blur serves both frames, and nothing is rounded."""
+    return cv2.GaussianBlur(cv2.subtract(after, before, dtype=cv2.CV_32F), (5, 5), 1.0)
+
+
+def _pitch(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Distance of tiles down and across in px, and their numbers."""
+    n = [min(TILES[i], shape[i] // (TILE_PX + 2 * _RIM)) for i in (0, 1)]
+    return shape[0] // n[0], shape[1] // n[1], n[0], n[1]
+
+
+def _mosaic(luma: np.ndarray, offset: tuple[int, int]) -> np.ndarray:
+    """The tiles side by side, each with its rim: one copy."""
+    down, across, rows, columns = _pitch(luma.shape)
+    side, (y, x) = TILE_PX + 2 * _RIM, luma.strides
+    corner = luma[offset[0] :, offset[1] :]
+    tiles = np.lib.stride_tricks.as_strided(corner, (rows, side, columns, side), (down * y, y, across * x, x), writeable=False)
+    return tiles.reshape(rows * side, columns * side)
+
+
+def _small_places(full: int, small: int, offset: int, n: int) -> np.ndarray:
+    """The small plane's rows (or columns) that n tiles cover."""
+    first = (np.arange(n) * (full // n) + offset + _RIM) * small / full
+    each = np.arange(max(1, round(TILE_PX * small / full)))
+    return np.minimum((np.round(first).astype(int)[:, None] + each).ravel(), small - 1)
+
+
+def _deep_luma(frame: Frame) -> np.ndarray | None:
+    """The luma plane of more than 8 bits, uint16 [height, width], a view."""
+    if frame.source.format.name not in _DEEP:
+        return None
+    plane = frame.source.planes[0]
+    rows = np.frombuffer(memoryview(cast(Any, plane)), np.uint8).reshape(-1, plane.line_size).view(np.uint16)
+    return rows[: frame.source.height, : frame.source.width]
 
 
 class MotionObserver:
