@@ -95,7 +95,7 @@ def test_each_layout_finds_faces_where_they_are(layout: str, tmp_path: Path) -> 
         order = np.argsort(found.boxes[:, 0])
         for i, (left, top) in zip(order, squares, strict=True):
             corner = np.array([left + side / 2 - FACE_WIDE / 2, top + side / 2 - FACE_TALL / 2])
-            box = np.array([*corner, *(corner + [FACE_WIDE, FACE_TALL])]) * times
+            box = np.concatenate([corner, np.add(corner, (FACE_WIDE, FACE_TALL))]) * times
             assert np.allclose(found.boxes[i], box, atol=0.1 * times)
             assert np.allclose(found.points[i], (corner + MARKS * [FACE_WIDE, FACE_TALL]) * times, atol=0.1 * times)
 
