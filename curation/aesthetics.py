@@ -13,6 +13,10 @@ from curation.keyframes import KeyFrame, KeyFrameError, Picture, decode_jpeg
 from manifests.records import Clip
 
 
+VERSION = "2"
+"""Version of how pictures are chosen and scored; which weights they are is part of the settings."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AestheticScore:
     """The aesthetic column of a clip and, for the vectors table, the embedding it was scored on. Null = not run or not measured."""
@@ -54,9 +58,10 @@ class ScoreAesthetics:
         ]
 
 
-def middle_frame(frames: Sequence[KeyFrame]) -> KeyFrame:
-    """The key frame in the middle of the clip: the lower of the two for an even number."""
-    return sorted(frames, key=lambda f: f.index)[(len(frames) - 1) // 2]
+def middle_frame(frames: Sequence[KeyFrame], clip: Clip) -> KeyFrame:
+    """The key frame nearest to the middle of the clip in time; the earlier of two."""
+    middle = (clip.start_us + clip.end_us) // 2
+    return min(frames, key=lambda f: (abs(f.pts_us - middle), f.pts_us))
 
 
 def _middle_picture(clip: Clip, frames: list[KeyFrame]) -> tuple[AestheticScore, Picture | None]:
@@ -67,6 +72,6 @@ def _middle_picture(clip: Clip, frames: list[KeyFrame]) -> tuple[AestheticScore,
     try:
         if not frames:
             raise KeyFrameError(f"clip {clip.clip_id}: expected at least one key frame, found none")
-        return empty, decode_jpeg(middle_frame(frames).jpeg)
+        return empty, decode_jpeg(middle_frame(frames, clip).jpeg)
     except KeyFrameError as e:
         return AestheticScore(clip_id=clip.clip_id, error_code="bad_keyframe", error_detail=f"clip {clip.clip_id}: {e}"), None

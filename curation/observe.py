@@ -78,7 +78,9 @@ class SmallFrames:
         width, height = self.size
         small = self._scaler.reformat(source, width, height, "yuv420p", interpolation="FAST_BILINEAR", threads=1)
         planes = small.planes
-        y, u, v = _view(planes[0], width, height), _view(planes[1], width // 2, height // 2), _view(planes[2], width // 2, height // 2)
+        # Some of OpenCV wants the luma without gaps; the chroma planes stay views on the scaler's own small frame.
+        y = np.ascontiguousarray(_view(planes[0], width, height))
+        u, v = _view(planes[1], width // 2, height // 2), _view(planes[2], width // 2, height // 2)
         if not self._plain:
             y, u, v = (np.ascontiguousarray(self._turn.apply(p)) for p in (y, u, v))
         return Frame(pts_us, y, u, v, source, self._turn)
@@ -91,6 +93,5 @@ def fit(width: int, height: int, long_side: int) -> tuple[int, int]:
 
 
 def _view(plane: Any, width: int, height: int) -> np.ndarray:
-    """The plane without a copy where its lines have no padding; a copy else, so that what is kept is small and contiguous."""
-    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-    return np.ascontiguousarray(rows[:height, :width])
+    """The plane without a copy; it holds the scaler's own small frame alive, which nobody else writes to."""
+    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :width]

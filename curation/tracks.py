@@ -73,7 +73,7 @@ class Recorder:
             name=self.name,
             fields=self.fields,
             pts_us=np.array(self.pts_us, np.int64),
-            values=np.array(self._values, np.float32).reshape(-1, len(self.fields)),
+            values=np.array(self._values, np.float32).reshape(len(self.pts_us), len(self.fields)),
             pictures=np.stack(self._pictures) if self._pictures else _NO_PICTURES,
         )
 
@@ -117,13 +117,14 @@ def from_table(table: pa.Table) -> dict[str, dict[str, Track]]:
         cell = {name: table.column(name)[i] for name in SCHEMA.names}
         fields = tuple(cell["fields"].as_py())
         # null comes back as nan
-        values = cell["values"].values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, max(1, len(fields)))
+        pts_us = cell["pts_us"].values.to_numpy(zero_copy_only=False).astype(np.int64)
+        values = cell["values"].values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(pts_us), len(fields))
         shape = (-1, cell["picture_height"].as_py(), cell["picture_width"].as_py())
         raw = cell["pictures"].as_py()
         track = Track(
             name=cell["track"].as_py(),
             fields=fields,
-            pts_us=cell["pts_us"].values.to_numpy(zero_copy_only=False).astype(np.int64),
+            pts_us=pts_us,
             values=values,
             pictures=np.frombuffer(raw, np.uint8).reshape(shape) if raw else _NO_PICTURES,
         )

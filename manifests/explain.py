@@ -40,7 +40,7 @@ _RIGHTS = (
     "optout_signals",
     "state",
 )
-_NOT_MEASURES = ("keyframe_part", "set_name", "bucket", "uri", "n_copies", "source_no", "kind", "supplied_caption", *_RIGHTS)
+_NOT_MEASURES = ("keyframe_part", "scan_part", "set_name", "bucket", "uri", "n_copies", "source_no", "kind", "supplied_caption", *_RIGHTS)
 
 
 class LookupFailed(LookupError):

@@ -135,6 +135,40 @@ def explain(
 
 
 @app.command()
+def replay(
+    dataset: Dataset,
+    stage: Annotated[str, typer.Argument(help="Stage: probe, scan, split, measure-motion, measure-borders, text, caption, encode …")],
+    asset: Annotated[str, typer.Option("--asset", help="Asset or clip id (6 or more digits), or the name of a file.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run one stage of one asset again on its saved inputs, and show what differs from what is stored. Nothing is written.
+
+    With overrides it shows what other settings would give:
+
+      dailies replay dataset measure-borders --asset letterbox.mp4 measures.borders.plain_levels=6
+    """
+    from manifests.explain import LookupFailed
+    from pipelines.config import ConfigError
+    from pipelines.replay import ReplayError
+    from pipelines.replay import replay as run
+
+    _store(dataset)
+    with _errors(ReplayError, LookupFailed, ConfigError):
+        found = run(dataset, stage, asset, overrides)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found)))
+    else:
+        print(f"{found.stage} of {found.uri}: {found.rows_in} in, {found.rows_out} out, {found.seconds:.2f} s")
+        if found.differences:
+            _print_table(
+                ["output", "key", "column", "stored", "now"], [[str(v) for v in dataclasses.astuple(d)] for d in found.differences]
+            )
+        print(f"{len(found.differences)} values differ" if found.differences else "nothing differs from what is stored")
+    raise typer.Exit(1 if found.differences else 0)
+
+
+@app.command()
 def report(dataset: Dataset) -> None:
     """Write report.html and report.json of the newest version: funnel, histograms with examples, duplicates, rights, errors."""
     from pipelines.reporting import write_report

@@ -68,6 +68,25 @@ def bind(cls: type[T], data: Any, where: str, key: str = "") -> T:
         raise ConfigError(f"{where}: {key or cls.__name__}: {error}") from error
 
 
+def with_overrides(data: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """A copy of nested settings with `a.b=value` changes; values are YAML. `bind` judges whether the keys exist."""
+    import copy
+
+    import yaml
+
+    changed = copy.deepcopy(data)
+    for override in overrides:
+        path, _, value = override.partition("=")
+        *parents, last = path.split(".")
+        level = changed
+        for name in parents:
+            level = level.setdefault(name, {})
+            if not isinstance(level, dict):
+                raise ConfigError(f"{override}: {name} is a value, expected a group of settings")
+        level[last] = yaml.safe_load(value)
+    return changed
+
+
 def to_json(config: Any) -> str:
     """The resolved configuration as canonical JSON."""
     return json.dumps(dataclasses.asdict(config), sort_keys=True, default=str)

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation import diegetic
 from curation.ingest import Listing, list_inputs, merge_copies
 from manifests import ids, ledger
 from manifests.cubes import build_cubes
@@ -25,7 +26,9 @@ from manifests.rules import Rule
 from manifests.schema import arrow_schema, from_table, to_table
 from manifests.tables import ManifestStore
 from pipelines import jobs, on_ray, plan, provenance, sharding, tables
+from pipelines.batches import ERRORS
 from pipelines.config import digest, to_json
+from pipelines.measures import MEASURES
 from pipelines.on_ray import EngineConfig
 from pipelines.progress import Progress
 from pipelines.settings import CurateConfig
@@ -62,12 +65,13 @@ class Curation:
         self.clips = arrow_schema(Clip).empty_table()
         self.sources = arrow_schema(Source).empty_table()
 
-    def do(self, stage: Stage, inputs: pa.Table) -> None:
-        """The stage's outputs exist for all rows of the input."""
-        units = missing(stage, self.config, self.place, inputs)
-        todo = sum(u.n_rows for u in units)
-        with self.progress.stage(stage.name, inputs.num_rows, inputs.num_rows - todo) as advance:
-            for done in on_ray.run(stage, self.config, self.place, units, self.config.engine):
+    def do(self, *stages: Stage, inputs: pa.Table) -> None:
+        """The outputs of the stages, which need nothing of one another, exist for all rows of the input."""
+        units = [(stage, unit) for stage in stages for unit in missing(stage, self.config, self.place, inputs)]
+        todo, every = sum(u.n_rows for _, u in units), inputs.num_rows * len(stages)
+        name = stages[0].name if len(stages) == 1 else "measures"
+        with self.progress.stage(name, every, every - todo) as advance:
+            for done in on_ray.run(units, self.config, self.place, self.config.engine):
                 advance(done["rows_in"])
 
     def outputs(self, stage: Stage, inputs: pa.Table, output: str = "rows", key: str | None = None) -> pa.Table:
@@ -109,7 +113,7 @@ def curate(inputs: list[str], dataset: Path, config: CurateConfig, progress: Pro
 def ingest(run: Curation, inputs: list[str]) -> int:
     """`run.assets` holds every asset of the dataset and of the inputs, with rights; returns how many files were listed."""
     listings = to_table(Listing, list_inputs(inputs, run.config.ingest))
-    run.do(plan.INGEST, listings)
+    run.do(plan.INGEST, inputs=listings)
     found = merge_copies(from_table(Asset, run.outputs(plan.INGEST, listings)))
     known = {a.asset_id: a for a in from_table(Asset, run.store.read("assets"))}
     for asset in found:
@@ -130,15 +134,18 @@ def ingest(run: Curation, inputs: list[str]) -> int:
 
 
 def measure_assets(run: Curation) -> None:
-    """Facts of every readable asset; clips, series and key frames of every asset that passes the rules on rights and facts."""
+    """Facts of every readable asset; scan and clips of every asset that passes the rules on rights and facts."""
     readable = run.assets.filter(pc.is_null(run.assets.column("error_stage")))
-    run.do(plan.PROBE, readable)
+    run.do(plan.PROBE, inputs=readable)
     run.assets = merge_columns(run.assets, run.outputs(plan.PROBE, readable), "asset_id", jobs.FACT_COLUMNS)
     passing = run.assets.filter(pa.array(ledger.survivors(run.rules("rights", "facts"), run.assets)))
-    run.do(plan.ANALYSE, passing)
+    run.do(plan.SCAN, inputs=passing)
     # Clips of assets that a rule has dropped since stay in the manifest; their asset's verdict drops them too.
-    run.assets = merge_columns(run.assets, run.outputs(plan.ANALYSE, run.assets), "asset_id", jobs.ANALYSED_COLUMNS)
-    run.clips = run.outputs(plan.ANALYSE, run.assets, "clips", key="asset_id")
+    run.assets = merge_columns(run.assets, run.outputs(plan.SCAN, run.assets), "asset_id", jobs.SCANNED_COLUMNS)
+    scanned = run.assets.filter(pc.is_valid(run.assets.column("scan_part")))
+    run.do(plan.SPLIT, inputs=scanned)
+    run.assets = merge_columns(run.assets, run.outputs(plan.SPLIT, scanned), "asset_id", ("n_clips",))
+    run.clips = run.outputs(plan.SPLIT, scanned, "clips", key="asset_id")
     _number_clips(run)
     kept = ledger.survivors(run.rules("rights", "facts", "assets"), run.assets)
     of_asset = dict(zip(run.assets.column("asset_no").to_pylist(), kept.tolist(), strict=True))
@@ -146,12 +153,17 @@ def measure_assets(run: Curation) -> None:
 
 
 def measure_clips(run: Curation) -> None:
-    """Text, descriptors and aesthetics of the clips that pass the rules on motion and borders; each reads key frames only."""
-    for stage, columns in plan.clip_measures(run.config):
+    """What the tracks tell of every clip; then text, descriptors and networks on the clips that pass the rules on that."""
+    run.do(*plan.MEASURE, inputs=run.clips)
+    for stage, measure in zip(plan.MEASURE, MEASURES, strict=True):
+        run.clips = merge_columns(run.clips, run.outputs(stage, run.clips), "clip_id", measure.columns)
+    for stage, batch in plan.wanted_batches(run.config):
         alive = run.alive("analysed")
-        pictures = alive.filter(pc.is_valid(alive.column("keyframe_part")))
-        run.do(stage, pictures)
-        run.clips = merge_columns(run.clips, run.outputs(stage, pictures), "clip_id", columns)
+        run.do(stage, inputs=alive)
+        run.clips = merge_columns(run.clips, run.outputs(stage, alive), "clip_id", (*batch.columns, *ERRORS))
+    found = [diegetic.measure_diegetic(clip, run.config.diegetic) for clip in from_table(Clip, run.clips)]
+    for name in diegetic.COLUMNS:
+        run.clips = set_column(run.clips, name, [values[name] for values in found])
 
 
 def compose_sets(run: Curation) -> tuple[str, ...]:
@@ -168,8 +180,11 @@ def write_captions(run: Curation) -> pa.Table:
     """The captions of all clips that every rule keeps so far."""
     kept = run.alive("analysed", "content", "tables", "sets")
     rows = jobs.with_asset_columns(kept, run.assets)
-    run.do(plan.CAPTION, rows)
-    return run.outputs(plan.CAPTION, rows)
+    run.do(plan.CAPTION, inputs=rows)
+    captions = run.outputs(plan.CAPTION, rows)
+    written = pc.if_else(pc.is_valid(captions.column("text")), 1.0, None).cast(pa.float32())
+    run.clips = merge_columns(run.clips, captions.append_column("captioned", written), "clip_id", ("captioned", *ERRORS))
+    return captions
 
 
 def place_and_commit(run: Curation, captions: pa.Table, inputs_digest: str, started_at: datetime) -> int:
@@ -239,7 +254,7 @@ def _number_captions(run: Curation, captions: pa.Table) -> list[Caption]:
     rows: list[Caption] = []
     for clip_id, clip_no in zip(kept.column("clip_id").to_pylist(), kept.column("clip_no").to_pylist(), strict=True):
         text = texts[clip_id]
-        names = ("text", "captioner", "captioner_version", "camera_prefix")
+        names = ("text", "captioner", "captioner_version", "camera_prefix", "frame_digest")
         rows.append(Caption(caption_no=len(rows), clip_no=clip_no, **{n: text[n] for n in names}))
     of_clip = {c.clip_no: c.caption_no for c in rows}
     run.clips = set_column(run.clips, "caption_no", [of_clip.get(n) for n in run.clips.column("clip_no").to_pylist()])

@@ -1,26 +1,25 @@
 """The jobs of the stages: input rows -> output tables, each the thin skin over one function of `curation`."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from curation import analyse as analysis
-from curation import buckets, captions, embeddings, facts, ingest, keyframes, text
+from curation import buckets, captions, facts, ingest, keyframes, quarantine, soundtrack, tracks
 from curation.captions import CaptionText
 from curation.ingest import Listing
 from curation.media import MediaError
 from manifests import ids
 from manifests.records import Asset, Clip
 from manifests.schema import arrow_schema, from_row, from_table, to_table
+from pipelines.batches import ERRORS, pictures_of
+from pipelines.provenance import code_version
 from pipelines.settings import CurateConfig
 from pipelines.stage import Job, Place, canonical
 
 _ASSET, _CLIP = arrow_schema(Asset), arrow_schema(Clip)
-ERRORS = ("error_code", "error_detail")
-
+T = TypeVar("T")
 FACT_COLUMNS = (
     "kind",
     "container",
@@ -50,10 +49,10 @@ FACT_COLUMNS = (
 )
 """What probing tells of an asset."""
 
-ANALYSED_COLUMNS = ("duration_us", "n_frames", "is_vfr", "duration_s", "n_clips", "error_stage", *ERRORS)
+SCANNED_COLUMNS = ("start_us", "duration_us", "n_frames", "is_vfr", "duration_s", "scan_part", "error_stage", *ERRORS)
 """What decoding tells of an asset, better than its container did."""
 
-_DERIVED = (*FACT_COLUMNS, "n_clips", "first_fail_rule")
+_DERIVED = (*FACT_COLUMNS, "n_clips", "scan_part", "first_fail_rule")
 
 
 def without_facts(asset: Asset) -> Asset:
@@ -106,14 +105,15 @@ def make_ingest(config: CurateConfig, place: Place) -> Job:
 def make_probe(config: CurateConfig, place: Place) -> Job:
     """Assets get their container facts; what a decoder cannot survive is the asset's error."""
     from curation.isolate import Sandbox
-    from curation.media import probe_asset
+    from curation.probe import probe_asset
 
-    limits = config.analyse.media
+    limits = config.scan.media
     sandbox = Sandbox(limits.max_wall_s + _GRACE_S, limits.memory_bytes)
 
     def probe(asset: Asset) -> Asset:
+        path = str(ingest.local_path(asset, place.fetched))
         try:
-            found = sandbox.call(probe_asset, asset, str(ingest.local_path(asset, place.fetched)), limits)
+            found = _tried(lambda: sandbox.call(probe_asset, asset, path, limits), place, asset, config)
         except MediaError as lost:  # the child crashed, hung or grew: the file's fault, and its row says so
             found = dataclasses.replace(asset, error_stage="probe", error_code=lost.code, error_detail=lost.detail)
         return facts.derive_asset(found)
@@ -121,104 +121,61 @@ def make_probe(config: CurateConfig, place: Place) -> Job:
     return lambda rows, part: {"rows": to_table(Asset, [probe(a) for a in from_table(Asset, rows)])}
 
 
-def make_analyse(config: CurateConfig, place: Place) -> Job:
-    """Assets become clips with scores, series and key frames, in one decode inside a sandbox."""
-    from curation.analyse import analyse_asset, series_table
+def make_scan(config: CurateConfig, place: Place) -> Job:
+    """Assets become tracks, key frames and a sound copy, in one decode inside a sandbox."""
     from curation.isolate import Sandbox
+    from curation.scan import Scan, failed, scan_asset
 
-    settings = config.analyse
+    settings = config.scan
     sandbox = Sandbox(settings.media.max_wall_s + _GRACE_S, settings.media.memory_bytes)
 
-    def analyse(asset: Asset) -> analysis.Analysis:
+    def scan(asset: Asset) -> Scan:
+        path = str(ingest.local_path(asset, place.fetched))
         try:
-            return sandbox.call(analyse_asset, asset, str(ingest.local_path(asset, place.fetched)), settings)
+            return _tried(lambda: sandbox.call(scan_asset, asset, path, settings), place, asset, config)
         except MediaError as lost:
-            return analysis.Analysis(asset=analysis.failed(asset, lost), clips=[], series=None, keyframes=[])
+            return Scan(asset=failed(asset, lost))
 
     def job(rows: pa.Table, part: str) -> dict[str, pa.Table]:
-        assets, clips, series, frames = [], [], [], []
-        for asset in from_table(Asset, rows):
-            found = analyse(asset)
-            assets.append(facts.derive_asset(dataclasses.replace(found.asset, n_clips=float(len(found.clips)))))
-            pictured = {f.clip_id for f in found.keyframes}
-            for clip in found.clips:
-                where = f"{part}.keyframes.parquet" if clip.clip_id in pictured else None
-                clips.append(facts.derive_clip(dataclasses.replace(clip, keyframe_part=where)))
-            frames += found.keyframes
-            if found.series is not None:
-                series.append(series_table(asset.asset_id, found.series))
+        found = [scan(asset) for asset in from_table(Asset, rows)]
+        assets = [facts.derive_asset(dataclasses.replace(f.asset, scan_part=part)) for f in found]
         return {
             "rows": to_table(Asset, assets),
-            "clips": to_table(Clip, clips),
-            "series": pa.concat_tables(series) if series else analysis.SERIES_SCHEMA.empty_table(),
-            "keyframes": pa.Table.from_pylist([dataclasses.asdict(f) for f in frames], schema=keyframes.SCHEMA),
+            "tracks": pa.concat_tables([tracks.to_table(f.asset.asset_id, f.tracks) for f in found]),
+            "keyframes": keyframes.to_table(k for f in found for k in f.keyframes),
+            "sound": soundtrack.to_table(s for f in found for s in f.soundtrack),
         }
 
     return job
 
 
-def _pictures(place: Place, clips: Iterable[Clip]) -> dict[str, list[keyframes.KeyFrame]]:
-    """The key frames of the clips, by clip."""
-    clips = list(clips)
-    found: dict[str, list[keyframes.KeyFrame]] = {}
-    for part in sorted({c.keyframe_part for c in clips if c.keyframe_part}):
-        found |= keyframes.read_keyframes(place.dataset / part, [c.clip_id for c in clips if c.keyframe_part == part])
-    return found
+def _tried(work: Callable[[], T], place: Place, asset: Asset, config: CurateConfig) -> T:
+    """The result of work in a process that may die of the asset: tried again a few times, then the asset is quarantined."""
+    return quarantine.try_often(work, place.work / "quarantine", asset.asset_id, code_version(), config.quarantine)
 
 
-def _batch_job(place: Place, stage: Callable[[list[Any]], list[Any]], schema: pa.Schema) -> Job:
-    """The job of a batch stage over (clip, key frames)."""
+def make_split(config: CurateConfig, place: Place) -> Job:
+    """Scanned assets become clips, from their tracks."""
+    from curation.split import SHOTS_SCHEMA, Split, shots_table, split_asset
+    from pipelines.measures import read_tracks
+
+    def split(asset: Asset) -> Split:
+        found = read_tracks(place, asset.scan_part, ("shots", "transitions")).get(asset.asset_id, {})
+        if asset.error_code is not None and not found:
+            return Split(clips=[], shots=[])  # nothing of it was seen; of a file that breaks off, what was seen is cut
+        return split_asset(asset, found, config.split)
 
     def job(rows: pa.Table, part: str) -> dict[str, pa.Table]:
-        clips = from_table(Clip, rows)
-        frames = _pictures(place, clips)
-        found = stage([(c, frames.get(c.clip_id, [])) for c in clips])
-        if len(found) != len(clips):
-            raise ValueError(f"{len(clips)} clips in, {len(found)} out: a batch stage keeps the length")
-        return {"rows": pa.Table.from_pylist([_flat(r) for r in found], schema=schema)}
+        assets = from_table(Asset, rows)
+        found = [split(asset) for asset in assets]
+        pairs = list(zip(assets, found, strict=True))
+        return {
+            "rows": pa.Table.from_pylist([{"asset_id": a.asset_id, "n_clips": float(len(f.clips))} for a, f in pairs], schema=SPLIT_SCHEMA),
+            "clips": to_table(Clip, [clip for f in found for clip in f.clips]),
+            "shots": pa.concat_tables([SHOTS_SCHEMA.empty_table(), *(shots_table(a.asset_id, f.shots) for a, f in pairs)]),
+        }
 
     return job
-
-
-def _flat(record: Any) -> dict[str, Any]:
-    return {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
-
-
-def make_text(config: CurateConfig, place: Place) -> Job:
-    """Clips get text scores."""
-    return _batch_job(place, text.ScoreText(config.text), TEXT_SCHEMA)
-
-
-def make_describe(config: CurateConfig, place: Place) -> Job:
-    """Clips get PDQ hashes and a concept vector."""
-    return _batch_job(place, embeddings.DescribeClips(config.descriptors), DESCRIPTOR_SCHEMA)
-
-
-def make_aesthetics(config: CurateConfig, place: Place) -> Job:
-    """Clips get an aesthetic score and the embedding behind it."""
-    from curation.aesthetics import ScoreAesthetics
-
-    stage = ScoreAesthetics(config.open_clip)
-
-    def flat(batch: list[Any]) -> list[_Aesthetic]:
-        return [
-            _Aesthetic(
-                r.clip_id, r.aesthetic, r.embedding.model if r.embedding else None, r.embedding.vector if r.embedding else None, r.error_code, r.error_detail
-            )
-            for r in stage(batch)
-        ]  # fmt: skip
-
-    return _batch_job(place, flat, AESTHETIC_SCHEMA)
-
-
-@dataclass(frozen=True, slots=True)
-class _Aesthetic:
-    clip_id: str
-    aesthetic: float | None
-    model: str | None
-    vector: list[float] | None
-    error_code: str | None
-    error_detail: str | None
 
 
 def _pairs(rows: pa.Table) -> list[tuple[Clip, Asset]]:
@@ -231,9 +188,9 @@ def make_caption(config: CurateConfig, place: Place) -> Job:
 
     def job(rows: pa.Table, part: str) -> dict[str, pa.Table]:
         pairs = _pairs(rows)
-        frames = _pictures(place, [clip for clip, _ in pairs])
-        found = stage([(clip, asset, frames.get(clip.clip_id, [])) for clip, asset in pairs])
-        return {"rows": pa.Table.from_pylist([_flat(r) for r in found], schema=CAPTION_SCHEMA)}
+        frames = pictures_of(place, [clip for clip, _ in pairs])
+        found = stage([(clip, asset, pictures) for (clip, asset), pictures in zip(pairs, frames, strict=True)])
+        return {"rows": pa.Table.from_pylist([dataclasses.asdict(r) for r in found], schema=CAPTION_SCHEMA)}
 
     return job
 
@@ -279,21 +236,7 @@ def make_encode(config: CurateConfig, place: Place) -> Job:
 
 
 _ERROR_FIELDS = [("error_code", pa.string()), ("error_detail", pa.string())]
-TEXT_SCHEMA = pa.schema([("clip_id", pa.string()), ("text_score", pa.float32()), ("text_area", pa.float32()), *_ERROR_FIELDS])
-DESCRIPTOR_SCHEMA = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("pdq", pa.list_(pa.binary())),
-        ("pdq_frame", pa.list_(pa.int32())),
-        ("pdq_crop", pa.list_(pa.int32())),
-        ("pdq_quality", pa.list_(pa.int32())),
-        ("concept", pa.list_(pa.float32())),
-        *_ERROR_FIELDS,
-    ]
-)
-AESTHETIC_SCHEMA = pa.schema(
-    [("clip_id", pa.string()), ("aesthetic", pa.float32()), ("model", pa.string()), ("vector", pa.list_(pa.float32())), *_ERROR_FIELDS]
-)
+SPLIT_SCHEMA = pa.schema([("asset_id", pa.string()), ("n_clips", pa.float32())])
 CAPTION_SCHEMA = pa.schema([(f.name, pa.string()) for f in dataclasses.fields(CaptionText)])
 ENCODED_SCHEMA = pa.schema(
     [

@@ -34,15 +34,18 @@ class EngineConfig:
     """Java heap of the Spark driver: ours, ample for a laptop's datasets."""
 
 
-def run(stage: Stage, config: Any, place: Place, units: list[Unit], engine: EngineConfig) -> Iterator[dict[str, int]]:
-    """Every unit is done when the iterator ends; yields the counts of each as it finishes."""
+def run(units: list[tuple[Stage, Unit]], config: Any, place: Place, engine: EngineConfig) -> Iterator[dict[str, int]]:
+    """Every unit is done by the job of its stage when the iterator ends; yields the counts of each as it finishes.
+
+    Units of several stages may come together where none needs what another makes: one start of the engine serves them all.
+    """
     if not units:
         return
     if engine.name == "local":
-        job = stage.make(config, place)
-        yield from (run_unit(stage, job, place, unit) for unit in units)
+        jobs = {stage.name: stage.make(config, place) for stage, _ in units}
+        yield from (run_unit(stage, jobs[stage.name], place, unit) for stage, unit in units)
     else:
-        yield from _run_ray(stage, config, place, units, engine)
+        yield from _run_ray(units, config, place, engine)
 
 
 def start(engine: EngineConfig) -> None:
@@ -80,18 +83,19 @@ class _Actor:
     """Holds a stage's job, weights included, for as long as the stage runs."""
 
     def __init__(self, stage_name: str, config: Any, dataset: str) -> None:
-        self.arguments = (stage_name, config, dataset)
-        _job(*self.arguments)
+        self.arguments = (config, dataset)
+        _job(stage_name, *self.arguments)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         return _run_batch(batch, *self.arguments)
 
 
-def _run_batch(batch: dict[str, Any], stage_name: str, config: Any, dataset: str) -> dict[str, Any]:
+def _run_batch(batch: dict[str, Any], config: Any, dataset: str) -> dict[str, Any]:
     """The units of a batch are done; their counts."""
-    stage, job, place = _job(stage_name, config, dataset)
-    rows = zip(batch["stem"], batch["n_rows"], batch["cost"], batch["rows"], strict=True)
-    counts = [run_unit(stage, job, place, Unit(str(s), int(n), float(c), bytes(r))) for s, n, c, r in rows]
+    counts = []
+    for name, stem, n, cost, rows in zip(*(batch[k] for k in ("stage", "stem", "n_rows", "cost", "rows")), strict=True):
+        stage, job, place = _job(str(name), config, dataset)
+        counts.append(run_unit(stage, job, place, Unit(str(stem), int(n), float(cost), bytes(rows))))
     return {name: [c[name] for c in counts] for name in ("rows_in", "rows_out")}
 
 
@@ -109,7 +113,7 @@ def _job(stage_name: str, config: Any, dataset: str) -> tuple[Stage, Job, Place]
     return _jobs[key]
 
 
-def _run_ray(stage: Stage, config: Any, place: Place, units: list[Unit], engine: EngineConfig) -> Iterator[dict[str, int]]:
+def _run_ray(units: list[tuple[Stage, Unit]], config: Any, place: Place, engine: EngineConfig) -> Iterator[dict[str, int]]:
     import pyarrow as pa
     import ray
 
@@ -118,19 +122,21 @@ def _run_ray(stage: Stage, config: Any, place: Place, units: list[Unit], engine:
     workers = max(1, min(len(units), cores))
     table = pa.table(
         {
-            "stem": [u.stem for u in units],
-            "n_rows": [u.n_rows for u in units],
-            "cost": [u.cost for u in units],
-            "rows": [u.rows for u in units],
+            "stage": [s.name for s, _ in units],
+            "stem": [u.stem for _, u in units],
+            "n_rows": [u.n_rows for _, u in units],
+            "cost": [u.cost for _, u in units],
+            "rows": [u.rows for _, u in units],
         }
     )
     # One block per unit keeps the order dearest first and lets each worker take the next unit as it gets free.
     dataset = ray.data.from_arrow([table.slice(i, 1) for i in range(table.num_rows)])
-    arguments = (stage.name, config, str(place.dataset.absolute()))
-    if stage.weights:
+    arguments = (config, str(place.dataset.absolute()))
+    stages = {stage.name: stage for stage, _ in units}
+    if len(stages) == 1 and next(iter(stages.values())).weights:
         # A fixed pool, one core each: a job is single threaded, and an actor holds its weights for all of its units.
         pool = ray.data.ActorPoolStrategy(size=workers)
-        done = dataset.map_batches(_Actor, fn_constructor_args=arguments, batch_size=1, compute=pool, num_cpus=1)
+        done = dataset.map_batches(_Actor, fn_constructor_args=(*stages, *arguments), batch_size=1, compute=pool, num_cpus=1)
     else:
         # Tasks, because Ray reuses their processes from stage to stage: starting one costs seconds of imports.
         run_batch: Any = _run_batch

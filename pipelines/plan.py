@@ -1,15 +1,18 @@
 """The one place that knows which stages there are, in which order, and which part of the configuration each depends on."""
 
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
-from curation import analyse as analysis
-from curation import keyframes
+from curation import captions, keyframes, scan, soundtrack, split, tracks
 from curation.ingest import Listing
 from manifests.records import Asset, Clip, Shard
 from manifests.schema import arrow_schema
 from pipelines import jobs, sharding
+from pipelines.batches import BATCHES, Batch, make_batch
+from pipelines.batches import schema_of as batch_schema
+from pipelines.measures import MEASURES, Measure, make_measure, schema_of
 from pipelines.settings import CurateConfig
 from pipelines.sharding import PlannedShard
 from pipelines.stage import Stage
@@ -30,34 +33,61 @@ INGEST = Stage(
 )  # fmt: skip
 PROBE = Stage(
     name="probe", shape="map", version="1", reads=_ASSET, key="asset_id", make=jobs.make_probe, writes={"rows": _ASSET},
-    depends_on=lambda c: c.analyse.media, unit_rows=lambda c: 16,
+    depends_on=lambda c: c.scan.media, unit_rows=lambda c: 16,
 )  # fmt: skip
-ANALYSE = Stage(
-    name="analyse", shape="split", version="1", reads=_ASSET, key="asset_id", make=jobs.make_analyse,
-    writes={"rows": _ASSET, "clips": _CLIP, "series": analysis.SERIES_SCHEMA, "keyframes": keyframes.SCHEMA},
+SCAN = Stage(
+    name="scan", shape="map", version=scan.VERSION, reads=_ASSET, key="asset_id", make=jobs.make_scan,
+    writes={"rows": _ASSET, "tracks": tracks.SCHEMA, "keyframes": keyframes.SCHEMA, "sound": soundtrack.SCHEMA},
     # One asset a unit: decoding is the dearest step, and a crash may cost no more than the asset at hand.
-    depends_on=lambda c: c.analyse, unit_rows=lambda c: 1, cost=_pixels_to_decode,
+    depends_on=lambda c: c.scan, unit_rows=lambda c: 1, cost=_pixels_to_decode,
 )  # fmt: skip
-READ_TEXT = Stage(
-    name="text", shape="batch", version="1", reads=_CLIP, key="clip_id", make=jobs.make_text, writes={"rows": jobs.TEXT_SCHEMA},
-    depends_on=lambda c: (c.text, c.analyse), unit_rows=lambda c: 8, group_by="keyframe_part", weights=True,
+
+
+def _scanned(config: CurateConfig) -> tuple[Any, ...]:
+    """What the tracks and key frames of a clip depend on; its span is in its id."""
+    return (SCAN.version, config.scan)
+
+
+SPLIT = Stage(
+    name="split", shape="split", version=split.VERSION, reads=_ASSET, key="asset_id", make=jobs.make_split,
+    writes={"rows": jobs.SPLIT_SCHEMA, "clips": _CLIP, "shots": split.SHOTS_SCHEMA},
+    depends_on=lambda c: (c.split, *_scanned(c)), unit_rows=lambda c: 64,
 )  # fmt: skip
-DESCRIBE = Stage(
-    name="describe", shape="batch", version="1", reads=_CLIP, key="clip_id", make=jobs.make_describe, writes={"rows": jobs.DESCRIPTOR_SCHEMA},
-    depends_on=lambda c: (c.descriptors, c.analyse), unit_rows=lambda c: 8, group_by="keyframe_part",
-)  # fmt: skip
-AESTHETICS = Stage(
-    name="aesthetics", shape="batch", version="1", reads=_CLIP, key="clip_id", make=jobs.make_aesthetics, writes={"rows": jobs.AESTHETIC_SCHEMA},
-    depends_on=lambda c: (c.open_clip, c.analyse), unit_rows=lambda c: 8, group_by="keyframe_part", weights=True,
-)  # fmt: skip
+
+
+def _measure_stage(measure: Measure) -> Stage:
+    return Stage(
+        name=f"measure-{measure.name}", shape="map", version=measure.version, reads=_CLIP, key="clip_id",
+        make=partial(make_measure, measure), writes={"rows": schema_of(measure)},
+        depends_on=lambda c: (getattr(c.measures, measure.name), *_scanned(c)), unit_rows=lambda c: 64, group_by="scan_part",
+    )  # fmt: skip
+
+
+MEASURE = tuple(_measure_stage(m) for m in MEASURES)
+"""One stage a measure on tracks."""
+
+
+def _batch_stage(batch: Batch) -> Stage:
+    return Stage(
+        name=batch.name, shape="batch", version=batch.version, reads=_CLIP, key="clip_id", make=partial(make_batch, batch),
+        writes={"rows": batch_schema(batch)}, depends_on=lambda c: (batch.settings(c), *_scanned(c)), unit_rows=lambda c: 8,
+        group_by="scan_part", weights=batch.weights,
+    )  # fmt: skip
+
+
+BATCH = tuple(_batch_stage(b) for b in BATCHES)
+"""One stage a batch class on key frames or sound."""
+
 CAPTION = Stage(
-    name="caption", shape="batch", version="1", reads=jobs.CLIP_AND_ASSET, key="clip_id", make=jobs.make_caption, writes={"rows": jobs.CAPTION_SCHEMA},
-    depends_on=lambda c: (c.captions, c.analyse), unit_rows=lambda c: 64,
+    name="caption", shape="batch", version="2", reads=jobs.CLIP_AND_ASSET, key="clip_id", make=jobs.make_caption, writes={"rows": jobs.CAPTION_SCHEMA},
+    depends_on=lambda c: (captions.identity(c.captions), *(getattr(c.measures, n) for n in captions.MEASURES_READ), *_scanned(c)), unit_rows=lambda c: 64,
+    again=lambda row: captions.is_transient(row["error_code"] or ""),
+    weights=True,  # local models are heavy, and an endpoint's budget holds for one object
 )  # fmt: skip
 ENCODE = Stage(
     name="encode", shape="map", version="1", reads=jobs.CLIP_AND_ASSET, key="clip_id", make=jobs.make_encode,
     writes={"rows": jobs.ENCODED_SCHEMA, "payload": jobs.PAYLOAD_SCHEMA},
-    depends_on=lambda c: (c.encode, c.sets, c.analyse), unit_rows=lambda c: 2,
+    depends_on=lambda c: (c.encode, c.sets), unit_rows=lambda c: 2,
     cost=lambda row: _pixels_to_decode(row["asset"]),
 )  # fmt: skip
 WRITE_SHARDS = Stage(
@@ -66,18 +96,18 @@ WRITE_SHARDS = Stage(
     depends_on=lambda c: "shards", unit_rows=lambda c: 1,
 )  # fmt: skip
 
-STAGES = (INGEST, PROBE, ANALYSE, READ_TEXT, DESCRIBE, AESTHETICS, CAPTION, ENCODE, WRITE_SHARDS)
-"""All map, split and batch stages, in order; the table stages (duplicates, concepts, sets, mix) run between AESTHETICS and CAPTION."""
+STAGES = (INGEST, PROBE, SCAN, SPLIT, *MEASURE, *BATCH, CAPTION, ENCODE, WRITE_SHARDS)
+"""All map, split and batch stages, in order; the table stages (duplicates, concepts, sets, mix) run between BATCH and CAPTION."""
 
 
-def clip_measures(config: CurateConfig) -> list[tuple[Stage, tuple[str, ...]]]:
-    """Stages on key frames and the columns of clips that they fill; a network without weights is not run."""
-    measures: list[tuple[Stage, tuple[str, ...]]] = [(READ_TEXT, ("text_score", "text_area", *jobs.ERRORS)), (DESCRIBE, jobs.ERRORS)]
-    if config.open_clip.weights is not None:
-        measures.append((AESTHETICS, ("aesthetic", *jobs.ERRORS)))
-    return measures
+def wanted_batches(config: CurateConfig) -> list[tuple[Stage, Batch]]:
+    """The batch stages that can run: a network without weights is not wanted."""
+    return [(stage, batch) for stage, batch in zip(BATCH, BATCHES, strict=True) if batch.wanted(config)]
 
 
 def stage_named(name: str) -> Stage:
     """The stage of that name."""
     return next(s for s in STAGES if s.name == name)
+
+
+DESCRIBE = stage_named("describe")

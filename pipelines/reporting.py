@@ -5,6 +5,8 @@ from functools import cache
 from pathlib import Path
 
 from manifests import report
+from manifests.query import connect, rows
+from manifests.records import Clip
 from manifests.summary import Images
 from manifests.tables import ManifestStore
 
@@ -19,13 +21,16 @@ def write_report(dataset: Path) -> Path:
 
 
 def _images(dataset: Path) -> Images:
-    from curation.keyframes import KeyFrameError, decode_jpeg, read_keyframes
+    from curation.keyframes import KeyFrameError, decode_jpeg, of_clip, read_keyframes, spread
+
+    con = connect(ManifestStore(dataset))
 
     @cache
     def middle(clip_id: str, part: str) -> bytes | None:
         try:
-            frames = read_keyframes(dataset / part, [clip_id])[clip_id]
-            return _small(decode_jpeg(frames[len(frames) // 2].jpeg)) if frames else None
+            (row,) = rows(con, "SELECT clip_id, asset_id, kind, start_us, end_us FROM clips WHERE clip_id = ?", clip_id)
+            frames = spread(of_clip(read_keyframes(dataset / part), Clip(**row)), 1)
+            return _small(decode_jpeg(frames[0].jpeg)) if frames else None
         except (FileNotFoundError, KeyFrameError, ImportError):  # a purged work area, or the core install without Pillow: no picture there
             return None
 

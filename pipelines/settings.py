@@ -6,15 +6,21 @@ from typing import Literal
 
 from curation import buckets
 from curation.adapters.open_clip import OpenClipConfig
-from curation.analyse import AnalyseConfig
 from curation.captions import CaptionConfig
 from curation.concepts import ConceptsConfig
+from curation.diegetic import DiegeticConfig
 from curation.duplicates import DuplicatesConfig
 from curation.embeddings import DescriptorConfig
 from curation.encode import EncodeConfig
 from curation.ingest import IngestConfig
+from curation.quarantine import QuarantineConfig
+from curation.scan import ScanConfig
+from curation.sound_tags import SoundTagsConfig
+from curation.speech import SpeechConfig
+from curation.split import SplitConfig
 from curation.text import TextConfig
 from manifests.rules import Rule
+from pipelines.measures import MeasuresConfig
 from pipelines.on_ray import EngineConfig
 from pipelines.sharding import ShardConfig
 
@@ -46,10 +52,16 @@ class CurateConfig:
     sets: dict[str, buckets.SetConfig]
     seed: int = 0
     ingest: IngestConfig = field(default_factory=IngestConfig)
-    analyse: AnalyseConfig = field(default_factory=AnalyseConfig)
+    scan: ScanConfig = field(default_factory=ScanConfig)
+    quarantine: QuarantineConfig = field(default_factory=QuarantineConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    measures: MeasuresConfig = field(default_factory=MeasuresConfig)
     text: TextConfig = field(default_factory=TextConfig)
     descriptors: DescriptorConfig = field(default_factory=DescriptorConfig)
     open_clip: OpenClipConfig = field(default_factory=OpenClipConfig)
+    speech: SpeechConfig = field(default_factory=SpeechConfig)
+    sound_tags: SoundTagsConfig = field(default_factory=SoundTagsConfig)
+    diegetic: DiegeticConfig = field(default_factory=DiegeticConfig)
     duplicates: DuplicatesConfig = field(default_factory=DuplicatesConfig)
     concepts: ConceptsConfig = field(default_factory=ConceptsConfig)
     captions: CaptionConfig = field(default_factory=CaptionConfig)

@@ -46,7 +46,7 @@ def encode(run: "Curation") -> None:
 
     kept = run.alive("analysed", "content", "tables", "sets")
     rows = jobs.with_asset_columns(kept, run.assets)
-    run.do(plan.ENCODE, rows)
+    run.do(plan.ENCODE, inputs=rows)
     run.clips = merge_columns(run.clips, run.outputs(plan.ENCODE, rows), "clip_id", ("encoded", "error_code", "error_detail"))
 
 
@@ -63,7 +63,7 @@ def write_shards(run: "Curation", captions: list[Caption], run_no: int) -> tuple
     for path in planned.column("path").to_pylist():
         if not (run.place.dataset / path).exists():
             _forget(run, plan.WRITE_SHARDS, path)
-    run.do(plan.WRITE_SHARDS, planned)
+    run.do(plan.WRITE_SHARDS, inputs=planned)
     written = {s.path: s for s in from_table(Shard, run.outputs(plan.WRITE_SHARDS, planned))}
     numbers = _shard_numbers(run, planned.column("path").to_pylist())
     shards = [dataclasses.replace(written[p], shard_no=numbers[p], created_run_no=run_no) for p in planned.column("path").to_pylist()]

@@ -62,7 +62,9 @@ class Stage:
     cost: Callable[[dict[str, Any]], float] = lambda row: 1.0
     """Predicted cost of a row in arbitrary units: dear rows run first, so that no worker is left alone with one at the end."""
     group_by: str | None = None
-    """Column whose equal values share a unit, because they share a file."""
+    """Column whose equal values are kept in one unit, because they share a file."""
+    again: Callable[[dict[str, Any]], bool] | None = None
+    """Whether an output row should be tried again in another run: what failed for a passing reason, such as a budget."""
     weights: bool = False
     """Whether the job holds a network: Ray then gives it actors of its own, which load the weights once."""
 

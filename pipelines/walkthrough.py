@@ -12,13 +12,16 @@ from typing import Any
 import pyarrow as pa
 
 from curation import buckets, captions, concepts, duplicates, embeddings, facts, ingest, text
-from curation.analyse import analyse_asset
 from curation.encode import EncodeError, encode_clip
-from curation.keyframes import KeyFrame
-from curation.media import probe_asset
+from curation.keyframes import KeyFrame, of_clip
+from curation.probe import probe_asset
+from curation.scan import scan_asset
+from curation.split import split_asset
+from curation.tracks import Tracks, by_name
 from manifests.records import Asset, Clip
 from manifests.rules import Rule, decide
 from manifests.shards import Payload, write_shard
+from pipelines.measures import MEASURES, run_measure
 from pipelines.settings import CurateConfig
 
 Lines = Iterator[str]
@@ -33,7 +36,7 @@ def walk(file: Path, config: CurateConfig) -> Lines:
         "1 ingest", asset, "asset_id size_bytes licence_expr licence_class optout_state creator supplied_caption error_detail"
     )
     # 2 probe: container facts, first frame decoded
-    asset = facts.derive_asset(probe_asset(asset, str(file), config.analyse.media))
+    asset = facts.derive_asset(probe_asset(asset, str(file), config.scan.media))
     yield from _shown(
         "2 probe", asset, "kind container vcodec width height rotation fps_num fps_den is_vfr duration_s has_audio error_code error_detail"
     )
@@ -41,31 +44,40 @@ def walk(file: Path, config: CurateConfig) -> Lines:
     yield "3 rules on rights and facts"
     if not (yield from _decided(config.policy(), ("rights", "facts"), asset)):
         return
-    # 4 analyse: one decode feeds every observer
-    analysis = analyse_asset(asset, str(file), config.analyse)
-    asset = facts.derive_asset(dataclasses.replace(analysis.asset, n_clips=float(len(analysis.clips))))
-    yield from _shown("4 analyse (one decode)", asset, "n_frames duration_s n_clips error_code error_detail")
-    frames: dict[str, list[KeyFrame]] = {}
-    for frame in analysis.keyframes:
-        frames.setdefault(frame.clip_id, []).append(frame)
-    for clip in analysis.clips:
-        clip = facts.derive_clip(dataclasses.replace(clip, asset_kept=1.0))
-        yield from _walk_clip(file, asset, clip, frames.get(clip.clip_id, []), config)
+    # 4 scan: one decode feeds every observer; what it leaves is all that measures read
+    found = scan_asset(asset, str(file), config.scan)
+    asset = facts.derive_asset(found.asset)
+    yield from _shown("4 scan (one decode)", asset, "n_frames duration_s error_code error_detail")
+    tracks = by_name(found.tracks)
+    for track in found.tracks:
+        yield f"     track {track.name:<12} {len(track):,} times x {', '.join(track.fields)}"
+    yield f"     {len(found.keyframes)} key frames"
+    if asset.error_code is not None:
+        return
+    # 5 split: shots on the tracks, clips inside the shots
+    split = split_asset(asset, tracks, config.split)
+    yield f"5 split: {len(split.shots)} shots, {len(split.clips)} clips"
+    for clip in split.clips:
+        frames = of_clip(found.keyframes, clip)
+        yield from _walk_clip(file, asset, dataclasses.replace(clip, asset_kept=1.0), tracks, frames, config)
 
 
-def _walk_clip(file: Path, asset: Asset, clip: Clip, frames: list[KeyFrame], config: CurateConfig) -> Lines:
+def _walk_clip(file: Path, asset: Asset, clip: Clip, tracks: Tracks, frames: list[KeyFrame], config: CurateConfig) -> Lines:
     yield f"\nclip {clip.clip_id}  {clip.start_us / 1e6:.3f} s to {clip.end_us / 1e6:.3f} s, shot {clip.shot_no}"
-    measures = "motion motion_vector_px static_fraction shots_per_s border_share brightness sharpness camera camera_confidence loudness_db silence_fraction"
-    yield from _shown("  scores", clip, measures)
-    yield "  5 rules on motion and borders"
+    # 6 measures on tracks, then the rules on them
+    for measure in MEASURES:
+        clip = dataclasses.replace(clip, **run_measure(measure, clip, tracks, getattr(config.measures, measure.name)))
+        yield from _shown(f"  6 {measure.name}", clip, " ".join(measure.columns))
+    yield "  rules on what the tracks tell"
     if not (yield from _decided(config.policy(), ("analysed",), clip)):
         return
-    # 6 measures on key frames: text, descriptors (aesthetics needs weights)
+    # 7 measures on key frames: text, descriptors (networks need weights)
     (score,) = text.ScoreText(config.text)([(clip, frames)])
     (described,) = embeddings.DescribeClips(config.descriptors)([(clip, frames)])
-    clip = dataclasses.replace(clip, text_score=score.text_score, text_area=score.text_area)
-    yield f"  6 text score {score.text_score}, {len(described.pdq)} PDQ hashes over {len(frames)} key frames, concept vector of {len(described.concept)}"
-    yield "  7 rules on content"
+    clip = dataclasses.replace(clip, **{n: getattr(score, n) for n in text.COLUMNS})
+    yield from _shown("  7 text", clip, " ".join(text.COLUMNS))
+    yield f"     {len(described.pdq)} PDQ hashes over {len(frames)} key frames, concept vector of {len(described.concept)}"
+    yield "  rules on content"
     if not (yield from _decided(config.policy(), ("content",), clip)):
         return
     # 8, 9 table stages see the whole dataset; a table of one clip shows their shape

@@ -6,7 +6,7 @@
 A unit is a few input rows. Whatever is killed, the same command runs only the units whose part is missing.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -56,9 +56,21 @@ def part_path(stem: str, output: str) -> str:
 
 
 def done_keys(stage: Stage, config: Any, place: Place) -> set[str]:
-    """The keys of all rows that some part holds."""
+    """The keys of all rows that some part holds, but for those that should be tried again."""
     parts = _parts(stage, config, place, ROWS)
-    return set(pds.dataset(parts, format="parquet").to_table([stage.key]).column(0).to_pylist()) if parts else set()
+    if not parts:
+        return set()
+    if stage.again is not None:
+        rows = pds.dataset(parts, schema=stage.writes[ROWS], format="parquet").to_table().to_pylist()
+        return {row[stage.key] for row in rows if not stage.again(row)}
+    return set(pds.dataset(parts, format="parquet").to_table([stage.key]).column(0).to_pylist())
+
+
+def stems(stage: Stage, config: Any, place: Place) -> Iterator[tuple[str, set[str]]]:
+    """The stem of every complete unit, relative to the dataset, and the keys it holds."""
+    for part in _parts(stage, config, place, ROWS):
+        keys = pds.dataset(part, format="parquet").to_table([stage.key]).column(0).to_pylist()
+        yield str(Path(part).relative_to(place.dataset)).removesuffix(".parquet"), set(keys)
 
 
 def read(stage: Stage, config: Any, place: Place, output: str = ROWS, keys: pa.Array | None = None, key: str | None = None) -> pa.Table:
@@ -68,7 +80,18 @@ def read(stage: Stage, config: Any, place: Place, output: str = ROWS, keys: pa.A
     if not parts:
         return schema.empty_table()
     table = pds.dataset(parts, schema=schema, format="parquet").to_table(filter=None if keys is None else pc.field(key).isin(keys))
+    if stage.again is not None and output == ROWS:
+        table = _best_of_each(table, stage.again, key)
     return table.sort_by([(key, "ascending")])
+
+
+def _best_of_each(table: pa.Table, again: Callable[[dict[str, Any]], bool], key: str) -> pa.Table:
+    """One row a key: one that needs no other try, where there is one."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in table.to_pylist():
+        if row[key] not in found or again(found[row[key]]):
+            found[row[key]] = row
+    return pa.Table.from_pylist(list(found.values()), schema=table.schema)
 
 
 def merge_columns(table: pa.Table, other: pa.Table, key: str, columns: Iterable[str]) -> pa.Table:
@@ -107,14 +130,22 @@ def _groups(stage: Stage, config: Any, todo: pa.Table) -> Iterator[pa.Table]:
         todo = todo.sort_by([(stage.group_by, "ascending"), (stage.key, "ascending")])
         values = todo.column(stage.group_by).to_pylist()
         starts = [i for i, v in enumerate(values) if i == 0 or v != values[i - 1]]
-        for start, end in pairwise([*starts, len(values)]):
-            yield todo.slice(start, end - start)
+        yield from _whole_groups(todo, [*starts, len(values)], size)
         return
     costs = [stage.cost(row) for row in todo.to_pylist()]
     keys = todo.column(stage.key).to_pylist()
     order = sorted(range(todo.num_rows), key=lambda i: (-costs[i], keys[i]))
     for start in range(0, len(order), size):
         yield todo.take(pa.array(order[start : start + size]))
+
+
+def _whole_groups(todo: pa.Table, bounds: list[int], size: int) -> Iterator[pa.Table]:
+    """Neighbouring groups together, as many as come to `size` rows; a group is never divided."""
+    start = 0
+    for end, following in pairwise([*bounds, None]):
+        if end is not None and end > start and (following is None or following - start > size):
+            yield todo.slice(start, end - start)
+            start = end
 
 
 def _unit(stage: Stage, config: Any, place: Place, rows: pa.Table) -> Unit:

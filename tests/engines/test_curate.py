@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from manifests.records import Asset, Clip
 from manifests.schema import from_table
 from manifests.tables import ManifestStore
+from tests.conftest import read_media_log
 
 pytestmark = pytest.mark.engine
 
@@ -195,6 +197,56 @@ def test_a_changed_threshold_decides_again_without_opening_media(samples: Path, 
     assert dailies("verify", copy, "--version", curated.summary["version"]).status == 0
 
 
+def _parts(dataset: Path) -> dict[str, set[str]]:
+    """Parts of every stage's outputs, by stage."""
+    found: dict[str, set[str]] = collections.defaultdict(set)
+    for path in (dataset / "work").glob("*/*/*.parquet"):
+        found[path.relative_to(dataset / "work").parts[0]].add(str(path))
+    return found
+
+
+def test_a_changed_setting_measures_that_measure_only(samples: Path, curated, dailies, tmp_path: Path) -> None:
+    """With one setting of the border measure changed, only that measure has new outputs, one for each clip, and no medium is opened."""
+    import shutil
+
+    copy, log = tmp_path / "dataset", tmp_path / "media.log"
+    shutil.copytree(curated.path, copy)
+    before = _parts(copy)
+    again = dailies("curate", samples, "--out", copy, "--json", "measures.borders.plain_levels=12.5", env={"DAILIES_MEDIA_LOG": str(log)})
+    assert again.status == 0, again.err
+    new = {stage: parts - before[stage] for stage, parts in _parts(copy).items() if parts - before[stage]}
+    assert set(new) <= {"measure-borders", "shards"}, set(new)
+    assert sum(pq.read_metadata(p).num_rows for p in new["measure-borders"]) == again.json["clips"]
+    assert not log.exists()
+
+
+def test_a_new_clip_length_cuts_from_what_was_scanned(samples: Path, curated, dailies, tmp_path: Path) -> None:
+    """Clips of at most 4.5 s are cut from the stored tracks: more clips, no medium decoded; only encoding reads the new spans."""
+    import shutil
+
+    copy, log = tmp_path / "dataset", tmp_path / "media.log"
+    shutil.copytree(curated.path, copy)
+    again = dailies("curate", samples, "--out", copy, "--json", "split.clips.max_us=4500000", env={"DAILIES_MEDIA_LOG": str(log)})
+    assert again.status == 0, again.err
+    assert again.json["clips"] > curated.summary["clips"]
+    clips = ManifestStore(copy).read("clips")
+    videos = clips.filter(pc.field("kind") == "video")
+    assert pc.max(pc.subtract(videos.column("end_us"), videos.column("start_us"))).as_py() <= 4_500_000
+    assert {purpose for purpose, _ in read_media_log(log)} <= {"encode"}
+
+
+def test_a_replay_gives_what_is_stored(curated, dailies) -> None:
+    """Replayed on its saved inputs, a scan, a split, a measure and the reader of text give exactly what is stored; other settings do not."""
+    for stage in ("probe", "scan", "split", "measure-camera", "text", "describe"):
+        done = dailies("replay", curated.path, stage, "--asset", "pan_right.mp4", "--json")
+        assert (done.status, done.json["differences"]) == (0, []), (stage, done.err, done.out[-500:])
+        assert done.json["rows_in"] >= 1
+    other = dailies("replay", curated.path, "split", "--asset", "pan_right.mp4", "split.clips.max_us=4100000")
+    assert other.status == 1
+    assert "differ" in other.out
+    assert dailies("replay", curated.path, "nothing", "--asset", "pan_right.mp4").status == 2
+
+
 def test_the_auditor_can_ask(curated, dailies) -> None:
     """query, explain and report answer as text and as JSON; an id that is not there is an error with a remedy."""
     asked = dailies("query", curated.path, "select decision, count(*) as n from clips group by 1 order by 1", "--json")
@@ -218,11 +270,12 @@ def _series(dataset: Path) -> dict[str, tuple[list[int], list[int]]]:
     """asset id -> (presentation times relative to the first frame, hard cuts relative to the first frame), in us."""
     import pyarrow.dataset as pds
 
-    parts = [str(p) for p in (dataset / "work" / "analyse").rglob("*.series.parquet")]
-    rows = pds.dataset(parts, format="parquet").to_table(["asset_id", "pts_us", "shot_start_us", "shot_opens"]).to_pylist()
-    found = {}
-    for row in rows:
-        first = row["pts_us"][0]
-        cuts = [s - first for s, opens in zip(row["shot_start_us"], row["shot_opens"], strict=True) if opens == "hard"]
-        found[row["asset_id"]] = ([p - first for p in row["pts_us"]], cuts)
-    return found
+    work = dataset / "work"
+    tracks = pds.dataset([str(p) for p in (work / "scan").rglob("*.tracks.parquet")], format="parquet")
+    times = {r["asset_id"]: r["pts_us"] for r in tracks.to_table(["asset_id", "pts_us"], pc.field("track") == "shots").to_pylist()}
+    shots = pds.dataset([str(p) for p in (work / "split").rglob("*.shots.parquet")], format="parquet").to_table().to_pylist()
+    cuts: dict[str, list[int]] = {asset: [] for asset in times}
+    for shot in shots:
+        if shot["opens"] == "hard":
+            cuts[shot["asset_id"]].append(shot["start_us"] - times[shot["asset_id"]][0])
+    return {asset: ([p - pts[0] for p in pts], cuts[asset]) for asset, pts in times.items()}

@@ -1,6 +1,7 @@
 """Aesthetics: local weights are loaded for real, and nothing else is."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def _case(clip_id: str, n_frames: int = 3, kind: str = "video") -> tuple[Clip, l
     draw = np.random.Generator(np.random.Philox(key=len(clip_id)))
     pictures = [draw.integers(0, 255, (36, 64, 3)).astype(np.uint8) for _ in range(n_frames)]
     clip = Clip(clip_id=clip_id, asset_id="a", kind=kind, start_us=0, end_us=1)
-    return clip, [KeyFrame(clip_id=clip_id, index=i, pts_us=i, width=64, height=36, jpeg=encode_jpeg(p)) for i, p in enumerate(pictures)]
+    return clip, [KeyFrame(asset_id=clip_id, index=i, pts_us=i, width=64, height=36, jpeg=encode_jpeg(p)) for i, p in enumerate(pictures)]
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def test_without_weights_nothing_is_run(weights: dict[str, Any]) -> None:
 def test_failed_clips_keep_their_place(weights: dict[str, Any]) -> None:
     """Broken and missing frames and sound give records without a score, in the place of their clip."""
     clip, frames = _case("bad")
-    broken = [KeyFrame(clip_id="bad", index=0, pts_us=0, width=1, height=1, jpeg=frames[0].jpeg[:300])]
+    broken = [KeyFrame(asset_id="bad", index=0, pts_us=0, width=1, height=1, jpeg=frames[0].jpeg[:300])]
     scores = ScoreAesthetics(_config(weights))([(clip, broken), _case("good"), (clip, []), _case("s", kind="audio")])
     assert [s.error_code for s in scores] == ["bad_keyframe", None, "bad_keyframe", None]
     assert [s.aesthetic is None for s in scores] == [True, False, True, True]
@@ -139,7 +140,10 @@ def test_a_checkpoint_cannot_run_code(weights: dict[str, Any], tmp_path: Path) -
         ScoreAesthetics(OpenClipConfig(model="tiny-clip", weights=str(tmp_path / "evil.pt")))
 
 
-def test_the_middle_frame_is_found_in_any_order() -> None:
-    """The middle frame is that of the middle index, the lower of two."""
-    frames = _case("a", 4)[1]
-    assert middle_frame(frames[::-1]).index == 1 and middle_frame(frames[:3]).index == 1 and middle_frame(frames[:1]).index == 0
+def test_the_middle_frame_is_the_nearest_in_time() -> None:
+    """Key frames are unevenly spaced: the middle one is that nearest to the middle of the clip, in any order; the earlier of two."""
+    clip, frames = _case("a", 4)
+    clip = replace(clip, start_us=0, end_us=4)
+    assert middle_frame(frames[::-1], clip).pts_us == 2
+    assert middle_frame(frames[:2], clip).pts_us == 1
+    assert middle_frame([frames[1], frames[3]], clip).pts_us == 1

@@ -1,52 +1,83 @@
 """Key frames: what is written is read back, and hostile pictures are refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.keyframes import KeyFrame, KeyFrameError, decode_all, decode_jpeg, encode_jpeg, read_keyframes, write_keyframes
+from curation import keyframe_observer
+from curation.keyframe_observer import KeyFrameObserver
+from curation.keyframes import KeyFrame, KeyFrameError, decode_all, decode_jpeg, encode_jpeg, of_clip, read_keyframes, spread, to_table
+from curation.scan import tracks_of
+from manifests.records import Clip
+from tests.media_makers import pan, still, write_video
 
 
-def _frame(clip_id: str, index: int, jpeg: bytes = b"x") -> KeyFrame:
-    return KeyFrame(clip_id=clip_id, index=index, pts_us=1000 * index, width=4, height=3, jpeg=jpeg)
+def _frame(asset_id: str, index: int, jpeg: bytes = b"x") -> KeyFrame:
+    return KeyFrame(asset_id=asset_id, index=index, pts_us=1000 * index, width=4, height=3, jpeg=jpeg)
 
 
-def test_written_frames_come_back_by_clip_in_order(tmp_path: Path) -> None:
-    """Frames written in any order are read back whole, grouped by clip and sorted by index; a clip without frames has an empty list."""
-    frames = [_frame(c, i, bytes([i])) for c in ("b", "a") for i in (2, 0, 1)]
-    path = write_keyframes(tmp_path / "part" / "0.parquet", frames)
-    assert read_keyframes(path, ["a", "none"]) == {"a": sorted((f for f in frames if f.clip_id == "a"), key=lambda f: f.index), "none": []}
-    assert list(read_keyframes(path)) == ["a", "b"]
-    assert read_keyframes(path, []) == {}
-    assert [p.name for p in path.parent.iterdir()] == ["0.parquet"]
+def _clip(start_us: int, end_us: int, kind: str = "video") -> Clip:
+    return Clip(clip_id="c", asset_id="a", kind=kind, start_us=start_us, end_us=end_us)
 
 
-def test_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
-    """A file depends on its frames alone, not on the order in which they came."""
-    frames = [_frame("a", i) for i in range(5)]
-    first, second = write_keyframes(tmp_path / "1", frames), write_keyframes(tmp_path / "2", frames[::-1])
-    assert first.read_bytes() == second.read_bytes()
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    """When writing fails, the file that was there is untouched and nothing else is left behind."""
-    path = write_keyframes(tmp_path / "k.parquet", [_frame("a", 0)])
-    with pytest.raises(Exception, match="int"):
-        write_keyframes(path, [_frame("a", 1 << 40)])
-    assert list(read_keyframes(path)) == ["a"]
-    assert [p.name for p in tmp_path.iterdir()] == ["k.parquet"]
+def test_written_frames_come_back_in_order(tmp_path: Path) -> None:
+    """Frames written in any order are read back whole in order of time, and only those of a span [start, end) when one is given."""
+    frames = [_frame("a", i, bytes([i])) for i in (2, 0, 1)]
+    pq.write_table(to_table(frames), tmp_path / "k.parquet")
+    assert [f.index for f in read_keyframes(tmp_path / "k.parquet")] == [0, 1, 2]
+    assert [f.index for f in read_keyframes(tmp_path / "k.parquet", 1000, 2000)] == [1]
+    assert to_table(frames) == to_table(frames[::-1])
 
 
 def test_a_missing_or_foreign_file_is_a_named_error(tmp_path: Path) -> None:
     """A file that is not there and one that is not ours are errors that name the file."""
     with pytest.raises(FileNotFoundError, match=r"nothing\.parquet"):
-        read_keyframes(tmp_path / "nothing.parquet", ["a"])
+        read_keyframes(tmp_path / "nothing.parquet")
     (tmp_path / "foreign.parquet").write_bytes(b"PAR1 but no more")
     with pytest.raises(KeyFrameError, match=r"foreign\.parquet"):
-        read_keyframes(tmp_path / "foreign.parquet", ["a"])
+        read_keyframes(tmp_path / "foreign.parquet")
+
+
+def test_a_clip_has_the_frames_inside_it() -> None:
+    """A frame belongs to the clip when its time lies in [start, end); a still picture has its one frame although it has no length."""
+    frames = [_frame("a", i) for i in range(5)]
+    assert [f.index for f in of_clip(frames, _clip(1000, 3000))] == [1, 2]
+    assert [f.index for f in of_clip(frames[:1], _clip(0, 0, "image"))] == [0]
+
+
+@given(st.lists(st.integers(0, 10**9), min_size=1, max_size=40, unique=True), st.integers(1, 12))
+def test_spread_frames_are_a_few_in_order(times: list[int], n: int) -> None:
+    """Of any frames at most n are taken, at least one, in order, each once; all when there are no more than n."""
+    frames = [replace(_frame("a", i), pts_us=t) for i, t in enumerate(sorted(times))]
+    taken = spread(frames, n)
+    assert 1 <= len(taken) <= n and taken == sorted(taken, key=lambda f: f.pts_us) and len({f.index for f in taken}) == len(taken)
+    assert taken == frames or len(frames) > n
+
+
+def test_key_frames_follow_the_picture(tmp_path: Path) -> None:
+    """A standing picture gives a key frame every 2 s, a moving one every 0.7 s, all within 512 px and upright as shown."""
+    for frames, spacing in ((still(1, 240), 2.0), (pan(1, 240, dx=6), 0.7)):
+        path = write_video(tmp_path / "v.mp4", frames, rotation=90)
+        observer = KeyFrameObserver("a", 192, 320)
+        list(tracks_of(str(path), [observer]))
+        times = np.array([k.pts_us for k in observer.keyframes]) / 1e6
+        assert np.allclose(np.diff(times), spacing, atol=1 / 24 + 1e-6)
+        assert {(k.width, k.height) for k in observer.keyframes} == {(192, 320)}
+        assert np.abs(decode_jpeg(observer.keyframes[0].jpeg).astype(int) - np.rot90(frames[0], -1)).mean() < 8
+
+
+def test_few_key_frames_are_held_however_long_the_video(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Beyond the limit every other frame goes and the spacing doubles, so that memory stays bounded and the whole length is covered."""
+    monkeypatch.setattr(keyframe_observer, "MOST_HELD", 6)
+    observer = KeyFrameObserver("a", 320, 192)
+    list(tracks_of(str(write_video(tmp_path / "v.mp4", pan(1, 480, dx=3))), [observer]))
+    times = [k.pts_us for k in observer.keyframes]
+    assert len(times) <= 6 and times[-1] > 14_000_000 and [k.index for k in observer.keyframes] == list(range(len(times)))
 
 
 def test_decode_undoes_encode_up_to_jpeg_loss() -> None:

@@ -1,0 +1,122 @@
+"""The stages on key frames and sound copies: one entry each. A batch class loads its models once and maps equal-length lists; it opens no medium.
+
+A network whose weights are not given is not wanted: its columns stay null, and the rules on them say `not run`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from curation import aesthetics, embeddings, keyframes, sound_tags, soundtrack, speech, text
+from curation.keyframes import KeyFrame
+from manifests.records import Clip
+from manifests.schema import arrow_schema, from_table
+from pipelines.stage import Job, Place
+
+ERRORS = ("error_code", "error_detail")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A batch class, what it reads, the columns of a clip that it fills, and the vectors it leaves for the table stages."""
+
+    name: str
+    load: Callable[[Any], Callable[[Sequence[Any]], Sequence[Any]]]
+    """From the whole configuration: the loaded class, [(clip, material)] -> one record a clip, in order."""
+    settings: Callable[[Any], Any]
+    """The part of the configuration that its results depend on."""
+    version: str
+    columns: tuple[str, ...]
+    vectors: tuple[pa.Field, ...] = ()
+    reads: Literal["pictures", "sound", "both"] = "pictures"
+    wanted: Callable[[Any], bool] = lambda c: True
+    weights: bool = True
+
+
+def _aesthetic_rows(config: Any) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    stage = aesthetics.ScoreAesthetics(config.open_clip)
+
+    def rows(batch: Sequence[Any]) -> list[dict[str, Any]]:
+        return [
+            {n: getattr(r, n) for n in ("clip_id", "aesthetic", *ERRORS)}
+            | {"model": r.embedding.model if r.embedding else None, "vector": r.embedding.vector if r.embedding else None}
+            for r in stage(batch)
+        ]
+
+    return rows
+
+
+_FLOATS = pa.list_(pa.float32())
+
+BATCHES = (
+    Batch(name="text", load=lambda c: text.ScoreText(c.text), settings=lambda c: c.text, version=text.VERSION, columns=text.COLUMNS),
+    Batch(
+        name="describe", load=lambda c: embeddings.DescribeClips(c.descriptors), settings=lambda c: c.descriptors,
+        version=embeddings.VERSION, columns=(), vectors=embeddings.VECTORS, weights=False,
+    ),
+    Batch(
+        name="aesthetics", load=_aesthetic_rows, settings=lambda c: c.open_clip, version=aesthetics.VERSION, columns=("aesthetic",),
+        vectors=(pa.field("model", pa.string()), pa.field("vector", _FLOATS)), wanted=lambda c: c.open_clip.weights is not None,
+    ),
+    Batch(
+        name="speech", load=lambda c: speech.DetectSpeech(c.speech), settings=lambda c: c.speech, version=speech.VERSION,
+        columns=speech.COLUMNS, reads="sound",
+    ),
+    Batch(
+        name="sound-tags", load=lambda c: sound_tags.TagSound(c.sound_tags), settings=lambda c: c.sound_tags, version=sound_tags.VERSION,
+        columns=sound_tags.COLUMNS, reads="both", wanted=lambda c: c.sound_tags.wanted,
+    ),
+)  # fmt: skip
+
+
+def schema_of(batch: Batch) -> pa.Schema:
+    """The columns of its outputs: those of the clips table, vectors, and the error."""
+    clips = arrow_schema(Clip)
+    return pa.schema([clips.field("clip_id"), *(clips.field(c) for c in batch.columns), *batch.vectors, *(clips.field(c) for c in ERRORS)])
+
+
+def make_batch(batch: Batch, config: Any, place: Place) -> Job:
+    """The job of a batch stage; what its class cannot do on a clip is the clip's error, in its row."""
+    stage, schema = batch.load(config), schema_of(batch)
+
+    def job(rows: pa.Table, part: str) -> dict[str, pa.Table]:
+        clips = from_table(Clip, rows)
+        found = stage(materials(place, clips, batch.reads))
+        if len(found) != len(clips):
+            raise ValueError(f"{batch.name}: {len(clips)} clips in, {len(found)} out: a batch stage keeps the length")
+        return {"rows": pa.Table.from_pylist([_flat(r) for r in found], schema=schema)}
+
+    return job
+
+
+def materials(place: Place, clips: Sequence[Clip], reads: str) -> list[tuple[Any, ...]]:
+    """(clip, key frames), (clip, sound) or (clip, key frames, sound) of every clip, from what the scan left."""
+    pictures = pictures_of(place, clips) if reads != "sound" else None
+    sounds = sounds_of(place, clips) if reads != "pictures" else None
+    found: list[tuple[Any, ...]] = []
+    for i, clip in enumerate(clips):
+        found.append((clip, *([pictures[i]] if pictures is not None else []), *([sounds[i]] if sounds is not None else [])))
+    return found
+
+
+def pictures_of(place: Place, clips: Sequence[Clip]) -> list[list[KeyFrame]]:
+    """The key frames inside each clip; none where the scan left none."""
+    parts = {p: keyframes.read_keyframes(place.dataset / p) for p in sorted({c.keyframe_part for c in clips if c.keyframe_part})}
+    of_asset: dict[tuple[str, str], list[KeyFrame]] = {}
+    for part, frames in parts.items():
+        for frame in frames:
+            of_asset.setdefault((part, frame.asset_id), []).append(frame)
+    return [keyframes.of_clip(of_asset.get((c.keyframe_part or "", c.asset_id), []), c) for c in clips]
+
+
+def sounds_of(place: Place, clips: Sequence[Clip]) -> list[Any]:
+    """The sound copy under each clip; None where there is none."""
+    parts = {c.scan_part: soundtrack.read_soundtrack(place.dataset / f"{c.scan_part}.sound.parquet") for c in clips if c.scan_part}
+    return [parts.get(c.scan_part) for c in clips]
+
+
+def _flat(record: Any) -> dict[str, Any]:
+    return record if isinstance(record, dict) else {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
