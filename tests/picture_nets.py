@@ -102,7 +102,7 @@ def arcface(path: Path, key: int = 5) -> tuple[str, Any]:
 
     def direct(values: np.ndarray) -> np.ndarray:
         blocks = values.reshape(3, 4, 28, 4, 28)
-        return np.einsum("cyaxb,kcab->kyx", blocks, kernel).reshape(-1)
+        return np.asarray(np.einsum("cyaxb,kcab->kyx", blocks, kernel).reshape(-1))
 
     return str(path), direct
 
