@@ -1,10 +1,10 @@
 """Trains the small network of `curation/transitions.py` on generated joins of the `tune` half, and writes its weights beside the code.
 
-    python benchmarks/train_transitions.py [--videos 400] [--tracks /somewhere/tracks] [--out curation/transitions.npz]
+    python benchmarks/train_transitions.py [--videos 420] [--out curation/transitions.npz]
 
 Examples are whole generated videos (`benchmarks/joins.py`) as the observer sees them through real files, and the labelled videos of the
 same half. A sample's label is whether its time lies inside a transition; samples at its very edges count little, ambiguous ones not at
-all. Augmented by playing backwards is not: the inputs are not symmetric. Deterministic on one thread for a number of videos.
+all. Deterministic on one thread for a number of videos.
 """
 
 import argparse
@@ -26,7 +26,8 @@ from curation.cut_series import ShotObserver
 from curation.scan import tracks_of
 from curation.tracks import Track, Tracks, by_name
 
-CHANNELS = 24
+CHANNELS = 40
+_REAL_TIMES = 3  # how often a real video is shown for each time a generated one is
 _FULL_US = 60_000  # a sample so far inside or outside of a transition counts in full
 
 
@@ -97,7 +98,7 @@ def train(examples: list[Example], epochs: int = 60, seed: int = 7) -> dict[str,
     layers: list[nn.Module] = []
     for i, (dilation, wide) in enumerate(transitions.LAYERS):
         layers.append(nn.Conv1d(sizes[i], sizes[i + 1], 3 if wide else 1, dilation=dilation, padding=dilation if wide else 0))
-        layers += [nn.ReLU(), nn.Dropout(0.15)] if wide else []
+        layers += [nn.ReLU(), nn.Dropout(0.25)] if wide else []
     network = nn.Sequential(*layers)
     steps = epochs * (len(examples) // 8)
     optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.02)
@@ -136,11 +137,12 @@ def _batch(examples: list[Example], rng: np.random.Generator, length: int = 96) 
 def main() -> None:
     """Generates, trains, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=int, default=400, help="generated videos")
+    parser.add_argument("--videos", type=int, default=420, help="generated videos")
     parser.add_argument("--out", type=Path, default=transitions.WEIGHTS)
     options = parser.parse_args()
     media = media_folder()
-    weights = train([*generated(media, options.videos), *real(media)])
+    # The real videos are few and hold what no generator thinks of.
+    weights = train([*generated(media, options.videos), *(_REAL_TIMES * list(real(media)))])
     np.savez(options.out, **{name: w.astype(np.float16) for name, w in weights.items()})  # type: ignore[arg-type]
     print(f"{sum(w.size for w in weights.values())} weights, {options.out.stat().st_size} bytes")
 

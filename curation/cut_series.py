@@ -7,7 +7,7 @@ whip pan, a zoom, another lens, a change of light and a coder's refresh keep the
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -41,6 +41,14 @@ _MATCH_US = 250_000  # corners are matched so often at most, on average: a strob
 _MATCHES_SAVED = 8.0  # … and so many may follow each other at once
 
 
+class _Planes(NamedTuple):
+    """What is kept of a frame: its small planes, not the decoder's picture."""
+
+    y: np.ndarray
+    u: np.ndarray
+    v: np.ndarray
+
+
 @dataclass(slots=True)
 class _Jump:
     """A frame that may begin a shot, until what follows it is known."""
@@ -48,8 +56,8 @@ class _Jump:
     row: int
     pts_us: int
     change: float
-    before: Frame
-    at: Frame
+    before: _Planes
+    at: _Planes
     before_most: float  # the largest change of the two frames before …
     back: float
     back_us: int
@@ -75,7 +83,7 @@ class ShotObserver:
     def __init__(self) -> None:
         self._recorder = Recorder("shots", ("change",))
         self._transitions = TransitionSampler()
-        self._last: Frame | None = None
+        self._last: _Planes | None = None
         self._recent: deque[float] = deque(maxlen=2)  # changes of the last two frames that were new pictures
         self._moved_us = 0
         self._open: list[_Jump] = []
@@ -86,19 +94,20 @@ class ShotObserver:
     def push(self, frame: Frame) -> None:
         """The next frame, in order of presentation."""
         self._transitions.push(frame.y, frame.u, frame.v, frame.pts_us)
-        last, self._last = self._last, frame
+        planes = _Planes(frame.y, frame.u, frame.v)
+        last, self._last = self._last, planes
         if last is None:
             self._recorder.add(frame.pts_us, float("nan"))
             return
-        change = _change(frame, last)
+        change = _change(planes, last)
         self._recorder.add(frame.pts_us, change)
         again = frame.pts_us - self._moved_us < CADENCE_US and change < REPEATED * max(1.0, self._recent[-1] if self._recent else 0.0)
         if self._open:
-            self._follow(frame, change, again)
+            self._follow(planes, frame.pts_us, change, again)
         most = max(self._recent, default=0.0)
         if change >= max(LEAST_CHANGE, most):
             row = len(self._recorder.pts_us) - 1
-            self._open.append(_Jump(row, frame.pts_us, change, last, frame, most, change, frame.pts_us))
+            self._open.append(_Jump(row, frame.pts_us, change, last, planes, most, change, frame.pts_us))
         if not again:
             self._recent.append(change)
             self._moved_us = frame.pts_us
@@ -114,7 +123,7 @@ class ShotObserver:
             values[int(row), 1:] = more
         return [Track(name="shots", fields=FIELDS, pts_us=changes.pts_us, values=values), self._transitions.finish()]
 
-    def _follow(self, frame: Frame, change: float, again: bool) -> None:
+    def _follow(self, planes: _Planes, pts_us: int, change: float, again: bool) -> None:
         """The open jumps are compared with a frame that comes after them; those that are known enough are closed."""
         still = []
         for jump in self._open:
@@ -126,17 +135,17 @@ class ShotObserver:
                 if not (jump.stands_out(STANDS_OUT) or jump.sets_in()):
                     continue
                 if jump.change >= CLEAR_CHANGE or jump.stands_out(CLEAR_RATIO):
-                    self._match(jump, frame if jump.after_most >= _GOES_ON * jump.change else jump.at)
-            if jump.seen > 2 and (frame.pts_us - jump.pts_us > FLASH_US or jump.frames > _LONGEST_FLASH):
+                    self._match(jump, planes if jump.after_most >= _GOES_ON * jump.change else jump.at)
+            if jump.seen > 2 and (pts_us - jump.pts_us > FLASH_US or jump.frames > _LONGEST_FLASH):
                 self._close(jump)
                 continue
-            back = _change(frame, jump.before)
+            back = _change(planes, jump.before)
             if back < _CLEARLY_NEARER * jump.back:
-                jump.back, jump.back_us = back, frame.pts_us
+                jump.back, jump.back_us = back, pts_us
             still.append(jump)
         self._open = still
 
-    def _match(self, jump: _Jump, after: Frame) -> None:
+    def _match(self, jump: _Jump, after: _Planes) -> None:
         """Fills in whether the pictures before and after show the same place, if that was not asked too often of late."""
         self._matches = min(_MATCHES_SAVED, self._matches + (jump.pts_us - self._matched_us) / _MATCH_US)
         self._matched_us = jump.pts_us
@@ -161,8 +170,8 @@ def content_change(y: np.ndarray, u: np.ndarray, v: np.ndarray, y0: np.ndarray, 
     return luma / 2 + (cv2.norm(u, u0, cv2.NORM_L1) + cv2.norm(v, v0, cv2.NORM_L1)) / u.size
 
 
-def _change(a: Frame, b: Frame) -> float:
-    return content_change(a.y, a.u, a.v, b.y, b.u, b.v)
+def _change(a: _Planes, b: _Planes) -> float:
+    return content_change(*a, *b)
 
 
 _FEWEST_CORNERS = 12

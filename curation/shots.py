@@ -6,6 +6,7 @@ returns at once was a flash; where both pictures show the same place, the camera
 small change counts. Gradual transitions: `curation.transitions`. All times are presentation times in us, and windows are times.
 """
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
@@ -35,22 +36,29 @@ class ShotsConfig:
     cadence_us: int = 130_000  # repeats between two changes no further apart are a cadence (30 in 60, animation on threes), not stillness
     flash_us: int = 250_000  # a picture that is back within this was a flash
     flash_return: float = 0.4  # … back = differs by less than this share of the jump
-    side_ratio: float = 1.8  # a cut stands out so many times from the busier side, not only from the mean of both
-    same_place: float = 0.4  # from this share of parts found again it is the same place …
-    same_place_weak: float = 0.15  # … and from this one, or where nobody looked, where the change stands out from the busier side …
-    overlap_weak: float = 0.72  # … or from this correlation of their better halves …
-    weak_ratio: float = 6.0  # … less than so many times
+    same_place: float = 0.6  # from this share of parts found again it is the same place, whatever else
+    # Evidence that a jump is a cut: a logistic regression on the tune half's jumps (668 cuts, 235 others).
+    for_ratio: float = 2.1  # times the logarithm of how many times it stands out from the busier side (at most 30)
+    for_change: float = 2.0  # times the logarithm of its change over 30 levels (8 to 80)
+    against_same: float = 2.4  # times the share of parts found again
+    against_overlap: float = 2.9  # times the correlation of the better half beyond 0.4
+    against_plain: float = 0.5  # too few corners to tell
+    against_unseen: float = 3.5  # nobody looked: one jump of many
+    evidence: float = 1.6  # what is needed
     quiet_content: float = 3.0  # between still pictures (of a talk) so small a change is a cut …
     quiet_ratio: float = 50.0  # … if it stands out so many times …
+    quiet_same: float = 0.4  # … and less is found again …
     quiet_kept: float = 0.9  # … and less of the edges stays: it is no overlay
     blend_us: int = 150_000  # a cut between blended frames (converted frame rates) is over in this …
     blend_ratio: float = 3.0  # … each change in it so many times those on the busier side …
-    blend_content: float = 24.0  # … and this much together
+    blend_content: float = 24.0  # … this much together …
+    blend_same: float = 0.15  # … fewer parts found again …
+    blend_overlap: float = 0.72  # … and halves that fit worse
     gradual: bool = True
-    gradual_peak: float = 0.6  # the network's probability somewhere in a transition …
+    gradual_peak: float = 0.7  # the network's probability somewhere in a transition …
     gradual_edge: float = 0.35  # … and at its ends
     gradual_min_us: int = 150_000
-    gradual_jump: float = 0.5  # a hard cut that changes this share of what the whole transition does is no part of one
+    gradual_jump: float = 1.7  # a cut that changes so many times what the next largest step of the transition does is none of its steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,16 +156,18 @@ def hard_cuts(changes: Changes, cfg: ShotsConfig) -> list[int]:
     """Times of the first frames after hard cuts, rising."""
     shots, change, pts = changes.shots, changes.change, changes.shots.pts_us
     back, back_s = shots["back"], shots["back_s"]
+    quiet = quiet_cuts(changes, cfg)
     cuts: list[int] = []
     not_before = -(1 << 62)
-    for i in sorted(adaptive_cuts(by_time(change, pts), pts, changes.width, cfg) | quiet_cuts(changes, cfg)):
+    for i in sorted(adaptive_cuts(by_time(change, pts), pts, changes.width, cfg) | quiet):
         t = int(pts[i])
         if t < not_before or (cuts and t - cuts[-1] < cfg.min_shot_us):
             continue
         if back[i] < cfg.flash_return * change[i] and back_s[i] * 1e6 <= cfg.flash_us:
             not_before = t + round(float(back_s[i]) * 1e6) + 1  # the way back is no cut either
             continue
-        if is_new_place(shots, i, stands_out(change, i, i, changes.width), cfg):
+        ratio = stands_out(change, i, i, changes.width)
+        if i in quiet or (not shots["same"][i] >= cfg.same_place and evidence(shots, i, change[i], ratio, cfg) > 0):
             cuts.append(t)
     return cuts
 
@@ -171,13 +181,14 @@ def by_time(change: np.ndarray, pts_us: np.ndarray) -> np.ndarray:
     return np.asarray(change * np.sqrt(np.clip(usual / np.maximum(steps, 1), 0.4, 1)))
 
 
-def is_new_place(shots: Track, row: int, ratio: float, cfg: ShotsConfig) -> bool:
-    """Whether the frame shows another place than the one before, given how many times its change stands out."""
-    same, looked = float(shots["same"][row]), not np.isnan(shots["kept"][row])
-    if ratio < cfg.weak_ratio:
-        # Pictures with few corners give no answer either; that is no reason to say no.
-        return ratio >= cfg.side_ratio and looked and not same >= cfg.same_place_weak and not shots["overlap"][row] >= cfg.overlap_weak
-    return not same >= cfg.same_place
+def evidence(shots: Track, row: int, change: float, ratio: float, cfg: ShotsConfig) -> float:
+    """How much more than needed speaks for another place after the jump at this row of that change, which stands out so many times."""
+    same, overlap = float(shots["same"][row]), float(shots["overlap"][row])
+    total = cfg.for_ratio * math.log(min(max(ratio, 1.0), 30.0)) + cfg.for_change * math.log(min(max(change, 8.0), 80.0) / 30)
+    if math.isnan(overlap):
+        return total - cfg.against_unseen - cfg.evidence
+    total -= cfg.against_plain if math.isnan(same) else cfg.against_same * same
+    return total - cfg.against_overlap * max(0.0, overlap - 0.4) - cfg.evidence
 
 
 def blended_cuts(changes: Changes, cuts: list[int], cfg: ShotsConfig) -> list[tuple[int, int]]:
@@ -189,9 +200,11 @@ def blended_cuts(changes: Changes, cuts: list[int], cfg: ShotsConfig) -> list[tu
             if last >= len(change) or pts[last] - pts[i] > cfg.blend_us:
                 break
             run = change[i : last + 1]
-            alone = run.min() >= cfg.blend_ratio * change[i] / max(1e-3, stands_out(change, i, last, changes.width))
+            busy = change[i] / max(1e-3, stands_out(change, i, last, changes.width))
             flash = shots["back"][i] < cfg.flash_return * run.max()
-            if not alone or flash or run.sum() < cfg.blend_content or not is_new_place(shots, i, cfg.side_ratio, cfg):
+            if flash or run.min() < cfg.blend_ratio * busy or run.sum() < cfg.blend_content:
+                continue
+            if not (shots["same"][i] < cfg.blend_same and shots["overlap"][i] < cfg.blend_overlap):
                 continue
             if not any(pts[i] <= t <= pts[last] for t in cuts) and not (found and pts[i] - found[-1][1] < cfg.min_shot_us):
                 found.append((int(pts[i]), int(pts[last])))
@@ -253,7 +266,7 @@ def quiet_cuts(changes: Changes, cfg: ShotsConfig) -> set[int]:
     """Indices of changes that are small but stand alone between still pictures, and keep neither place nor edges: slides of a talk."""
     shots, change, width = changes.shots, changes.change, changes.width
     found = set()
-    for i in np.flatnonzero((change >= cfg.quiet_content) & (shots["same"] < cfg.same_place) & (shots["kept"] < cfg.quiet_kept)).tolist():
+    for i in np.flatnonzero((change >= cfg.quiet_content) & (shots["same"] < cfg.quiet_same) & (shots["kept"] < cfg.quiet_kept)).tolist():
         around = np.concatenate([change[max(0, i - width) : i], change[i + 1 : i + 1 + width]])
         if len(around) and change[i] >= cfg.quiet_ratio * around.mean():
             found.add(i)
@@ -266,11 +279,11 @@ def gradual_spans(samples: Track, shots: Track, cuts: list[int], cfg: ShotsConfi
     found: list[tuple[int, int]] = []
     for first, end in transitions.spans(p, samples.pts_us, cfg.gradual_peak, cfg.gradual_edge):
         inside = shots.between(first + 1, end + 1)
-        change = np.nan_to_num(inside["change"])
-        jumped = any(change[inside.pts_us == t].sum() >= cfg.gradual_jump * change.sum() for t in cuts if first < t <= end)
-        if jumped or end - first < cfg.gradual_min_us:
-            continue
-        found.append((first, end))
+        change = np.sort(np.nan_to_num(inside["change"]))[::-1]
+        # A mixture changes at an even pace: what jumps far ahead of the next largest change is a cut, and the network saw its shadow.
+        jumped = len(change) > 1 and change[0] >= cfg.gradual_jump * change[1] and any(first < t <= end for t in cuts)
+        if not jumped and end - first >= cfg.gradual_min_us:
+            found.append((first, end))
     return found
 
 

@@ -3,7 +3,7 @@
 While a picture dissolves or fades into another, each frame is a mixture of one before and one after; while it is wiped, each part of the
 frame is one or the other. Motion is neither. So every sample is compared with samples before and after it, at four distances: how much
 changes, how well a mixture explains the middle, in the whole picture and in each of 40 blocks, and how much contrast is lost. These
-numbers are the track "transitions". Which of them mean a transition is learned: a temporal convolution of 7,000 weights, trained on
+numbers are the track "transitions". Which of them mean a transition is learned: a temporal convolution of 15,000 weights, trained on
 generated joins of real clips (`benchmarks/train_transitions.py`), reads the track and gives a probability for each sample.
 """
 
