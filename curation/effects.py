@@ -93,7 +93,7 @@ def slideshow_score(camera: Track, cfg: EffectsConfig) -> float | None:
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.maximum(a, b) / np.minimum(a, b)
+    return np.asarray(np.maximum(a, b) / np.minimum(a, b))
 
 
 def _unevenness(step_px: np.ndarray) -> np.ndarray:

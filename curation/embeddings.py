@@ -18,11 +18,13 @@ from curation.hash_observer import hashes_of
 from curation.keyframes import KeyFrame, KeyFrameError, Picture, decode_all, spread
 from curation.picture_hashes import DescriptorConfig as DescriptorConfig
 from curation.picture_hashes import Hash, border_part, hash_picture
+from curation.quality import colourfulness
 from curation.tracks import Track
 from manifests.records import Clip
 
 VERSION = "2"
 
+COLUMNS = ("colourfulness",)
 VECTORS = (
     pa.field("pdq", pa.list_(pa.binary())),
     pa.field("pdq_frame", pa.list_(pa.int32())),
@@ -68,6 +70,7 @@ class Descriptor:
     pdq_quality: list[int] = field(default_factory=list)
     pdq_reference: list[bytes] = field(default_factory=list)
     concept: list[float] = field(default_factory=list)
+    colourfulness: float | None = None
     error_code: str | None = None
     error_detail: str | None = None
 
@@ -120,6 +123,7 @@ class DescribeClips:
             pdq_quality=quality,
             pdq_reference=reference,
             concept=concept_vector(pictures).tolist(),
+            colourfulness=float(np.mean([colourfulness(p) for p in pictures])),
         )
 
     def _unit(self, clip: Clip, pts_us: int) -> int:

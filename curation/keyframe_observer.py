@@ -27,7 +27,7 @@ MOST_HELD = 1024
 def keyframe_of_picture(asset_id: str, rgb: Picture) -> KeyFrame:
     """The one key frame of a still picture, RGB uint8 [h, w, 3]."""
     width, height = fit(rgb.shape[1], rgb.shape[0], LONG_SIDE_PX)
-    small = np.ascontiguousarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)[..., ::-1])
+    small = np.ascontiguousarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)[..., ::-1]).astype(np.uint8, copy=False)
     return KeyFrame(asset_id=asset_id, index=0, pts_us=0, width=width, height=height, jpeg=encode_bgr(small, JPEG_QUALITY))
 
 

@@ -10,10 +10,12 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from curation import aesthetics, embeddings, keyframes, sound_tags, soundtrack, speech, text
+from curation import actions, aesthetics, embeddings, hash_observer, keyframes, people, sound_tags, soundtrack, speech, text
+from curation.adapters import sscd
 from curation.keyframes import KeyFrame
 from manifests.records import Clip
 from manifests.schema import arrow_schema, from_table
+from pipelines.measures import read_tracks
 from pipelines.stage import Job, Place
 
 ERRORS = ("error_code", "error_detail")
@@ -31,7 +33,8 @@ class Batch:
     version: str
     columns: tuple[str, ...]
     vectors: tuple[pa.Field, ...] = ()
-    reads: Literal["pictures", "sound", "both"] = "pictures"
+    reads: Literal["pictures", "hashes", "sound", "both"] = "pictures"
+    """Key frames alone, with the scan's hashes, or with the sound copy; or the sound copy alone."""
     wanted: Callable[[Any], bool] = lambda c: True
     weights: bool = True
 
@@ -55,11 +58,23 @@ BATCHES = (
     Batch(name="text", load=lambda c: text.ScoreText(c.text), settings=lambda c: c.text, version=text.VERSION, columns=text.COLUMNS),
     Batch(
         name="describe", load=lambda c: embeddings.DescribeClips(c.descriptors), settings=lambda c: c.descriptors,
-        version=embeddings.VERSION, columns=(), vectors=embeddings.VECTORS, weights=False,
+        version=embeddings.VERSION, columns=embeddings.COLUMNS, vectors=embeddings.VECTORS, reads="hashes", weights=False,
     ),
     Batch(
         name="aesthetics", load=_aesthetic_rows, settings=lambda c: c.open_clip, version=aesthetics.VERSION, columns=("aesthetic",),
         vectors=(pa.field("model", pa.string()), pa.field("vector", _FLOATS)), wanted=lambda c: c.open_clip.weights is not None,
+    ),
+    Batch(
+        name="copies", load=lambda c: sscd.DescribeCopies(c.sscd), settings=lambda c: c.sscd, version=sscd.VERSION, columns=(),
+        vectors=(pa.field("model", pa.string()), pa.field("vector", _FLOATS)), wanted=lambda c: c.sscd.weights is not None,
+    ),
+    Batch(
+        name="people", load=lambda c: people.FindPeople(c.people), settings=lambda c: c.people, version=people.VERSION,
+        columns=people.COLUMNS, vectors=people.VECTORS, wanted=lambda c: c.people.wanted,
+    ),
+    Batch(
+        name="actions", load=lambda c: actions.FindActions(c.actions), settings=lambda c: dataclasses.replace(c.actions, cache=None), version=actions.VERSION,
+        columns=actions.COLUMNS, vectors=actions.VECTORS, wanted=lambda c: c.actions.wanted,
     ),
     Batch(
         name="speech", load=lambda c: speech.DetectSpeech(c.speech), settings=lambda c: c.speech, version=speech.VERSION,
@@ -93,13 +108,21 @@ def make_batch(batch: Batch, config: Any, place: Place) -> Job:
 
 
 def materials(place: Place, clips: Sequence[Clip], reads: str) -> list[tuple[Any, ...]]:
-    """(clip, key frames), (clip, sound) or (clip, key frames, sound) of every clip, from what the scan left."""
-    pictures = pictures_of(place, clips) if reads != "sound" else None
-    sounds = sounds_of(place, clips) if reads != "pictures" else None
-    found: list[tuple[Any, ...]] = []
-    for i, clip in enumerate(clips):
-        found.append((clip, *([pictures[i]] if pictures is not None else []), *([sounds[i]] if sounds is not None else [])))
-    return found
+    """(clip, key frames), (clip, key frames, hashes), (clip, sound) or (clip, key frames, sound) of every clip, from what the scan left."""
+    columns: list[Sequence[Any]] = [clips]
+    if reads != "sound":
+        columns.append(pictures_of(place, clips))
+    if reads == "hashes":
+        columns.append(hashes_of(place, clips))
+    if reads in ("sound", "both"):
+        columns.append(sounds_of(place, clips))
+    return list(zip(*columns, strict=True))
+
+
+def hashes_of(place: Place, clips: Sequence[Clip]) -> list[Any]:
+    """The track of hashes of each clip's asset; None where there is none."""
+    parts = {part: read_tracks(place, part, (hash_observer.TRACK,)) for part in {c.scan_part for c in clips}}
+    return [parts[c.scan_part].get(c.asset_id, {}).get(hash_observer.TRACK) for c in clips]
 
 
 def pictures_of(place: Place, clips: Sequence[Clip]) -> list[list[KeyFrame]]:
@@ -115,7 +138,7 @@ def pictures_of(place: Place, clips: Sequence[Clip]) -> list[list[KeyFrame]]:
 def sounds_of(place: Place, clips: Sequence[Clip]) -> list[Any]:
     """The sound copy under each clip; None where there is none."""
     parts = {c.scan_part: soundtrack.read_soundtrack(place.dataset / f"{c.scan_part}.sound.parquet") for c in clips if c.scan_part}
-    return [parts.get(c.scan_part) for c in clips]
+    return [parts.get(c.scan_part or "") for c in clips]
 
 
 def _flat(record: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ measured; one commit at the end makes it visible. The order of steps is the orde
 import dataclasses
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import diegetic
+from curation import actions, diegetic
 from curation.ingest import Listing, list_inputs, merge_copies
 from manifests import ids, ledger
 from manifests.cubes import build_cubes
@@ -161,9 +161,18 @@ def measure_clips(run: Curation) -> None:
         alive = run.alive("analysed")
         run.do(stage, inputs=alive)
         run.clips = merge_columns(run.clips, run.outputs(stage, alive), "clip_id", (*batch.columns, *ERRORS))
-    found = [diegetic.measure_diegetic(clip, run.config.diegetic) for clip in from_table(Clip, run.clips)]
-    for name in diegetic.COLUMNS:
-        run.clips = set_column(run.clips, name, [values[name] for values in found])
+    clips = from_table(Clip, run.clips)
+    for names, measure, settings in _DERIVED:
+        values = [measure(clip, getattr(run.config, settings)) for clip in clips]
+        for name in names:
+            run.clips = set_column(run.clips, name, [v[name] for v in values])
+
+
+_DERIVED: tuple[tuple[tuple[str, ...], Callable[[Clip, Any], dict[str, Any]], str], ...] = (
+    (diegetic.COLUMNS, diegetic.measure_diegetic, "diegetic"),
+    (("human_action",), actions.measure_human_action, "human_action"),
+)
+"""Columns that follow from scores of networks: their function and the name of their settings. A changed threshold runs no network."""
 
 
 def compose_sets(run: Curation) -> tuple[str, ...]:

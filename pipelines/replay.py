@@ -103,7 +103,8 @@ def _asset(store: ManifestStore, key: str) -> Asset:
     rows = from_table(Asset, assets.filter(pc.equal(assets.column("asset_id"), found)))
     if not rows:
         raise LookupFailed(f"{key}: no such asset in {store.root}")
-    return rows[0]
+    found_asset: Asset = rows[0]
+    return found_asset
 
 
 def _inputs(stage: Stage, config: CurateConfig, place: Place, store: ManifestStore, asset: Asset) -> pa.Table:

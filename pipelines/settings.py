@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from curation import buckets
+from curation.actions import ActionsConfig, HumanActionConfig
 from curation.adapters.open_clip import OpenClipConfig
+from curation.adapters.sscd import SscdConfig
 from curation.captions import CaptionConfig
 from curation.concepts import ConceptsConfig
 from curation.diegetic import DiegeticConfig
@@ -13,6 +15,7 @@ from curation.duplicates import DuplicatesConfig
 from curation.embeddings import DescriptorConfig
 from curation.encode import EncodeConfig
 from curation.ingest import IngestConfig
+from curation.people import PeopleConfig
 from curation.quarantine import QuarantineConfig
 from curation.scan import ScanConfig
 from curation.sound_tags import SoundTagsConfig
@@ -59,6 +62,10 @@ class CurateConfig:
     text: TextConfig = field(default_factory=TextConfig)
     descriptors: DescriptorConfig = field(default_factory=DescriptorConfig)
     open_clip: OpenClipConfig = field(default_factory=OpenClipConfig)
+    sscd: SscdConfig = field(default_factory=SscdConfig)
+    people: PeopleConfig = field(default_factory=PeopleConfig)
+    actions: ActionsConfig = field(default_factory=ActionsConfig)
+    human_action: HumanActionConfig = field(default_factory=HumanActionConfig)
     speech: SpeechConfig = field(default_factory=SpeechConfig)
     sound_tags: SoundTagsConfig = field(default_factory=SoundTagsConfig)
     diegetic: DiegeticConfig = field(default_factory=DiegeticConfig)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import buckets, concepts, duplicates, mix
+from curation import actions, buckets, concepts, duplicates, mix
 from pipelines.work import merge_columns
 
 if TYPE_CHECKING:
@@ -18,13 +18,13 @@ _started: list[Any] = []
 
 def compose(run: "Curation") -> tuple[str, ...]:
     """`run.clips` has its duplicate, concept, set, bucket and mix columns; returns what the sets could not get, for people."""
-    from pipelines import jobs, plan
+    from pipelines import plan
 
     alive = run.alive("analysed", "content")
     if alive.num_rows == 0:
         return ()
     pictured = alive.filter(pc.is_valid(alive.column("keyframe_part")))
-    described = run.outputs(plan.DESCRIBE, pictured) if pictured.num_rows else jobs.DESCRIPTOR_SCHEMA.empty_table()
+    described = run.outputs(plan.DESCRIBE, pictured) if pictured.num_rows else plan.DESCRIBE.writes["rows"].empty_table()
     _label_duplicates(run, pictured, described)
     _label_concepts(run, described)
     _assign_sets(run)
@@ -38,11 +38,13 @@ def stop() -> None:
 
 
 def _label_duplicates(run: "Curation", clips: pa.Table, described: pa.Table) -> None:
-    rows = merge_rows(clips, described, "clip_id", ("pdq", "pdq_frame"))
+    rows = merge_rows(clips, described, "clip_id", ("pdq", "pdq_frame", "pdq_own"))
     # Quality decides the keeper: sharpness of the picture as decoded, then its size (ours).
     quality = pc.fill_null(rows.column("sharpness"), 0.0).cast(pa.float64())
     pixels = pc.multiply(pc.fill_null(rows.column("width"), 0).cast(pa.int64()), pc.fill_null(rows.column("height"), 0).cast(pa.int64()))
-    table = rows.select(["clip_id", "kind", "pdq", "pdq_frame"]).append_column("quality", quality).append_column("n_pixels", pixels)
+    table = (
+        rows.select(["clip_id", "kind", "pdq", "pdq_frame", "pdq_own"]).append_column("quality", quality).append_column("n_pixels", pixels)
+    )
     found = _on_spark(run, "duplicates", partial(duplicates.label_duplicates_on_spark, cfg=run.config.duplicates), table)
     run.clips = merge_columns(run.clips, found, "clip_id", ("dup_group", "dup_rank", "dup_distance"))
 
@@ -53,6 +55,7 @@ def _label_concepts(run: "Curation", described: pa.Table) -> None:
     table = rows.select(["clip_id", "concept"]).rename_columns(["clip_id", "vector"])
     found = _on_spark(run, "concepts", partial(concepts.label_concepts_on_spark, cfg=run.config.concepts), table)
     run.clips = merge_columns(run.clips, found, "clip_id", ("cluster_no", "cluster_size", "keep_probability", "draw", "concept_margin"))
+    run.clips = actions.keep_frequency(run.clips)
 
 
 def _assign_sets(run: "Curation") -> None:

@@ -18,6 +18,9 @@ from manifests.records import Clip
 
 _WHAT = "a TorchScript file of SSCD: pictures [n, 3, 288, 288] -> descriptors [n, d]"
 
+VERSION = "1"
+"""Version of how pictures are chosen and prepared; which weights they are is part of the settings."""
+
 Vectors = npt.NDArray[np.float32]
 
 

@@ -24,7 +24,7 @@ MLP = ((16, 12), (12, 8), (8, 1))
 def _case(clip_id: str, n_frames: int = 3, kind: str = "video") -> tuple[Clip, list[KeyFrame]]:
     draw = np.random.Generator(np.random.Philox(key=len(clip_id)))
     pictures = [draw.integers(0, 255, (36, 64, 3)).astype(np.uint8) for _ in range(n_frames)]
-    clip = Clip(clip_id=clip_id, asset_id="a", kind=kind, start_us=0, end_us=1)
+    clip = Clip(clip_id=clip_id, asset_id="a", kind=kind, start_us=0, end_us=n_frames)
     return clip, [KeyFrame(asset_id=clip_id, index=i, pts_us=i, width=64, height=36, jpeg=encode_jpeg(p)) for i, p in enumerate(pictures)]
 
 
