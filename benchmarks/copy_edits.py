@@ -124,6 +124,7 @@ EDITS: dict[str, tuple[Callable[[Film], Film], int]] = {
     "crop to 95 %": (_cut(0.025, 0.025, 0.025, 0.025), 26),
     "crop to 90 %": (_cut(0.05, 0.05, 0.05, 0.05), 26),
     "crop 7 % at the left": (_cut(0, 0, 0.07, 0), 26),
+    "crop 5 % at the right": (_cut(0, 0, 0, 0.05), 26),
     "crop 10 % at the bottom": (_cut(0, 0.1, 0, 0), 26),
     "crop 10 % at a corner": (_cut(0.1, 0, 0, 0.1), 26),
     "trimmed ends": (lambda f: [(at - 0.83, p) for at, p in f if 0.83 <= at <= f[-1][0] - 0.83], 26),

@@ -33,7 +33,7 @@ class DescriptorConfig:
 
     max_frames: int = 10  # key frames of a clip that are hashed, spread over it; some 3 ms each
     centre_crops: tuple[float, ...] = (0.95, 0.90)  # shares of width and height kept around the centre
-    side_crops: tuple[float, ...] = (0.05, 0.10)  # shares cut off one side
+    side_crops: tuple[float, ...] = (0.033, 0.067, 0.10)  # shares cut off one side
     corner_crops: tuple[float, ...] = (0.10,)  # shares cut off two neighbouring sides
     aspects: bool = True  # crops to 4:3, 5:4, 1:1 and 16:9
     turned: bool = True  # the picture mirrored and turned
