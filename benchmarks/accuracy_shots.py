@@ -31,7 +31,7 @@ from benchmarks.figures import Figure, as_table
 from curation.shots import Shot, ShotsConfig, find_shots
 from curation.tracks import Tracks, by_name
 
-FIRST_SCORED = 1000
+FIRST_SCORED = 7000
 """Number of the first generated video that is scored; training uses lower ones, of the other half."""
 
 

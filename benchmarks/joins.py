@@ -22,6 +22,8 @@ SOURCE = (240, 136)  # px: shots are rendered from more than they show, so that 
 SIZE = (160, 90)
 KINDS = ("hard", "dissolve", "fade_black", "fade_white", "wipe", "soft_wipe", "iris")
 Half = Literal["tune", "score"]
+NO_SINGLE_VIEW = ("gyro_rolling",)
+"""Content that is no plain shot: a stabiliser's output whose picture tumbles out of a black frame, edited at every moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def sources(media: Path, half: Half, most: int = 40) -> list[Source]:
     entries = json.loads((media / "cuts.json").read_text())["entries"]
     for entry in sorted(entries, key=lambda e: (bool(e["cuts"]), e["file"])):
         content = content_of(entry["file"], groups)
-        if half_of(content) != half or content in taken or len(found) >= most:
+        if half_of(content) != half or content in taken or content in NO_SINGLE_VIEW or len(found) >= most:
             continue
         parts = _single_shots(entry)
         found += [s for s in (load(media, entry["file"], a, b) for a, b in parts[:2]) if s is not None]
@@ -151,11 +153,11 @@ class Camera:
         self._whip = rng.uniform(0.15, 0.4)  # s
         self._jolts = rng.normal(0, rng.uniform(0.5, 4), (256, 2))
         what = ["nothing", "flash", "title", "light", "hand", "flicker"]
-        self._what = "nothing" if calm else rng.choice(what, p=[0.5, 0.14, 0.14, 0.1, 0.08, 0.04])
+        self._what = "nothing" if calm else rng.choice(what, p=[0.42, 0.12, 0.12, 0.24, 0.06, 0.04])
         self._flash = rng.choice([20.0, 255.0, 400.0]), rng.integers(1, 4)
         self._hold, self._fade = rng.uniform(0.5, 1.5), rng.choice([0.001, 0.2, 0.5])
         self._text = str(rng.choice(["NEWS AT TEN", "Chapter 2", "IMAGINE THIS", "a film by", "BREAKING"]))
-        self._gain = rng.uniform(0.4, 1.5)
+        self._gain, self._slow = rng.uniform(0.4, 1.7), rng.uniform(0.2, 1.5)  # light: how much, and how many s it takes
         self._colour = rng.uniform(10, 60)
 
     def picture(self, t: float, step: float) -> np.ndarray:
@@ -202,7 +204,7 @@ class Camera:
             )
             return seen * (1 - shown) + over * shown
         if self._what == "light":
-            return seen * (1 + (self._gain - 1) * float(np.clip(since / 0.7, 0, 1)))
+            return seen * (1 + (self._gain - 1) * float(np.clip(since / self._slow, 0, 1)))
         if self._what == "hand" and 0 <= since < 0.9:
             edge = SIZE[0] * min(1.0, since / 0.2, (0.9 - since) / 0.2)
             cover = np.clip(edge - np.arange(SIZE[0], dtype=np.float32), 0, 8)[None, :, None] / 8

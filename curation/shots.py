@@ -58,6 +58,7 @@ class ShotsConfig:
     gradual_peak: float = 0.7  # the network's probability somewhere in a transition …
     gradual_edge: float = 0.35  # … and at its ends
     gradual_min_us: int = 150_000
+    gradual_likeness: float = 0.7  # from this correlation of both ends on only the light changed
     gradual_jump: float = 1.7  # a cut that changes so many times what the next largest step of the transition does is none of its steps
 
 
@@ -282,7 +283,8 @@ def gradual_spans(samples: Track, shots: Track, cuts: list[int], cfg: ShotsConfi
         change = np.sort(np.nan_to_num(inside["change"]))[::-1]
         # A mixture changes at an even pace: what jumps far ahead of the next largest change is a cut, and the network saw its shadow.
         jumped = len(change) > 1 and change[0] >= cfg.gradual_jump * change[1] and any(first < t <= end for t in cuts)
-        if not jumped and end - first >= cfg.gradual_min_us:
+        relit = transitions.likeness(samples, first, end) >= cfg.gradual_likeness
+        if not jumped and not relit and end - first >= cfg.gradual_min_us:
             found.append((first, end))
     return found
 

@@ -194,3 +194,10 @@ def spans(p: np.ndarray, pts_us: np.ndarray, peak: float, edge: float) -> list[t
         if p[a:b].max() >= peak:
             found.append((int(pts_us[max(0, a - 1)]), int(pts_us[min(len(p) - 1, b)])))
     return found
+
+
+def likeness(samples: Track, start_us: int, end_us: int) -> float:
+    """Correlation of the pictures on both sides of a span, from the narrowest window around its middle that holds it; nan if unknown."""
+    middle = int(np.abs(samples.pts_us - (start_us + end_us) // 2).argmin())
+    half = next((h for h in HALF_WINDOWS if 2 * h * SAMPLE_US >= end_us - start_us), HALF_WINDOWS[-1])
+    return float(samples[f"likeness_{half}"][middle])
