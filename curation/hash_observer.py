@@ -1,17 +1,18 @@
 """Watches a video's pictures as hashes: eight a second, so that a copy with other key frames, trimmed or at another speed, is still met.
 
-A hash of the small luma plane costs some 0.04 ms, so eight a second add about 1 % to a decode; 32 bytes each are 256 a second.
+`benchmarks/copies_cost.py` has what it costs; 32 bytes each are 256 a second.
 """
 
 import numpy as np
 
 from curation.observe import Frame
-from curation.pdq import PDQ_BYTES, hash_plane
+from curation.pdq import PDQ_BYTES, cells, frequencies, hashes, qualities
 from curation.tracks import Recorder, Track
 
 LEAST_US = 120_000
 """Least spacing. Of a moving picture two hashes half as far apart are still within 31 bit; at 250 ms a third of trimmed copies were not."""
 TRACK = "hashes"
+_AT_ONCE = 32  # grids of 4 KB: calls are paid once
 _LEVELS = 219.0  # limited range: 16 black, 235 white
 
 
@@ -21,18 +22,30 @@ class HashObserver:
     def __init__(self) -> None:
         self._recorder = Recorder(TRACK, ("quality",))
         self._due = -(1 << 62)
+        self._held: list[tuple[int, np.ndarray]] = []
 
     def push(self, frame: Frame) -> None:
         """The frame is hashed when it is due."""
         if frame.pts_us < self._due:
             return
         self._due = frame.pts_us + LEAST_US
-        value, quality = hash_plane(frame.y, _LEVELS)
-        self._recorder.add(frame.pts_us, quality, picture=np.frombuffer(value, np.uint8).reshape(4, PDQ_BYTES // 4))
+        self._held.append((frame.pts_us, cells(frame.y)))
+        if len(self._held) == _AT_ONCE:
+            self._flush()
 
     def finish(self) -> list[Track]:
         """The track."""
+        self._flush()
         return [self._recorder.track()]
+
+    def _flush(self) -> None:
+        if not self._held:
+            return
+        grids = np.stack([grid for _, grid in self._held])
+        found = zip(self._held, qualities(grids, _LEVELS).tolist(), hashes(frequencies(grids)), strict=True)
+        for (pts_us, _), quality, value in found:
+            self._recorder.add(pts_us, quality, picture=np.frombuffer(value, np.uint8).reshape(4, PDQ_BYTES // 4))
+        self._held = []
 
 
 def hashes_of(track: Track) -> list[bytes]:

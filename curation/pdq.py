@@ -32,17 +32,17 @@ Part = tuple[float, float, float, float]
 
 
 def cells(luma: np.ndarray, part: Part = (0.0, 0.0, 0.0, 0.0)) -> np.ndarray:
-    """Means of 64 x 64 cells of the part of a luma plane, float32: aspect is given up."""
+    """Means of 64 x 64 cells of the part of a uint8 luma plane, uint8: aspect is given up."""
     height, width = luma.shape
     top, bottom, left, right = part
     first, left_px = round(height * top), round(width * left)
     inside = luma[first : max(first + 1, height - round(height * bottom)), left_px : max(left_px + 1, width - round(width * right))]
-    return cv2.resize(inside, (CELLS, CELLS), interpolation=cv2.INTER_AREA).astype(np.float32)
+    return cv2.resize(inside, (CELLS, CELLS), interpolation=cv2.INTER_AREA)
 
 
 def frequencies(grids: np.ndarray) -> np.ndarray:
     """The 16 x 16 lowest frequencies of cells [n, 64, 64], float32 [n, 16, 16]."""
-    return np.asarray(_DCT @ grids @ _DCT.T, np.float32)
+    return np.asarray(_DCT @ grids.astype(np.float32) @ _DCT.T, np.float32)
 
 
 def turned(low: np.ndarray) -> np.ndarray:
@@ -55,15 +55,21 @@ def turned(low: np.ndarray) -> np.ndarray:
 def hashes(low: np.ndarray) -> list[bytes]:
     """One hash each for frequencies [n, 16, 16]."""
     flat = low.reshape(len(low), BITS)
-    bits = flat > np.median(flat, axis=1, keepdims=True)
+    # The upper half: as above the median, in a tenth of the time.
+    middle = BITS // 2 - 1
+    bits = flat > np.partition(flat, middle, axis=1)[:, middle, None]
     return [row.tobytes() for row in np.packbits(bits[:, ::-1], axis=1)]
 
 
 def qualities(grids: np.ndarray, levels: float = 255.0) -> np.ndarray:
-    """How much there is to see in cells [n, 64, 64] of black to white in `levels`, 0 flat to 100: PDQ's sum of steps between neighbours."""
-    scaled = grids * np.float32(100 / levels)
-    steps = sum(np.abs(np.diff(scaled, axis=axis)).astype(np.int32).sum(axis=(1, 2)) for axis in (1, 2))
-    return np.asarray(np.minimum(100, np.asarray(steps) // 90))
+    """How much there is to see in cells, uint8 [n, 64, 64], from black to white in `levels`: 0 flat to 100, PDQ's sum of the steps between
+    neighbours, each rounded down to a hundredth of white."""
+    hundredths = np.minimum(255, np.arange(256) * 100 / levels).astype(np.uint8)
+    steps = []
+    for grid in grids:
+        down, across = cv2.absdiff(grid[1:], grid[:-1]), cv2.absdiff(grid[:, 1:], grid[:, :-1])
+        steps.append(int(cv2.sumElems(cv2.LUT(down, hundredths))[0] + cv2.sumElems(cv2.LUT(across, hundredths))[0]))
+    return np.minimum(100, np.array(steps, np.int64) // 90)
 
 
 def hash_plane(luma: np.ndarray, levels: float = 255.0) -> tuple[bytes, int]:
@@ -84,8 +90,9 @@ def reference_hash(rgb: np.ndarray) -> tuple[bytes, int]:
     anchor = tuple(n - 1 - n // 2 for n in box)
     smooth = cv2.blur(cv2.blur(luma, box, anchor=anchor), box, anchor=anchor)
     rows, columns = (((np.arange(CELLS) + 0.5) * side / CELLS).astype(np.int64) for side in (height, width))
-    grid = smooth[np.ix_(rows, columns)][None]
-    return hashes(frequencies(grid))[0], int(qualities(grid)[0])
+    grid = smooth[np.ix_(rows, columns)]
+    steps = sum(int(np.abs(np.diff(grid, axis=axis) * np.float32(100 / 255)).astype(np.int32).sum()) for axis in (0, 1))
+    return hashes(frequencies(grid[None]))[0], min(100, steps // 90)
 
 
 def hamming(a: bytes, b: bytes) -> int:
