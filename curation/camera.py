@@ -15,12 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from curation.camera_field import MEAN_RADIUS, Signs, field_of, shake_of, signs
-from curation.camera_flow import CameraObserver
 from curation.global_motion import TRACK, local_motion
 from curation.tracks import Track, Tracks
 from manifests.records import Clip
-
-__all__ = ["COLUMNS", "VERSION", "CameraConfig", "CameraObserver", "classify", "measure_camera"]  # CameraObserver goes with analyse.py
 
 VERSION = "2"
 COLUMNS = ("camera", "camera_confidence", "shake")
@@ -39,24 +36,25 @@ class CameraConfig:
     known_share: float = 0.7  # of the looks, in which enough points are followed
     still_speed: float = 0.007
     still_shake: float = 0.012
-    resting_share: float = 0.4  # of the points: where so many stand, the camera stands and things move
-    calm: float = 0.45  # shake over speed: more is no clear movement
+    resting_share: float = 0.25  # of the points: where so many stand, the camera stands and things move
+    calm: float = 0.6  # shake over speed: more is no clear movement
     rigid: float = 0.45  # flutter over speed: water flows by itself
     least_seen: float = 0.25  # of the points of each half of the picture
+    least_seen_still: float = 0.1  # what stands where there is something to see stands everywhere
     shake_speed: float = 0.03
-    shake_ratio: float = 1.0  # shake over steady movement: beyond it the hand is what is seen
+    shake_ratio: float = 0.6  # shake over steady movement: beyond it the hand is what is seen
     agree: float = 0.6  # share of the windows that show the same movement
-    direction_ratio: float = 2.0  # the strongest of shift, lift, growth and turn over the next
-    kind_ratio: float = 1.3  # the same where depths differ
-    pan_depth: float = 0.07  # share of the motion that a turning camera does not explain, beyond it the camera travels
-    tilt_depth: float = 0.1
-    zoom_depth: float = 0.12
-    fall: float = 0.3  # log of the speed of the lower third over the upper's: beyond it there is depth
-    fall_back: float = 0.4  # log of the upper third's speed over the lower's: beyond it a pan is not sure
-    stands_alone: float = 0.7  # so much of it is depth enough
-    stands: float = 0.45  # share of the middle column that stands while its rows move: a subject
-    stands_ahead: float = 0.5  # … while its rows grow
-    far_ratio: float = 1.0  # speed of the lower third over the upper: less is an arc
+    direction_ratio: float = 2.1  # the strongest of shift, lift, growth and turn over the next
+    kind_ratio: float = 1.2  # the same where depths differ
+    pan_depth: float = 0.045  # share of the motion that a turning camera does not explain, beyond it the camera travels
+    tilt_depth: float = 0.095
+    zoom_depth: float = 0.3
+    fall: float = 0.35  # log of the speed of the lower third over the upper's: beyond it there is depth
+    fall_back: float = 0.2  # log of the upper third's speed over the lower's: beyond it a pan is not sure
+    stands_alone: float = 0.75  # so much of it is depth enough
+    stands: float = 0.48  # share of the middle column that stands while its rows move: a subject
+    stands_ahead: float = 0.8  # … while its rows grow
+    far_ratio: float = 0.9  # speed of the lower third over the upper: less is an arc
     steady: float = 0.7  # movement of the whole clip over that of its windows: less changes its way
 
 
@@ -97,7 +95,8 @@ def classify(s: Signs, cfg: CameraConfig) -> tuple[str | None, float]:
     label, sure = _travelling(s, cfg) if _depth(s, cfg) > 0.5 else _turning(s, cfg)
     options = [("static_shot", still), ("handheld_shot", hand), (label, moving * sure)]
     best, sure = max(options, key=lambda o: o[1])
-    return (best, sure * _more(s.seen, cfg.least_seen)) if best else (None, 0.0)
+    least = cfg.least_seen_still if best == "static_shot" else cfg.least_seen
+    return (best, sure * _more(s.seen, least)) if best else (None, 0.0)
 
 
 def _kind(s: Signs) -> tuple[str, float]:
