@@ -13,12 +13,9 @@ from typing import Any, cast
 import cv2
 import numpy as np
 
+from curation.camera import CLASSES
 from curation.observe import Frame, fit
 
-CLASSES = (
-    "zoom_in", "zoom_out", "push_in", "pull_out", "pan_right", "pan_left", "truck_right", "truck_left",
-    "tilt_up", "tilt_down", "pedestal_up", "pedestal_down", "arc_shot", "tracking_shot", "static_shot", "handheld_shot",
-)  # fmt: skip
 MIXED = "mixed"
 """Two movements of like strength, at once or one after the other: no class is right."""
 
