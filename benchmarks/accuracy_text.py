@@ -2,9 +2,10 @@
 
     python benchmarks/accuracy_text.py
 
-Real: the 93 videos of `text.json`, each cut into clips of at most 16 s, and the images. The settings were chosen on these same files.
-Generated: pans over real photographs, and the same pictures at rest, with a title, subtitles, a corner mark, a sign in the scene, or no
-text; no setting was chosen on the pictures whose place in the list is odd, which are also told alone.
+Real: the 93 videos of `text.json`, each cut into clips of at most 16 s, and the images. The settings were changed after looking at misses
+on these same files, several times: read the figures on them as a fit, not as a forecast; several files are copies of one another too.
+Generated: pans over photographs, and the same pictures at rest, with a title, subtitles, a corner mark, a sign in the scene, or no text.
+Rules were changed after looking at clips of DEVELOPED_ON; those of HELD_OUT were first run when the rules were done.
 """
 
 import json
@@ -21,10 +22,11 @@ from benchmarks.figures import Figure, as_table
 from benchmarks.ocr_cost import clips_of, keyframes_of
 
 THRESHOLD, UNREAD = 0.6, 0.75
-PICTURES = (
+DEVELOPED_ON = (
     "nextcloud_frog.jpg", "nextcloud_toucan.jpg", "bridge_orig.jpg", "nextcloud_gorilla.jpg", "sample1_jpeg.jpg", "nextcloud_birdie.jpg",
     "sample1.png", "mars.webp",
 )  # fmt: skip
+HELD_OUT = tuple(f"land{n}.jpg" for n in ("01", "03", "05", "07", "09", "13", "17", "21"))
 TITLES = ("Summer Holidays", "Chapter Two", "The Long Road", "Breaking News")
 SPOKEN = (("I will never go there", "Not even for you"), ("Where is my brother", "Nobody has seen him"))
 MARKS = ("DAILYTV", "@nature_cam", "Channel 24", "stockpix")
@@ -85,12 +87,12 @@ def scores_of(stage: Any, name: str, pictures: list[np.ndarray]) -> Any:
     return stage([(Clip(clip_id=name, asset_id=name, kind=kind, start_us=0, end_us=len(pictures) * 1_000_000), frames)])[0]
 
 
-def generated(stage: Any, media: Path) -> list[dict[str, Any]]:
+def generated(stage: Any, media: Path, pictures: tuple[str, ...]) -> list[dict[str, Any]]:
     """One row a generated clip: the picture's place, the kind, and whether each verdict is right."""
     from PIL import Image
 
     rows = []
-    for no, name in enumerate(PICTURES):
+    for no, name in enumerate(pictures):
         picture = np.asarray(Image.open(media / "image" / name).convert("RGB"))
         for kind in KINDS:
             s = scores_of(stage, f"{name} {kind}", looks(picture, kind, no))
@@ -133,8 +135,23 @@ def images(stage: Any, media: Path) -> list[dict[str, Any]]:
     for path in sorted((media / "image").iterdir()):
         s = scores_of(stage, path.name, [load_picture(str(path), MediaConfig(), 512)])
         found = s.text_score >= THRESHOLD or s.text_unread_score >= UNREAD
-        rows.append({"file": path.name, "found": found, "right": found == path.name.startswith(("text_", "exif_")), "score": s})
+        labelled = path.name.startswith(("text_", "exif_"))
+        rows.append({"file": path.name, "found": found, "labelled": labelled, "right": found == labelled, "score": s})
     return rows
+
+
+def _generated_figures(clips: list[dict[str, Any]], on: str) -> list[Figure]:
+    kinds = {"text or none": ("text",), "overlay against scene": ("overlay", "scene"), "subtitles and corner marks": ("subtitle", "mark")}
+    return [
+        Figure(
+            subject="text",
+            what=f"{what}, generated",
+            value=sum(all(c["right"][k] for k in keys) for c in clips) / len(clips),
+            target=0.95,
+            on=f"{len(clips)} {on}",
+        )
+        for what, keys in kinds.items()
+    ]
 
 
 def figures(media: Path) -> list[Figure]:
@@ -145,17 +162,17 @@ def figures(media: Path) -> list[Figure]:
 
     cv2.setNumThreads(1)
     stage = ScoreText(TextConfig())
-    videos, pictures, clips = real(stage, media), images(stage, media), generated(stage, media)
+    videos, pictures = real(stage, media), images(stage, media)
+    seen, held = (generated(stage, media, names) for names in (DEVELOPED_ON, HELD_OUT))
     for r in (*videos, *pictures):
         if not r["right"]:
             print(f"  wrong: {r['file']}", file=sys.stderr)
-    for c in clips:
+    for c in (*seen, *held):
         if not all(c["right"].values()):
             print(f"  wrong: {c['name']} {c['kind']}: {c['got']}", file=sys.stderr)
-    tuned = "; settings chosen on the same files"
+    tuned = "; rules changed after misses on the same files"
     clean = [v for v in videos if not (v["overlaid_text"] or v["scene_text"])]
     strange = [p for p in pictures if p["file"].startswith(("text_arabic", "text_thai"))]
-    odd = [c for c in clips if c["no"] % 2]
 
     def share(values: list[bool]) -> float:
         return sum(values) / len(values)
@@ -164,13 +181,13 @@ def figures(media: Path) -> list[Figure]:
     quiet = [v["unread"] < UNREAD for v in clean]
     return [
         Figure(subject="text", what="verdicts right, videos", value=share([v["right"] for v in videos]), target=0.95, on=f"{len(videos)} videos of text.json{tuned}"),
-        Figure(subject="text", what="verdicts right, images", value=share([p["right"] for p in pictures]), target=0.95, on=f"{len(pictures)} images{tuned}"),
+        Figure(subject="text", what="verdicts right by text_score or text_unread_score, images", value=share([p["right"] for p in pictures]), target=0.95, on=f"{len(pictures)} images{tuned}"),
         Figure(subject="text", what="overlaid or not, videos", value=share(over), target=0.95, on=f"{len(videos)} videos, 18 with overlaid text, 2 with scene text only{tuned}"),
         Figure(subject="text", what="unknown scripts do not pass", value=share([p["found"] for p in strange]), target=1.0, on="an Arabic and a Thai image"),
         Figure(subject="text", what="nothing unread where there is no text", value=share(quiet), target=0.95, on=f"{len(clean)} videos without text{tuned}"),
-        Figure(subject="text", what="text or none, generated", value=share([c["right"]["text"] for c in odd]), target=0.95, on=f"{len(odd)} generated clips, not tuned on"),
-        Figure(subject="text", what="overlay against scene, generated", value=share([c["right"]["overlay"] and c["right"]["scene"] for c in odd]), target=0.95, on=f"{len(odd)} generated clips, not tuned on"),
-        Figure(subject="text", what="subtitles and corner marks, generated", value=share([c["right"]["subtitle"] and c["right"]["mark"] for c in odd]), target=0.95, on=f"{len(odd)} generated clips, not tuned on"),
+        Figure(subject="text", what="verdicts right by text_score alone, images", value=share([(p["score"].text_score >= THRESHOLD) == p["labelled"] for p in pictures]), target=0.95, on=f"{len(pictures)} images{tuned}"),
+        *_generated_figures(held, "generated clips, held out"),
+        *_generated_figures(seen, "generated clips, developed on"),
     ]  # fmt: skip
 
 
