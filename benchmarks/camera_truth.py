@@ -156,8 +156,7 @@ class _Stage:
             self._wall(10.0)
         else:
             self._world()
-        way = getattr(self, "_" + (self.label if own or self.label == MIXED else self.label.split("_")[0]))
-        start: Callable[[float], Pose] = way()
+        start: Callable[[float], Pose] = getattr(self, "_" + (self.label if own or self.label == MIXED else self.label.split("_")[0]))()
         if not own and rng.random() < 0.35:
             self._passer_by(start)
         if self.label == "handheld_shot":
