@@ -5,7 +5,7 @@ DEMO := demo
 SOURCES := manifests curation training pipelines tests benchmarks
 
 help: ## what can be made
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## virtual environment, pinned packages, Java; nothing on a second run
 	@./setup.sh
@@ -24,6 +24,11 @@ demo: setup ## samples -> curate -> report -> TAE training -> pictures, in ./dem
 
 test: setup ## every test: units, engines, training
 	@PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python -m pytest $(ARGS)
+
+test-paddle: setup ## PaddleOCR's reader, in an environment of its own (it pins its own OpenCV)
+	@(command -v uv >/dev/null && uv=uv || uv=.tools/uv/bin/uv; [ -x .venv-paddle/bin/python ] || $$uv venv --quiet --python $${PYTHON:-python3} .venv-paddle; \
+		$$uv pip install --quiet --python .venv-paddle/bin/python --no-deps -r requirements-paddle.txt)
+	@PYTHONPATH=. .venv-paddle/bin/python -m pytest tests/paddle $(ARGS)
 
 quick: setup ## unit tests only, seconds
 	@PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python -m pytest tests/unit -q -m "not engine and not train" $(ARGS)
@@ -48,4 +53,4 @@ lock: setup ## renew requirements.txt from pyproject.toml, without addresses
 clean: ## remove what the demo made
 	@rm -rf $(DEMO)
 
-.PHONY: help setup demo test quick lint format bench lock clean
+.PHONY: help setup demo test test-paddle quick lint format bench lock clean

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from curation.keyframes import KeyFrame, Picture, encode_bgr
-from curation.observe import Frame, fit
+from curation.observe import FILTERED_WITHIN_US, Frame, fit
 from curation.tracks import Track
 
 LONG_SIDE_PX = 512
@@ -53,7 +53,8 @@ class KeyFrameObserver:
             return
         cells = cv2.resize(frame.y, (8, 5), interpolation=cv2.INTER_AREA)
         new = self._cells is None or since >= MOST_US * self._stretch or cv2.norm(cells, self._cells, cv2.NORM_INF) >= CHANGE_LEVELS
-        if not new:
+        # A frame with its loop filter is worth a short wait.
+        if not new or (since < MOST_US * self._stretch + FILTERED_WITHIN_US and not frame.is_filtered() and self._cells is not None):
             return
         self._cells, self._last = cells, frame.pts_us
         self._held.append((frame.pts_us, *self._picture(frame)))

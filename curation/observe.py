@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 SMALL_PX = 160
 """Long side of the small planes: half the scaling cost of 240 px at the same cuts."""
 
+_B_FRAME = 3  # FFmpeg's AV_PICTURE_TYPE_B
+FILTERED_WITHIN_US = 300_000
+"""Within this time a stream with B-frames shows others; one that does not is looked at as it is."""
+
 _LUMA_IS_PLANE_0 = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "gray", "yuva420p")
 
 
@@ -32,6 +36,10 @@ class Frame:
     v: np.ndarray
     source: "VideoFrame"  # the decoder's own, as stored; read it inside push only: keeping it keeps megabytes
     turn: Orientation
+
+    def is_filtered(self) -> bool:
+        """False for a B-frame, on which the decoder may have left out its loop filter: what is looked at closely takes another."""
+        return int(self.source.pict_type) != _B_FRAME
 
     def full_luma(self) -> np.ndarray | None:
         """The luma plane at full size as stored (not turned), uint8 [height, width], a view valid inside push; None for deep colour."""
