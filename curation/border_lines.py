@@ -26,6 +26,7 @@ class BordersConfig:
     drift_levels: float = 2.5  # … which changes by less along and across the border: a sky's or a wall's changes more
     plain_texture: float = 2.0  # … with so much more deviation along it than the outermost line …
     plain_motion: float = 2.5  # … and over time
+    grain_levels: float = 0.9  # deviation along a bar that does not change over time
     thin_lines: int = 3  # of the small luma: a thinner border takes on some of the picture when coded badly, and may change
     noisy_levels: float = 12.0  # a border's own deviation: more is a picture
     plain_share: float = 0.7  # of the bands, in the line next to the picture
@@ -37,7 +38,8 @@ class BordersConfig:
     clear_times: float = 2.0  # the picture is so much further from plain than the border may be
     empty_share: float = 0.6  # of the inside may be plain too: a title card has more
     text_share: float = 0.2  # of the side: a still picture that is lower is a line of text
-    text_levels: float = 12.0  # … when its deviation along a line is that of strokes
+    text_levels: float = 12.0  # … when its deviation along a line is that of strokes …
+    strokes_levels: float = 25.0  # … and text in any case from here on
     still_levels: float = 3.0  # deviation over time of a still graphic
     motion_ratio: float = 3.0  # the picture moves so much more than the graphic
     active_bands: int = 4  # of 12 must move for motion to tell where a graphic ends
@@ -137,6 +139,10 @@ def _plain_line(s: Lines, cfg: BordersConfig, loose: bool = False, like: float =
         best = r if enough else best
     if not best or (best > cfg.thin_lines and _drift(s.level[: best - 1], plain[: best - 1]) > cfg.drift_levels):
         return 0.0
+    # What a camera sees has grain that does not move where it was coded away in time; a drawn bar has none of its own.
+    grain, change = (float(np.median(m[:best][plain[:best]])) for m in (s.texture, s.motion))
+    if s.motion.any() and grain > cfg.grain_levels + change / 2:
+        return 0.0
     level = np.median(s.level[:best])
     size = best + _fraction(np.abs(s.level - level) + s.motion, best)
     return size if size >= max(1.0, cfg.least_share * n) else 0.0
@@ -175,16 +181,12 @@ def _is_empty(maps: Maps, sizes: list[float], cfg: BordersConfig) -> bool:
     inside = slice(math.ceil(before), max(math.ceil(before) + 1, len(s.level) - math.ceil(after)))
     if plain is None:
         return False
-    # Lines of text have plain lines between them, and one line of text is low; neither moves.
+    # Lines of text have plain lines between them, one line of text is low, and strokes are black and white in every band.
     gaps = (plain[inside][1:-1].mean(1) > 0.9).any()
     low = len(plain[inside]) < cfg.text_share * len(plain)
-    strokes = s.texture[inside][~plain[inside]]
-    text = (
-        (gaps or low)
-        and float(np.median(s.motion[inside])) < cfg.still_levels
-        and strokes.size
-        and float(np.median(strokes)) > cfg.text_levels
-    )
+    still = float(np.median(s.motion[inside])) < cfg.still_levels + 1.3 * float(np.median(s.motion[0]))
+    strokes = float(np.median(s.texture[inside][~plain[inside]])) if not plain[inside].all() else 0.0
+    text = still and (strokes > cfg.strokes_levels or ((gaps or low) and strokes > cfg.text_levels))
     return bool(text or plain[inside].mean() > cfg.empty_share)
 
 

@@ -27,6 +27,8 @@ SPAN_US = 4_000_000
 """The longest span; a clip lasts at least as long, so some span lies mostly inside it."""
 CUT_LEVELS = 24.0
 """A mean change of luma between looks that ends a span: another shot may have other borders."""
+SHARP_LOOKS = 2
+
 _TRACK = "borders"
 _FIELDS = ("duration_us", "looks", "rows", "sampling")
 _AVERAGED, _COLUMNS, _COLUMNS_BACK, _ROWS, _ROWS_BACK = range(5)
@@ -61,7 +63,7 @@ class BordersObserver:
         if not self._looks:
             self._start_us, self._sampling = frame.pts_us, _sampling(frame.turn)
             self._sums = [np.zeros(y.shape, np.float32) for _ in range(6)]
-        _add(self._sums, y)
+        _add(self._sums, y, self._looks)
         self._looks += 1
         self._last_us, self._before = frame.pts_us, y
 
@@ -83,7 +85,7 @@ def border_track_of_picture(rgb: np.ndarray) -> Track:
     small = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
     luma = (cv2.cvtColor(small, cv2.COLOR_RGB2GRAY) * ((235 - 16) / 255) + 16.5).astype(np.uint8)
     sums = [np.zeros(luma.shape, np.float32) for _ in range(6)]
-    _add(sums, luma)
+    _add(sums, luma, 0)
     recorder = Recorder(_TRACK, _FIELDS)
     recorder.add(0, 1, 1, height, _AVERAGED, picture=_maps(sums, 1))
     return recorder.track()
@@ -96,20 +98,24 @@ def _sampling(turn: Orientation) -> int:
     return (_COLUMNS if along > 0 else _COLUMNS_BACK) if along else (_ROWS if down > 0 else _ROWS_BACK)
 
 
-def _add(sums: list[np.ndarray], y: np.ndarray) -> None:
-    """Adds a look to the sums: luma, its square, sharpness along rows, across rows, along columns, across columns."""
+def _add(sums: list[np.ndarray], y: np.ndarray, look: int) -> None:
+    """Adds a look to the sums: luma, its square, sharpness along rows, across rows, along columns, across columns.
+
+    Sharpness changes little and costs most, so that each second look is enough.
+    """
     cv2.accumulate(y, sums[0])
     cv2.accumulateSquare(y, sums[1])
-    kernels: tuple[np.ndarray, ...] = (_ALONG, _ACROSS, _ALONG.T, _ACROSS.T)
-    for total, kernel in zip(sums[2:], kernels, strict=True):
-        cv2.accumulate(cv2.convertScaleAbs(cv2.filter2D(y, cv2.CV_16S, kernel, borderType=cv2.BORDER_REPLICATE), alpha=4), total)
+    if look % SHARP_LOOKS == 0:
+        kernels: tuple[np.ndarray, ...] = (_ALONG, _ACROSS, _ALONG.T, _ACROSS.T)
+        for total, kernel in zip(sums[2:], kernels, strict=True):
+            cv2.accumulate(cv2.convertScaleAbs(cv2.filter2D(y, cv2.CV_16S, kernel, borderType=cv2.BORDER_REPLICATE), alpha=4), total)
 
 
 def _maps(sums: list[np.ndarray], looks: int) -> np.ndarray:
     """The maps of a span: rows then columns, each [lines, 5 x BANDS], uint8."""
-    mean = sums[0] / looks
+    mean, sharp = sums[0] / looks, -(-looks // SHARP_LOOKS)
     motion = np.sqrt(np.maximum(0, sums[1] / looks - mean * mean))
-    along_row, across_row, along_column, across_column = (s / (4 * looks) for s in sums[2:])
+    along_row, across_row, along_column, across_column = (s / (4 * sharp) for s in sums[2:])
     rows = _bands(mean, motion, along_row, across_row)
     columns = _bands(mean.T, motion.T, along_column.T, across_column.T)
     return np.concatenate([rows, columns])
@@ -148,8 +154,8 @@ def measure_borders(frames: list[np.ndarray], width: int, height: int, cfg: Bord
     if not frames:
         return dict.fromkeys(COLUMNS)
     sums = [np.zeros(frames[0].shape, np.float32) for _ in range(6)]
-    for frame in frames:
-        _add(sums, frame)
+    for look, frame in enumerate(frames):
+        _add(sums, frame, look)
     found = _found(_split(_maps(sums, len(frames)).astype(np.float32), len(frames[0])), cfg)
     return _columns(found, _AVERAGED, width, height)
 
