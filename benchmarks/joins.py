@@ -153,11 +153,11 @@ class Camera:
         self._whip = rng.uniform(0.15, 0.4)  # s
         self._jolts = rng.normal(0, rng.uniform(0.5, 4), (256, 2))
         what = ["nothing", "flash", "title", "light", "hand", "flicker"]
-        self._what = "nothing" if calm else rng.choice(what, p=[0.42, 0.12, 0.12, 0.24, 0.06, 0.04])
+        self._what = "nothing" if calm else rng.choice(what, p=[0.5, 0.14, 0.14, 0.1, 0.08, 0.04])
         self._flash = rng.choice([20.0, 255.0, 400.0]), rng.integers(1, 4)
         self._hold, self._fade = rng.uniform(0.5, 1.5), rng.choice([0.001, 0.2, 0.5])
         self._text = str(rng.choice(["NEWS AT TEN", "Chapter 2", "IMAGINE THIS", "a film by", "BREAKING"]))
-        self._gain, self._slow = rng.uniform(0.4, 1.7), rng.uniform(0.2, 1.5)  # light: how much, and how many s it takes
+        self._gain = rng.uniform(0.4, 1.5)
         self._colour = rng.uniform(10, 60)
 
     def picture(self, t: float, step: float) -> np.ndarray:
@@ -204,7 +204,7 @@ class Camera:
             )
             return seen * (1 - shown) + over * shown
         if self._what == "light":
-            return seen * (1 + (self._gain - 1) * float(np.clip(since / self._slow, 0, 1)))
+            return seen * (1 + (self._gain - 1) * float(np.clip(since / 0.7, 0, 1)))
         if self._what == "hand" and 0 <= since < 0.9:
             edge = SIZE[0] * min(1.0, since / 0.2, (0.9 - since) / 0.2)
             cover = np.clip(edge - np.arange(SIZE[0], dtype=np.float32), 0, 8)[None, :, None] / 8

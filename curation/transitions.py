@@ -143,8 +143,8 @@ def _scaled(kind: str, column: np.ndarray) -> np.ndarray:
     if kind == "spread":
         return np.asarray(np.log1p(np.clip(column, 0, 50)))
     if kind in ("level", "deviation"):
-        return column / 64 - 1
-    return np.clip(column, -2, 3)
+        return np.asarray(column / 64 - 1)
+    return np.asarray(np.clip(column, -2, 3))
 
 
 def _changes_around(samples_us: np.ndarray, shots: Track) -> tuple[np.ndarray, ...]:
