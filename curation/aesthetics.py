@@ -12,7 +12,6 @@ from curation.embeddings import Embedding
 from curation.keyframes import KeyFrame, KeyFrameError, Picture, decode_jpeg
 from manifests.records import Clip
 
-
 VERSION = "2"
 """Version of how pictures are chosen and scored; which weights they are is part of the settings."""
 

@@ -148,7 +148,9 @@ class Clip:
     border_bottom: int | None = _small("border at the bottom, at full size", "px")
     border_left: int | None = _small("border at the left, at full size", "px")
     border_right: int | None = _small("border at the right, at full size", "px")
-    border_kind: str | None = _text("none, letterbox, pillarbox, window (plain bars), blurred (a soft copy of the picture) or frame (a still graphic)")
+    border_kind: str | None = _text(
+        "none, letterbox, pillarbox, window (plain bars), blurred (a soft copy of the picture) or frame (a still graphic)"
+    )
     brightness: float | None = _score("mean luma, 0 black to 1 white")
     contrast: float | None = _score("standard deviation of luma, 0 to 0.5")
     dark_fraction: float | None = _score("share of the picture at black, mean over the looks")
@@ -165,7 +167,9 @@ class Clip:
     shake: float | None = _score("unsteady part of the global motion, rms, picture widths a second", "1/s")
     text_score: float | None = _score("highest detection x recognition score over the key frames; 0 = no text found")
     text_area: float | None = _score("largest share of a key frame covered by text boxes")
-    text_unread_score: float | None = _score("highest detection score of what looks like text and reads as none: unknown scripts, lone letters")
+    text_unread_score: float | None = _score(
+        "highest detection score of what looks like text and reads as none: unknown scripts, lone letters"
+    )
     text_overlay_score: float | None = _score("as text_score, of text laid over the picture; null where a single frame cannot tell")
     subtitle_score: float | None = _score("as text_score, of short-standing lines low in the middle; null where a single frame cannot tell")
     corner_mark_score: float | None = _score("as text_score, of small lasting marks in a corner; null where a single frame cannot tell")

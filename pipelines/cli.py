@@ -64,7 +64,7 @@ def curate(
     config: Annotated[str, typer.Option("--config", help="tiny, paper, or the path of a YAML file.")] = "tiny",
     as_json: AsJson = False,
 ) -> None:
-    """Curate media into audited shards: ingest, probe, analyse, rules, duplicates, concepts, captions, shards, commit, report.
+    """Curate media into audited shards: ingest, probe, scan, clips, measures, rules, duplicates, concepts, captions, shards, report.
 
     The same command again continues where a killed run stopped, or says that nothing is left. A changed threshold decides again
     without decoding anything.

@@ -162,10 +162,10 @@ def measure_clips(run: Curation) -> None:
         run.do(stage, inputs=alive)
         run.clips = merge_columns(run.clips, run.outputs(stage, alive), "clip_id", (*batch.columns, *ERRORS))
     clips = from_table(Clip, run.clips)
-    for names, measure, settings in _DERIVED:
-        values = [measure(clip, getattr(run.config, settings)) for clip in clips]
+    for names, derive, settings in _DERIVED:
+        derived = [derive(clip, getattr(run.config, settings)) for clip in clips]
         for name in names:
-            run.clips = set_column(run.clips, name, [v[name] for v in values])
+            run.clips = set_column(run.clips, name, [v[name] for v in derived])
 
 
 _DERIVED: tuple[tuple[tuple[str, ...], Callable[[Clip, Any], dict[str, Any]], str], ...] = (

@@ -128,7 +128,9 @@ def test_only_the_asset_is_opened(places: tuple[Path, Path], server: Server, nam
 
 
 @LINUX
-@pytest.mark.parametrize("name", ["absolute.m3u8", "absolute.ffconcat", "reference.mov", "reference-beside.mov", "frame%03d.png", "titles.idx"])
+@pytest.mark.parametrize(
+    "name", ["absolute.m3u8", "absolute.ffconcat", "reference.mov", "reference-beside.mov", "frame%03d.png", "titles.idx"]
+)
 def test_the_watch_sees_what_plain_ffmpeg_opens(places: tuple[Path, Path], server: Server, name: str) -> None:
     """The same files, opened by FFmpeg without our limits, do open others, and the watch reports them: it is not blind."""
     asset, target = places
