@@ -112,10 +112,11 @@ def _watch(path: str, cfg: MediaConfig) -> tuple[str, str]:
     if facts.kind == "image":
         seen = zlib.crc32(load_picture(path, cfg, 64).tobytes(), seen)
     elif facts.kind == "audio":
-        for i, (sound, rate, start_us) in enumerate(media.decode_audio(path, cfg, log=log)):
-            seen = zlib.crc32(np.nan_to_num(sound).tobytes() + repr((rate, start_us)).encode(), seen)
-            if i >= N_FRAMES:
-                break
+        pieces: list[int] = []
+        media.decode_sound(
+            path, cfg, lambda s: pieces.append(zlib.crc32(np.nan_to_num(s.samples).tobytes() + repr(s.start_us).encode())), log=log
+        )
+        seen = zlib.crc32(repr(pieces).encode(), seen)
     else:
         heard: list[int] = []
         small = SmallFrames(facts.width or 16, facts.height or 16)

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-import numpy as np
-
 from curation.clock import Clock
 from curation.containers import head_of, is_container, is_cut_off
 
@@ -81,7 +79,7 @@ class MediaConfig:
 
 @dataclass(slots=True)
 class DecodeLog:
-    """What happened while a file was decoded: filled by `decode` and `decode_audio` as they go."""
+    """What happened while a file was decoded: filled by `decode` and `decode_sound` as they go."""
 
     n_frames: int = 0
     n_packets: int = 0  # packets that the decoder took
@@ -199,47 +197,6 @@ def decode(
             if not log.n_frames & 63:
                 _check_limits(path, log.n_frames, deadline, cfg)
             yield frame, pts_us
-
-
-def decode_audio(path: str, cfg: MediaConfig, *, log: DecodeLog | None = None) -> Iterator[tuple[np.ndarray, int, int]]:
-    """The sound as pieces: mono float32 [n] in -1 … 1, sample rate in Hz, PTS of the first sample in us. Raises MediaError."""
-    import av
-
-    log = log if log is not None else DecodeLog()
-    note_open(path, "decode")
-    deadline = time.monotonic() + cfg.max_wall_s
-    with open_container(path, cfg) as container:
-        if not container.streams.audio:
-            raise MediaError("no_streams", f"{path}: expected an audio stream, found none")
-        stream = container.streams.audio[0]
-        prepare(path, stream, cfg)
-        resampler, setup, length_us = None, None, Fraction(0)
-        for frame in _frames(path, container, stream, cfg, log):
-            log.n_frames += 1
-            if not log.n_frames & 255:
-                _check_limits(path, 0, deadline, cfg)
-            need_sound(path, frame.sample_rate, frame.layout.nb_channels, cfg)
-            length_us += Fraction(frame.samples * 1_000_000, frame.sample_rate)
-            if length_us > cfg.max_duration_us:
-                raise MediaError("limit_duration", f"{path}: expected at most {cfg.max_duration_us} us of sound")
-            if frame.pts is None:
-                log.n_undated += 1
-                continue
-            start_us = round(frame.pts * Fraction(frame.time_base) * 1_000_000)
-            if abs(start_us) > MAX_TIME_US:
-                log.n_undated += 1
-                continue
-            if resampler is None or setup != (frame.sample_rate, frame.format.name, frame.layout.name):
-                setup = (frame.sample_rate, frame.format.name, frame.layout.name)
-                resampler = av.AudioResampler(format="fltp", layout="mono", rate=frame.sample_rate)
-            try:
-                pieces = resampler.resample(frame)
-            except (av.error.FFmpegError, *FOREIGN) as e:
-                _note_error(log, e)
-                resampler = None
-                continue
-            for piece in pieces:
-                yield piece.to_ndarray()[0], frame.sample_rate, start_us
 
 
 def decode_sound(path: str, cfg: MediaConfig, sound: "Listener", *, log: DecodeLog | None = None) -> None:

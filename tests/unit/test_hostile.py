@@ -17,9 +17,9 @@ from PIL import Image
 
 from curation.clock import is_variable
 from curation.isolate import Sandbox
-from curation.media import DecodeLog, MediaConfig, MediaError, decode, decode_audio, decode_sound
+from curation.media import DecodeLog, MediaConfig, MediaError, decode, decode_sound
 from curation.probe import probe, probe_asset
-from curation.sound import planes
+from curation.sound import Sound, planes
 from curation.stills import load_picture
 from tests.media_makers import asset_for, pan, scene, still, write_video, write_wav
 
@@ -35,8 +35,11 @@ def error_of(path: Path, cfg: MediaConfig = CFG) -> str:
         if kind == "image":
             load_picture(str(path), cfg)
         else:
-            for _ in decode(str(path), cfg) if kind == "video" else decode_audio(str(path), cfg):
-                pass
+            if kind == "audio":
+                decode_sound(str(path), cfg, lambda piece: None)
+            else:
+                for _ in decode(str(path), cfg):
+                    pass
     except MediaError as e:
         return e.code
     return ""
@@ -76,8 +79,9 @@ def test_each_hostile_file_ends_as_decided(media: Path, name: str) -> None:
         }
     if "sound" in said:
         log = DecodeLog()
-        n_samples = sum(len(piece) for piece, _, _ in decode_audio(str(path), CFG, log=log))
-        assert said["sound"] == {"n_samples": n_samples, "n_errors": log.n_errors}
+        pieces: list[Sound] = []
+        decode_sound(str(path), CFG, pieces.append, log=log)
+        assert said["sound"] == {"n_samples": sum(p.samples.shape[1] for p in pieces), "n_errors": log.n_sound_errors + log.n_errors}
 
 
 def test_the_table_has_every_file(media: Path) -> None:
@@ -286,8 +290,6 @@ def test_long_sound_is_stopped(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "a.wav", np.zeros(16000 * 4))
     assert error_of(path, replace(CFG, max_duration_us=2_000_000)) == "limit_duration"
     with pytest.raises(MediaError, match="limit_duration"):
-        list(decode_audio(str(path), replace(CFG, max_duration_us=2_000_000)))
-    with pytest.raises(MediaError, match="limit_duration"):
         decode_sound(str(path), replace(CFG, max_duration_us=2_000_000), lambda piece: None)
 
 
@@ -318,7 +320,9 @@ def test_sound_that_changes_its_shape_goes_on(tmp_path: Path) -> None:
             target.mux(stream.encode(None))
         pieces.append(out.getvalue())
     (tmp_path / "a.mp3").write_bytes(b"".join(pieces))
-    rates = [rate for _, rate, _ in decode_audio(str(tmp_path / "a.mp3"), CFG)]
+    pieces: list[Sound] = []
+    decode_sound(str(tmp_path / "a.mp3"), CFG, pieces.append)
+    rates = [p.rate_hz for p in pieces]
     assert set(rates) == {44100, 48000} and len(rates) > 30
 
 

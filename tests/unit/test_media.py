@@ -154,14 +154,6 @@ def test_every_opening_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (tmp_path / "log").read_text() == f"probe\t{path}\ndecode\t{path}\n"
 
 
-def test_sound_is_decoded_to_mono(tmp_path: Path) -> None:
-    """All samples of a WAV come back in order, with their rate and time."""
-    sound = np.sin(np.arange(16000) / 20).astype(np.float32) * 0.5
-    pieces = list(media.decode_audio(str(write_wav(tmp_path / "a.wav", sound)), CFG))
-    assert pieces[0][1:] == (16000, 0)
-    assert np.allclose(np.concatenate([p[0] for p in pieces]), sound, atol=1e-4)
-
-
 @pytest.mark.skipif(not MEDIA.is_dir(), reason="needs the real test media")
 @pytest.mark.parametrize("path", sorted((MEDIA / "hostile").glob("*")), ids=lambda p: p.name)
 def test_hostile_files_give_facts_or_a_code(path: Path) -> None:
