@@ -149,17 +149,6 @@ def measure_clip_borders(clip: Clip, tracks: Tracks, cfg: BordersConfig) -> dict
     return _columns(found, int(track["sampling"][chosen[0]]), clip.width, clip.height)
 
 
-def measure_borders(frames: list[np.ndarray], width: int, height: int, cfg: BordersConfig) -> dict[str, Any]:
-    """The border columns of a clip of width x height px as shown, from its small luma frames [h, w]; None without frames."""
-    if not frames:
-        return dict.fromkeys(COLUMNS)
-    sums = [np.zeros(frames[0].shape, np.float32) for _ in range(6)]
-    for look, frame in enumerate(frames):
-        _add(sums, frame, look)
-    found = _found(_split(_maps(sums, len(frames)).astype(np.float32), len(frames[0])), cfg)
-    return _columns(found, _AVERAGED, width, height)
-
-
 def _split(stored: np.ndarray, rows: int) -> Maps:
     """The maps of rows and columns from a stored picture as float32."""
     stats = [stored[:, i * BANDS : (i + 1) * BANDS] / k for i, k in enumerate(_SCALE)]

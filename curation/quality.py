@@ -213,17 +213,6 @@ def _limited(grey: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.convertScaleAbs(grey, alpha=(WHITE - BLACK) / 255, beta=BLACK), np.uint8)
 
 
-def measure_luma(frames: list[np.ndarray]) -> dict[str, Any]:
-    """Brightness 0 … 1, contrast 0 … 0.5, sharpness (variance of the Laplacian, levels squared): means over small luma [h, w]."""
-    if not frames:
-        return dict.fromkeys(("brightness", "contrast", "sharpness"))
-    scale = WHITE - BLACK
-    mean, deviation = np.mean([_mean_and_deviation(f) for f in frames], axis=0)
-    sharpness = np.mean([_mean_and_deviation(cv2.Laplacian(f, cv2.CV_16S))[1] ** 2 for f in frames])
-    brightness = min(1.0, max(0.0, (float(mean) - BLACK) / scale))
-    return {"brightness": brightness, "contrast": min(0.5, float(deviation) / scale), "sharpness": float(sharpness)}
-
-
 def colourfulness(rgb: np.ndarray) -> float:
     """Colourfulness of an RGB uint8 picture (Hasler and Suesstrunk 2003): 0 grey, 15 slight, 59 quite, 109 extreme."""
     small = cv2.resize(rgb, (160, 160), interpolation=cv2.INTER_AREA).astype(np.float32)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.border_truth import Variant, track_of
-from curation.borders import COLUMNS, BordersConfig, BordersObserver, border_track_of_picture, measure_borders, measure_clip_borders
+from curation.borders import COLUMNS, BordersConfig, BordersObserver, border_track_of_picture, measure_clip_borders
 from curation.observe import Frame
 from curation.orientation import Orientation
 from curation.probe import probe
@@ -69,7 +69,7 @@ def watched(frames: list[np.ndarray], turn: Orientation | None = None) -> Track:
 )
 def test_bars_are_measured_on_every_side(top: int, bottom: int, left: int, right: int, level: int) -> None:
     """Letterbox, pillarbox and window, black, grey or white: within two small rows, scaled to the full size; the share follows."""
-    fields = measure_borders(behind_bars(top, bottom, left, right, level), 1600, 900, CFG)
+    fields = measured(watched(behind_bars(top, bottom, left, right, level)), 1600, 900)
     assert np.abs(np.array(sides(fields)) - 10 * np.array([top, bottom, left, right])).max() <= 20
     expected = 1 - (90 - top - bottom) * (160 - left - right) / (90 * 160)
     assert fields["border_share"] == pytest.approx(expected, abs=0.06)
@@ -111,8 +111,8 @@ def test_a_dark_scene_has_no_borders() -> None:
     """A small light on black is a scene, and so is black."""
     y, x = np.mgrid[:90, :160]
     frames = [(16 + 180 * np.exp(-((x - 60 - i) ** 2 + (y - 45) ** 2) / 200)).astype(np.uint8) for i in range(20)]
-    assert sides(measure_borders(frames, 1600, 900, CFG)) == (0, 0, 0, 0)
-    assert measure_borders([np.full((90, 160), 16, np.uint8)], 1600, 900, CFG)["border_share"] == 0
+    assert sides(measured(watched(frames), 1600, 900)) == (0, 0, 0, 0)
+    assert measured(watched([np.full((90, 160), 16, np.uint8)]), 1600, 900)["border_share"] == 0
 
 
 def test_plain_parts_that_move_are_no_border() -> None:
@@ -160,7 +160,6 @@ def test_stills_go_the_same_way() -> None:
 
 def test_no_frames_is_not_no_border() -> None:
     """Without frames every column is null."""
-    assert set(measure_borders([], 1600, 900, CFG).values()) == {None}
     assert measured(watched([]), 1600, 900) == dict.fromkeys(COLUMNS)
 
 
