@@ -1,6 +1,6 @@
 """How right the borders are: on generated variants of every kind, and on the real media, whose borders were looked up by eye.
 
-`python benchmarks/accuracy_borders.py [MEDIA]` prints the table. Thresholds were chosen on variants 0 to 399 and on the real media;
+`python benchmarks/accuracy_borders.py [MEDIA]` prints the table. Thresholds were chosen on variants below FIRST and on the real media;
 variants from FIRST on were drawn for the figures.
 """
 
@@ -22,7 +22,7 @@ from curation.scan import tracks_of
 from curation.tracks import Track
 from manifests.records import Clip
 
-FIRST, N_VARIANTS = 1000, 560
+FIRST, N_VARIANTS = 2000, 560
 VERDICT_SHARE = 0.02
 """The rule's threshold on `border_share`."""
 CFG = BordersConfig()

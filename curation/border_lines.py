@@ -26,7 +26,8 @@ class BordersConfig:
     drift_levels: float = 2.5  # … which changes by less along and across the border: a sky's or a wall's changes more
     plain_texture: float = 2.0  # … with so much more deviation along it than the outermost line …
     plain_motion: float = 2.5  # … and over time
-    grain_levels: float = 0.9  # deviation along a bar that does not change over time
+    grain_levels: float = 0.9  # deviation along a bar that does not change over time …
+    grain_share: float = 0.8  # … and of what changes, as noise does
     thin_lines: int = 3  # of the small luma: a thinner border takes on some of the picture when coded badly, and may change
     noisy_levels: float = 12.0  # a border's own deviation: more is a picture
     plain_share: float = 0.7  # of the bands, in the line next to the picture
@@ -36,6 +37,8 @@ class BordersConfig:
     pair_line_share: float = 0.15  # … or in so many, as far from the edge as the line on the other side …
     dark_share: float = 0.3  # … or, in a dark picture, so many and nearly all that begin at all
     clear_times: float = 2.0  # the picture is so much further from plain than the border may be
+    even_levels: float = 1.2  # change along a border that is perfectly even …
+    faint_share: float = 0.8  # … of whose bands so many stir beyond the line, if only a little
     empty_share: float = 0.6  # of the inside may be plain too: a title card has more
     text_share: float = 0.2  # of the side: a still picture that is lower is a line of text
     text_levels: float = 12.0  # … when its deviation along a line is that of strokes …
@@ -125,6 +128,11 @@ def _plain_line(s: Lines, cfg: BordersConfig, loose: bool = False, like: float =
     if plain is None or clear is None:
         return 0.0
     n, share, best = len(plain), plain.mean(1), 0
+    even = (
+        float(np.ptp(s.level[0])) <= cfg.even_levels
+        and max(float(np.median(s.texture[0])), float(np.median(s.motion[0]))) <= cfg.even_levels / 2
+    )
+    stirs = (np.abs(s.level - np.median(s.level[0])) > 2 * cfg.even_levels) | (s.motion > cfg.even_levels)
     ever = float((~clear[: n // 2 + 2]).any(0).mean())
     for r in range(1, int(cfg.most_share * n) + 1):
         if share[r - 1] < cfg.spoilt_share:
@@ -136,16 +144,25 @@ def _plain_line(s: Lines, cfg: BordersConfig, loose: bool = False, like: float =
         enough = begin >= (cfg.pair_line_share if fits else cfg.line_share) or (
             begin >= (0.08 if loose else cfg.dark_share) and begin >= 0.85 * ever
         )
-        best = r if enough else best
+        # A border that is perfectly even shows a faint line too, where part of the picture is clear.
+        faint = even and begin >= cfg.dark_share and float((plain[max(0, r - 2)] & stirs[r : r + 3].any(0)).mean()) >= cfg.faint_share
+        best = r if enough or faint else best
     if not best or (best > cfg.thin_lines and _drift(s.level[: best - 1], plain[: best - 1]) > cfg.drift_levels):
         return 0.0
-    # What a camera sees has grain that does not move where it was coded away in time; a drawn bar has none of its own.
-    grain, change = (float(np.median(m[:best][plain[:best]])) for m in (s.texture, s.motion))
-    if s.motion.any() and grain > cfg.grain_levels + change / 2:
+    if _has_grain(s, plain, best, cfg):
         return 0.0
     level = np.median(s.level[:best])
     size = best + _fraction(np.abs(s.level - level) + s.motion, best)
     return size if size >= max(1.0, cfg.least_share * n) else 0.0
+
+
+def _has_grain(s: Lines, plain: np.ndarray, size: int, cfg: BordersConfig) -> bool:
+    """Whether a still border has texture that does not change: what a camera sees has, where coding left its grain alone; a bar has not."""
+    held = plain[:size]
+    if not held.any() or not s.motion.any():
+        return False
+    grain, change = (float(np.median(m[:size][held])) for m in (s.texture, s.motion))
+    return grain > cfg.grain_levels + cfg.grain_share * change
 
 
 def _drift(level: np.ndarray, plain: np.ndarray) -> float:
@@ -235,7 +252,8 @@ def _is_patterned(s: Lines, size: int, cfg: BordersConfig) -> bool:
     plain = _plain_cells(s, cfg)
     if plain is None:
         return True
-    return float(plain[:size].mean()) < cfg.plain_favoured_share or _drift(s.level[:size], plain[:size]) > cfg.drift_levels
+    uneven = _drift(s.level[:size], plain[:size]) > cfg.drift_levels or _has_grain(s, plain, size, cfg)
+    return uneven or float(plain[:size].mean()) < cfg.plain_favoured_share
 
 
 def _soft_line(first: Lines, second: Lines, cfg: BordersConfig) -> tuple[float, float]:
