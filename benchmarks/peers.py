@@ -134,36 +134,57 @@ def peer_data_juicer(environment: str) -> Callable[[str, str], Answer]:
 
 
 def dailies(path: str, folder: str) -> Answer:
-    """Our scan with every observer, the split, and the measures, in a process of its own."""
-    start_up, _ = run([sys.executable, __file__, "--ours", ""])
-    cpu, out = run([sys.executable, __file__, "--ours", path])
+    """Our shots and motion alone, as the peers': two observers, in a process of its own."""
+    return _ours(path, "--shots-and-motion")
+
+
+def dailies_all(path: str, folder: str) -> Answer:
+    """Our whole scan: every observer, key frames, the copy of the sound, the split and every measure."""
+    return _ours(path, "--everything")
+
+
+def _ours(path: str, what: str) -> Answer:
+    start_up, _ = run([sys.executable, __file__, what, ""])
+    cpu, out = run([sys.executable, __file__, what, path])
     said = json.loads(out)
     return Answer(cpu - start_up, said["cuts"], said["motion"])
 
 
-def ours(path: str) -> dict[str, Any]:
-    """All of our measures on tracks of the file; the mean motion of the whole file, cuts included, as the peers' is."""
+def shots_and_motion(path: str) -> dict[str, Any]:
+    """Hard cuts, and the mean motion of the whole file at full size and its own rate, cuts included, as the peers' is."""
     import cv2
 
-    from curation.scan import ScanConfig, scan_asset
-    from curation.split import SplitConfig, split_asset
+    from curation.cut_series import ShotObserver
+    from curation.motion import MotionConfig, MotionWatch, full_size_ratio
+    from curation.scan import tracks_of
+    from curation.shots import ShotsConfig, find_shots
     from curation.tracks import by_name
-    from manifests.records import Asset
-    from pipelines.measures import MEASURES, MeasuresConfig, run_measure
+    from manifests.records import Clip
 
     cv2.setNumThreads(1)
     if not path:
         return {}
-    asset = Asset(asset_id="0" * 32, asset_sha256=b"", asset_md5=b"", size_bytes=0, uri=path)
-    scan = scan_asset(asset, path, ScanConfig())
-    tracks, settings = by_name(scan.tracks), MeasuresConfig()
-    split = split_asset(scan.asset, tracks, SplitConfig())
-    for clip in split.clips:
-        for measure in MEASURES:
-            run_measure(measure, clip, tracks, getattr(settings, measure.name))
-    pts = tracks["shots"].pts_us
-    cuts = [int(np.searchsorted(pts, s.start_us)) for s in split.shots if s.opens == "hard"]
-    return {"cuts": cuts, "motion": float(np.nanmean(tracks["motion"]["motion"]))}
+    tracks = by_name(tracks_of(path, [ShotObserver(), MotionWatch()]))
+    pts, samples = tracks["shots"].pts_us, tracks["motion_samples"]
+    shots = find_shots(tracks, int(pts[-1]) + 1, ShotsConfig())
+    whole = Clip(clip_id="c", asset_id="a", kind="video", start_us=int(pts[0]), end_us=int(pts[-1]) + 1)
+    ratio = full_size_ratio(whole, samples, samples, MotionConfig())
+    return {
+        "cuts": [int(np.searchsorted(pts, s.start_us)) for s in shots if s.opens == "hard"],
+        "motion": ratio * float(np.nanmean(tracks["motion"]["motion"])),
+    }
+
+
+def everything(path: str) -> dict[str, Any]:
+    """The same two numbers, from all that curation does with a video but for text and networks."""
+    import cv2
+
+    from benchmarks.decode import analysis
+
+    cv2.setNumThreads(1)
+    if path:
+        analysis(path)
+    return {"cuts": None, "motion": None}
 
 
 def hard_f1(answers: dict[str, Answer], labels: dict[str, Any]) -> float | None:
@@ -200,15 +221,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--data-juicer", help=f"folder of an environment that holds it: {DATA_JUICER}")
     parser.add_argument("--files", default="", help="only files whose name contains this")
-    parser.add_argument("--ours", help=argparse.SUPPRESS)
+    parser.add_argument("--shots-and-motion", help=argparse.SUPPRESS)
+    parser.add_argument("--everything", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.ours is not None:
-        print(json.dumps(ours(options.ours)))
-        return
+    for work, path in ((shots_and_motion, options.shots_and_motion), (everything, options.everything)):
+        if path is not None:
+            print(json.dumps(work(path)))
+            return
     folder = media_folder()
     labels = {e["file"]: e for e in json.loads((folder / "cuts.json").read_text())["entries"]}
     tools: dict[str, Callable[[str, str], Answer]] = {
         "dailies": dailies,
+        "dailies, everything": dailies_all,
         "PySceneDetect + vmafmotion": peer_filter,
         "PySceneDetect + libvmaf": peer_libvmaf,
     }

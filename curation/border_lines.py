@@ -28,6 +28,7 @@ class BordersConfig:
     plain_motion: float = 2.5  # … and over time
     grain_levels: float = 0.9  # deviation along a bar that does not change over time …
     grain_share: float = 0.8  # … and of what changes, as noise does
+    lone_motion: float = 3.0  # deviation over time of a border without its like on the other side: bars come in pairs
     thin_lines: int = 3  # of the small luma: a thinner border takes on some of the picture when coded badly, and may change
     noisy_levels: float = 12.0  # a border's own deviation: more is a picture
     plain_share: float = 0.7  # of the bands, in the line next to the picture
@@ -109,7 +110,13 @@ def find_plain(maps: Maps, cfg: BordersConfig) -> Sides:
         if again == sizes:
             break
         sizes = again
+    sizes = [0.0 if size and not sizes[side ^ 1] and _stirs(seen[side], size, cfg) else size for side, size in enumerate(sizes)]
     return (0.0, 0.0, 0.0, 0.0) if _is_empty(maps, sizes, cfg) else (sizes[0], sizes[1], sizes[2], sizes[3])
+
+
+def _stirs(s: Lines, size: float, cfg: BordersConfig) -> bool:
+    """Whether a border without its like on the other side changes over time: a sky or a meadow under a moving camera does."""
+    return float(np.median(s.motion[: max(1, int(size))])) > cfg.lone_motion
 
 
 def _plain_cells(s: Lines, cfg: BordersConfig, times: float = 1.0) -> np.ndarray | None:

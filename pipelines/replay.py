@@ -111,10 +111,10 @@ def _inputs(stage: Stage, config: CurateConfig, place: Place, store: ManifestSto
     """The rows that the stage was given for this asset, as the manifest keeps them."""
     assets = store.read("assets")
     assets = assets.filter(pc.equal(assets.column("asset_id"), asset.asset_id))
-    if stage is plan.PROBE:
+    if stage in (plan.PROBE, plan.SCAN):  # as ingest left it: what followed is made by the stages themselves
         assets = pa.Table.from_pylist([dataclasses.asdict(jobs.without_facts(asset))], schema=assets.schema)
     if stage is plan.SCAN:
-        # As probing left it: the scan refines duration and counts.
+        # With the facts as probing found them: the scan refines duration and counts.
         assets = work.merge_columns(assets, work.read(plan.PROBE, config, place), "asset_id", jobs.FACT_COLUMNS)
     if stage.key == "asset_id":
         rows = assets
@@ -139,7 +139,7 @@ def _stored_stem(stage: Stage, config: CurateConfig, place: Place, inputs: pa.Ta
 def _compare(stage: Stage, config: CurateConfig, place: Place, output: str, inputs: pa.Table, now: pa.Table) -> list[Difference]:
     schema = stage.writes[output]
     key = stage.key if stage.key in schema.names else schema.names[0]
-    keys = inputs.column(stage.key).unique().combine_chunks() if key == stage.key else now.column(key).unique().combine_chunks()
+    keys = (inputs.column(stage.key) if key == stage.key else now.column(key)).unique()
     stored = _rows(work.read(stage, config, place, output, keys, key), key)
     again = _rows(now.select(schema.names).cast(schema), key)
     found = []

@@ -46,7 +46,7 @@ def _run(project: Path, *command: object) -> subprocess.CompletedProcess[str]:
 
 def test_the_guides_own_test_passes(project: Path) -> None:
     """The test that the guide writes for its measure passes in the changed copy."""
-    assert "1 passed" in _run(project, "-m", "pytest", "tests/unit/test_flicker.py", "-q").stdout
+    assert "1 passed" in _run(project, "-m", "pytest", "tests/unit/test_flicker.py", "-o", "addopts=--import-mode=importlib").stdout
 
 
 def test_the_new_measure_is_measured_ruled_and_replayed(project: Path, samples: Path, tmp_path: Path) -> None:
