@@ -44,7 +44,11 @@ format: setup ## rewrite the sources in the one format
 
 bench: setup ## the figures in README, each beside its peer
 	@$(RUN)/python benchmarks/decode.py
+	@$(RUN)/python benchmarks/ocr_cost.py
+	@$(RUN)/python benchmarks/copies_cost.py
+	@$(RUN)/python benchmarks/peers.py
 	@$(RUN)/python benchmarks/accuracy.py
+	@$(RUN)/python benchmarks/fuzz.py --cases 20000
 
 lock: setup ## renew requirements.txt from pyproject.toml, without addresses
 	@(command -v uv >/dev/null && uv=uv || uv=.tools/uv/bin/uv; $$uv pip compile pyproject.toml --extra curate --extra train --extra audit --extra dev \
