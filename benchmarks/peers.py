@@ -68,7 +68,10 @@ def scenedetect_cuts(path: str, folder: str) -> tuple[float, list[int]]:
     command = [str(Path(sys.executable).parent / "scenedetect")]
     start_up, _ = run([*command, "-q", "version"])
     cpu, _ = run([*command, "-q", "-i", path, "-o", folder, "detect-adaptive", "list-scenes", "-q", "-s"])
-    rows = list(csv.DictReader((Path(folder) / f"{Path(path).stem}-Scenes.csv").open()))
+    listed = Path(folder) / f"{Path(path).stem}-Scenes.csv"
+    if not listed.is_file():
+        raise RuntimeError("PySceneDetect wrote no list of scenes: it could not read the file")
+    rows = list(csv.DictReader(listed.open()))
     return cpu - start_up, [int(r["Start Frame"]) - 1 for r in rows][1:]
 
 
@@ -144,8 +147,8 @@ def dailies_all(path: str, folder: str) -> Answer:
 
 
 def _ours(path: str, what: str) -> Answer:
-    start_up, _ = run([sys.executable, __file__, what, ""])
-    cpu, out = run([sys.executable, __file__, what, path])
+    start_up, _ = run([sys.executable, str(Path(__file__).resolve()), what, ""])
+    cpu, out = run([sys.executable, str(Path(__file__).resolve()), what, path])
     said = json.loads(out)
     return Answer(cpu - start_up, said["cuts"], said["motion"])
 
