@@ -1,0 +1,59 @@
+"""What the commands share: their common arguments, how errors are told, how tables are printed."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from manifests.tables import ManifestError, ManifestStore
+
+Dataset = Annotated[Path, typer.Argument(help="Folder of the dataset, as given to `dailies curate --out`.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value overrides of the configuration, e.g. rules.motion.threshold=3")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
+Version = Annotated[int | None, typer.Option("--version", help="Version of the manifest; the newest if not given.")]
+
+
+@contextmanager
+def errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Errors of these kinds are told in a sentence, with exit status 2; others are bugs and keep their traceback."""
+    told: tuple[type[Exception], ...] = (ManifestError, *kinds)
+    try:
+        yield
+    except told as error:
+        print(f"dailies: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+
+
+def store_of(dataset: Path) -> ManifestStore:
+    store = ManifestStore(dataset)
+    if store.version() < 0:
+        print(
+            f"dailies: {dataset}: expected a dataset with a manifest, found none; make one with `dailies curate INPUT --out {dataset}`",
+            file=sys.stderr,
+        )
+        raise typer.Exit(2)
+    return store
+
+
+def print_table(names: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in names:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*(Text(v) for v in row))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def cell(value: Any) -> str:
+    return "" if value is None else value.hex() if isinstance(value, bytes) else str(value)
+
+
+def plain(value: Any) -> Any:
+    return value.hex() if isinstance(value, bytes) else str(value)
