@@ -93,13 +93,13 @@ class ShotObserver:
 
     def push(self, frame: Frame) -> None:
         """The next frame, in order of presentation."""
-        self._transitions.push(frame.y, frame.u, frame.v, frame.pts_us)
+        self._transitions.push(frame.y, frame.u, frame.v, frame.pts_us, frame.repeats)
         planes = _Planes(frame.y, frame.u, frame.v)
         last, self._last = self._last, planes
         if last is None:
             self._recorder.add(frame.pts_us, float("nan"))
             return
-        change = _change(planes, last)
+        change = 0.0 if frame.repeats else _change(planes, last)
         self._recorder.add(frame.pts_us, change)
         again = frame.pts_us - self._moved_us < CADENCE_US and change < REPEATED * max(1.0, self._recent[-1] if self._recent else 0.0)
         if self._open:

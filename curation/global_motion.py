@@ -57,6 +57,7 @@ class GlobalMotionObserver:
     def __init__(self) -> None:
         self._recorder = Recorder(TRACK, FIELDS)
         self._before: np.ndarray | None = None
+        self._still: tuple[np.ndarray, np.ndarray] | None = None  # what was found of the picture that stands
         self._last_us = 0
         self._grid = np.zeros((0, 1, 2), np.float32)
         self._shape = (0, 0)
@@ -64,6 +65,8 @@ class GlobalMotionObserver:
 
     def push(self, frame: Frame) -> None:
         """Looks at a frame that comes 75 ms after the last look, and at the first."""
+        if not frame.repeats:
+            self._still = None
         if self._before is not None and 0 <= frame.pts_us - self._last_us < LOOK_US:
             return
         before, y, step_us = self._before, frame.y, frame.pts_us - self._last_us
@@ -73,11 +76,20 @@ class GlobalMotionObserver:
         if self._shape != y.shape:
             self._flush()
             self._shape, self._grid = y.shape, np.ascontiguousarray(grid_px(*y.shape)[:, None])
+        if self._still is not None:
+            self._hold(frame.pts_us, step_us, *self._still)
+            return
         found, seen, texture = cv2.calcOpticalFlowPyrLK(
             before, _same_light(y, before), self._grid, np.empty(0), winSize=_WINDOW, maxLevel=_LEVELS,
             criteria=_CRITERIA, flags=cv2.OPTFLOW_LK_GET_MIN_EIGENVALS,
         )  # fmt: skip
-        self._held.append((frame.pts_us, step_us / 1e6, (found - self._grid)[:, 0], np.where(seen, texture, 0)[:, 0]))
+        motion, texture = (found - self._grid)[:, 0], np.where(seen, texture, 0)[:, 0]
+        if y is before:
+            self._still = motion, texture
+        self._hold(frame.pts_us, step_us, motion, texture)
+
+    def _hold(self, pts_us: int, step_us: int, motion: np.ndarray, texture: np.ndarray) -> None:
+        self._held.append((pts_us, step_us / 1e6, motion, texture))
         if len(self._held) >= _FLUSH:
             self._flush()
 

@@ -23,13 +23,17 @@ class HashObserver:
         self._recorder = Recorder(TRACK, ("quality",))
         self._due = -(1 << 62)
         self._held: list[tuple[int, np.ndarray]] = []
+        self._cells: np.ndarray | None = None  # of the picture that stands
 
     def push(self, frame: Frame) -> None:
         """The frame is hashed when it is due."""
+        if not frame.repeats:
+            self._cells = None
         if frame.pts_us < self._due:
             return
         self._due = frame.pts_us + LEAST_US
-        self._held.append((frame.pts_us, cells(frame.y)))
+        self._cells = cells(frame.y) if self._cells is None else self._cells
+        self._held.append((frame.pts_us, self._cells))
         if len(self._held) == _AT_ONCE:
             self._flush()
 

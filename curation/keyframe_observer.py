@@ -44,10 +44,12 @@ class KeyFrameObserver:
         self._held: list[tuple[int, int, int, bytes]] = []  # time, width, height, JPEG
         self._cells: np.ndarray | None = None
         self._last = -(1 << 62)
+        self._stands = False  # nothing changed since the last one
         self._stretch = 1
 
     def push(self, frame: Frame) -> None:
         """The frame is kept when it is due."""
+        self._stands = self._stands and frame.repeats
         since = frame.pts_us - self._last
         if since < LEAST_US * self._stretch:
             return
@@ -57,7 +59,10 @@ class KeyFrameObserver:
         if not new or (since < MOST_US * self._stretch + FILTERED_WITHIN_US and not frame.is_filtered() and self._cells is not None):
             return
         self._cells, self._last = cells, frame.pts_us
-        self._held.append((frame.pts_us, *self._picture(frame)))
+        # A picture that stands is not coded again: each clip has its key frame all the same.
+        picture = self._held[-1][1:] if self._stands and self._held else self._picture(frame)
+        self._stands = True
+        self._held.append((frame.pts_us, *picture))
         if len(self._held) > MOST_HELD:
             self._held, self._stretch = self._held[::2], self._stretch * 2
 

@@ -69,6 +69,7 @@ class MotionWatch:
         self._rows = Recorder("motion", ("motion", "change", "luma"))
         self._samples = Recorder("motion_samples", ("full", "small", "far", "near", "steps"))
         self._before: np.ndarray | None = None
+        self._level = 0.0
         self._tiles = _Tiles()
         self._due = -(1 << 62)
         self._number = 0
@@ -80,14 +81,19 @@ class MotionWatch:
         luma, before = frame.y, self._before
         self._before = luma
         if before is None:
-            self._rows.add(frame.pts_us, np.nan, np.nan, cv2.mean(luma)[0])
+            self._level = cv2.mean(luma)[0]
+            self._rows.add(frame.pts_us, np.nan, np.nan, self._level)
             self._start(frame)
             return
-        blurred = _blurred(luma, before)
-        motion = cv2.norm(blurred, cv2.NORM_L1) / luma.size
-        self._rows.add(frame.pts_us, motion, cv2.norm(blurred, cv2.NORM_INF), cv2.mean(luma)[0])
-        if self._tiles.held:
-            self._look(frame, blurred, motion)
+        motion = 0.0
+        if frame.repeats:
+            self._rows.add(frame.pts_us, 0.0, 0.0, self._level)
+        else:
+            blurred = _blurred(luma, before)
+            motion, self._level = cv2.norm(blurred, cv2.NORM_L1) / luma.size, cv2.mean(luma)[0]
+            self._rows.add(frame.pts_us, motion, cv2.norm(blurred, cv2.NORM_INF), self._level)
+            if self._tiles.held and motion:  # a repeated frame says nothing; the tiles of its twin still hold
+                self._look(frame, blurred)
         if self._far is not None:
             self._look_far(frame, motion)
         if frame.pts_us >= self._due:
@@ -102,11 +108,10 @@ class MotionWatch:
         self._number += 1
         self._due = frame.pts_us + int(SAMPLE_US * (0.5 + self._number * _GOLDEN % 1))
         self._far, self._near, self._steps = (frame.y, frame.pts_us), 0.0, 0
-        self._tiles.take(frame, self._number)
+        if not (self._tiles.held and frame.repeats):
+            self._tiles.take(frame, self._number)
 
-    def _look(self, frame: Frame, blurred: np.ndarray, motion: float) -> None:
-        if motion == 0:  # a repeated frame says nothing; the tiles of its twin still hold
-            return
+    def _look(self, frame: Frame, blurred: np.ndarray) -> None:
         found = self._tiles.compare(frame, blurred)
         if found is not None:
             self._samples.add(frame.pts_us, *found, np.nan, np.nan, np.nan)

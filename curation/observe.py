@@ -8,6 +8,7 @@ asks for another decode.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+import cv2
 import numpy as np
 
 from curation.orientation import Orientation
@@ -36,6 +37,7 @@ class Frame:
     v: np.ndarray
     source: "VideoFrame"  # the decoder's own, as stored; read it inside push only: keeping it keeps megabytes
     turn: Orientation
+    repeats: bool = False  # the small planes are, byte for byte, those of the frame before: nothing that is seen on them is new
 
     def is_filtered(self) -> bool:
         """False for a B-frame, on which the decoder may have left out its loop filter: what is looked at closely takes another."""
@@ -73,6 +75,7 @@ class SmallFrames:
         self._scaler = VideoReformatter()
         self._turn: Orientation | None = None
         self._plain = True
+        self._last: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def __call__(self, source: "VideoFrame", pts_us: int) -> Frame:
         """The frame as observers see it."""
@@ -91,6 +94,10 @@ class SmallFrames:
         u, v = _view(planes[1], width // 2, height // 2), _view(planes[2], width // 2, height // 2)
         if not self._plain:
             y, u, v = (np.ascontiguousarray(self._turn.apply(p)) for p in (y, u, v))
+        last, self._last = self._last, (y, u, v)
+        if last is not None and all(map(_is_same, last, self._last)):
+            self._last = last  # one copy of a picture that stands
+            return Frame(pts_us, *last, source, self._turn, repeats=True)
         return Frame(pts_us, y, u, v, source, self._turn)
 
 
@@ -98,6 +105,10 @@ def fit(width: int, height: int, long_side: int) -> tuple[int, int]:
     """Even sizes of at least 16 px with the picture's aspect, not larger than the picture (of at least 16 px) or the long side."""
     scale = min(1.0, long_side / max(width, height))
     return max(16, round(width * scale / 2) * 2), max(16, round(height * scale / 2) * 2)
+
+
+def _is_same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and not cv2.norm(a, b, cv2.NORM_INF)
 
 
 def _view(plane: Any, width: int, height: int) -> np.ndarray:

@@ -63,11 +63,20 @@ class QualityObserver:
         self._looks, self._steps = Recorder(_LOOKS, _FIELDS), Recorder(_STEPS, ("step",))
         self._before: np.ndarray | None = None
         self._since, self._last_us = LOOK_FRAMES, 0
+        self._found: list[float] | None = None  # of the picture that stands
 
     def push(self, frame: Frame) -> None:
         """Notes the change since the last frame; looks closer when it is time."""
         before, self._before = self._before, frame.y
-        step = float("nan") if before is None else 2 * cv2.norm(frame.y[::2], before[::2], cv2.NORM_L1) / frame.y.size
+        if not frame.repeats:
+            self._found = None
+        step = (
+            float("nan")
+            if before is None
+            else 0.0
+            if frame.repeats
+            else 2 * cv2.norm(frame.y[::2], before[::2], cv2.NORM_L1) / frame.y.size
+        )
         self._steps.add(frame.pts_us, step)
         self._since += 1
         if before is not None and (self._since < LOOK_FRAMES or 0 <= frame.pts_us - self._last_us < LOOK_US):
@@ -78,9 +87,11 @@ class QualityObserver:
         ):  # blocks that the loop filter would have smoothed are not the coder's
             return
         self._since, self._last_us = 0, frame.pts_us
-        tiles = frame_quality.frame_tiles(frame, before)
-        closer = [float("nan")] * len(frame_quality.FIELDS) if tiles is None else frame_quality.numbers(tiles)
-        self._looks.add(frame.pts_us, *_exposure(frame.y), *closer)
+        if self._found is None:
+            tiles = frame_quality.frame_tiles(frame, before)
+            closer = [float("nan")] * len(frame_quality.FIELDS) if tiles is None else frame_quality.numbers(tiles)
+            self._found = [*_exposure(frame.y), *closer]
+        self._looks.add(frame.pts_us, *self._found)
 
     def finish(self) -> list[Track]:
         """Both tracks, empty when no frame came."""

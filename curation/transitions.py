@@ -28,7 +28,7 @@ _FINE = (64, 40)
 _COARSE = (16, 10)  # times three planes: blocks of 2 x 2 x 3 numbers, 40 of them
 _BLOCKS = 40
 _TINY = 1e-3
-_BATCH = 16  # samples compared at once
+_BATCH = 32  # samples compared at once
 _PER_WINDOW = ("change", "share", "misfit", "contrast", "likeness", "coarse_share", "spread", "local_misfit", "decided", "detour")
 
 FIELDS = ("level", "deviation", *(f"{name}_{half}" for half in HALF_WINDOWS for name in _PER_WINDOW))
@@ -50,21 +50,33 @@ class TransitionSampler:
         self._pts: list[int] = []
         self._fine: list[np.ndarray] = []
         self._coarse: list[np.ndarray] = []
+        self._moved: list[bool] = []  # since the sample before
+        self._moves = True
         self._next = 0  # index in the lists of the next sample to be recorded
 
-    def push(self, y: np.ndarray, u: np.ndarray, v: np.ndarray, pts_us: int) -> None:
-        """The next frame, in order of presentation."""
+    def push(self, y: np.ndarray, u: np.ndarray, v: np.ndarray, pts_us: int, repeats: bool = False) -> None:
+        """The next frame, in order of presentation; `repeats` says that it shows what the frame before showed."""
+        self._moves = self._moves or not repeats
         if pts_us < self._due:
             return
         self._due = max(self._due + SAMPLE_US, pts_us + SAMPLE_US // 2)
+        self._sample(y, u, v, pts_us)
+        if len(self._pts) - self._next >= _BATCH + HALF_WINDOWS[-1]:
+            self._record(_BATCH)
+
+    def _sample(self, y: np.ndarray, u: np.ndarray, v: np.ndarray, pts_us: int) -> None:
+        self._pts.append(pts_us)
+        self._moved.append(self._moves)
+        if not self._moves:
+            self._fine.append(self._fine[-1])
+            self._coarse.append(self._coarse[-1])
+            return
+        self._moves = False
         fine = cv2.resize(y, _FINE, interpolation=cv2.INTER_AREA)
         planes = [cv2.resize(p, _COARSE, interpolation=cv2.INTER_AREA) for p in (fine, u, v)]
-        self._pts.append(pts_us)
         self._fine.append(fine.reshape(-1))
         # [planes, 5, 2, 8, 2] -> [40 blocks, 12 numbers]
         self._coarse.append(np.stack(planes).reshape(3, 5, 2, 8, 2).transpose(1, 3, 0, 2, 4).reshape(_BLOCKS, 12))
-        if len(self._pts) - self._next >= _BATCH + HALF_WINDOWS[-1]:
-            self._record(_BATCH)
 
     def finish(self) -> Track:
         """The track, with the last samples compared within what there is."""
@@ -76,14 +88,17 @@ class TransitionSampler:
         if not count:
             return
         first, end, known = self._next, self._next + count, len(self._pts)
-        fine, coarse = np.stack(self._fine).astype(np.float32), np.stack(self._coarse).astype(np.float32)
+        stands = not any(self._moved[max(0, first - HALF_WINDOWS[-1]) + 1 :])
+        # Where nothing moves one row tells of all.
+        fine, coarse = (np.stack(rows[:1] if stands else rows).astype(np.float32) for rows in (self._fine, self._coarse))
         mean, variance = fine.mean(1), fine.var(1)
         values = np.full((count, len(FIELDS)), np.nan, np.float32)
-        values[:, 0], values[:, 1] = mean[first:end], np.sqrt(variance[first:end])
+        own = slice(0, 1) if stands else slice(first, end)
+        values[:, 0], values[:, 1] = mean[own], np.sqrt(variance[own])
         for i, half in enumerate(HALF_WINDOWS):
             low, high = max(first, half), min(end, known - half)
             if low < high:
-                rows = [slice(low + shift, high + shift) for shift in (-half, 0, half)]
+                rows = [own] * 3 if stands else [slice(low + shift, high + shift) for shift in (-half, 0, half)]
                 compared = (*_whole(fine, mean, variance, *rows), *_by_blocks(*(coarse[r] for r in rows)))
                 at = 2 + i * len(_PER_WINDOW)
                 values[low - first : high - first, at : at + len(_PER_WINDOW)] = np.stack(compared, 1)
@@ -92,7 +107,7 @@ class TransitionSampler:
         self._next = end
         spare = self._next - HALF_WINDOWS[-1]
         if spare > 0:
-            del self._pts[:spare], self._fine[:spare], self._coarse[:spare]
+            del self._pts[:spare], self._fine[:spare], self._coarse[:spare], self._moved[:spare]
             self._next -= spare
 
 
