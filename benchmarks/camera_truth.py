@@ -97,6 +97,7 @@ class Take:
 class _Lazy:
     take: Take
     index: int
+    repeats: bool = False
 
     @property
     def pts_us(self) -> int:

@@ -22,7 +22,7 @@ def track_of(frames: list[np.ndarray], step_us: int = STEP_US) -> Track:
     """The track of small RGB frames at even times."""
     observer = GlobalMotionObserver()
     for i, frame in enumerate(frames):
-        observer.push(cast(Frame, SimpleNamespace(pts_us=i * step_us, y=np.ascontiguousarray(frame[..., 1]))))
+        observer.push(cast(Frame, SimpleNamespace(pts_us=i * step_us, y=np.ascontiguousarray(frame[..., 1]), repeats=False)))
     return observer.finish()[0]
 
 

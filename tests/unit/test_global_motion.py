@@ -16,7 +16,7 @@ def track_of(frames: list[np.ndarray], step_us: int = 40_000) -> Track:
     """The track of luma frames at even times."""
     observer = GlobalMotionObserver()
     for i, frame in enumerate(frames):
-        observer.push(cast(Frame, SimpleNamespace(pts_us=i * step_us, y=np.ascontiguousarray(frame))))
+        observer.push(cast(Frame, SimpleNamespace(pts_us=i * step_us, y=np.ascontiguousarray(frame), repeats=False)))
     return observer.finish()[0]
 
 
