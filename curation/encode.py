@@ -7,14 +7,13 @@ filters and muxers, no metadata.
 """
 
 import io
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from curation.ffmpeg_program import EncodeError, Limits, ffmpeg_binary, h264_encoder, run_ffmpeg
 from manifests.records import Asset, Clip
 
 AUDIO_RATE_HZ = 48_000
@@ -47,6 +46,11 @@ class EncodeConfig:
     max_pixels: int = 8192 * 4352  # a decoder refuses larger frames before it allocates them
     max_alloc_bytes: int = 1 << 30  # largest single allocation inside FFmpeg
 
+    @property
+    def limits(self) -> Limits:
+        """What one run of FFmpeg may use."""
+        return Limits(timeout_s=self.timeout_s, max_alloc_bytes=self.max_alloc_bytes)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedClip:
@@ -74,15 +78,6 @@ class Fitting:
     scaled_height: int
     pad: bool
     share: float
-
-
-class EncodeError(RuntimeError):
-    """A clip could not be encoded: names clip, file, what was expected and found, and the end of what FFmpeg said."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(f"{code}: {detail}")
-        self.code = code
-        self.detail = detail
 
 
 def encode_clip(
@@ -123,24 +118,6 @@ def fit_picture(shown: tuple[int, int], target: tuple[int, int], max_crop_share:
     # Rounding to even may fall short of the target when covering, or pass it when padding.
     sides = [min(a, b) if pad else max(a, b) for a, b in zip(sides, target, strict=True)]
     return Fitting(scaled_width=sides[0], scaled_height=sides[1], pad=pad, share=-lost if pad else lost)
-
-
-def ffmpeg_binary() -> str:
-    """The FFmpeg program that comes with imageio-ffmpeg (or the one IMAGEIO_FFMPEG_EXE names)."""
-    import imageio_ffmpeg
-
-    return str(imageio_ffmpeg.get_ffmpeg_exe())
-
-
-@lru_cache(maxsize=4)
-def h264_encoder(binary: str) -> str:
-    """The H.264 encoder the program has: libx264, else libopenh264. Raises EncodeError when it has neither."""
-    said = subprocess.run([binary, "-hide_banner", "-encoders"], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
-    names = {line.split()[1] for line in said.stdout.splitlines() if len(line.split()) > 1}
-    for name in ("libx264", "libopenh264"):
-        if name in names:
-            return name
-    raise EncodeError("no_encoder", f"expected an FFmpeg with libx264 or libopenh264, found neither in {binary}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,13 +197,14 @@ def _cut(job: _Job, folder: str) -> int:
 
 def _write_mp4(job: _Job, folder: str, seek: bool, n_clones: int) -> list[int | None]:
     """One run of FFmpeg; returns when, in the source, each encoded frame is from (us; None where its frames carry no time)."""
-    source = _source(job.path, job.start_us if seek else None, job.cfg, max_pixels=job.cfg.max_pixels)
-    streams, options = [source[str(job.video_index)]], _mp4_options(job) | {"vf": _video_filters(job, n_clones)}
+    reading = _reading(job.start_us if seek else None, job.cfg, max_pixels=job.cfg.max_pixels)
+    streams, options = [job.video_index], _mp4_options(job) | {"vf": _video_filters(job, n_clones)}
     if job.audio_index is not None:
-        streams.append(source[str(job.audio_index)])
+        streams.append(job.audio_index)
         options |= _exact("a") | {"c:a": "aac", "b:a": job.cfg.audio_bit_rate, "ac": 2}
         options |= {"af": _audio_filters(job.start_us, Fraction(job.n_frames) / job.fps)}
-    _run(job.path, job.clip, streams, f"{folder}/clip.mp4", options | {"stats_enc_pre:v": f"{folder}/frames"}, job.cfg)
+    options |= {"stats_enc_pre:v": f"{folder}/frames"}
+    run_ffmpeg(job.path, streams, f"{folder}/clip.mp4", reading, options, job.cfg.limits, str(job))
     return _source_times(f"{folder}/frames")
 
 
@@ -262,7 +240,8 @@ def _encode_sound(path: str, clip: Clip, span_us: tuple[int, int], cfg: EncodeCo
         raise EncodeError("bad_target", f"clip {clip.clip_id}: expected a span with a length, found {span_us}")
     with tempfile.TemporaryDirectory(prefix="dailies-encode-") as folder:
         options = _exact("a") | {"c:a": "flac", "sample_fmt": "s16", "ac": 2, "f": "flac", "af": _audio_filters(span_us[0], length)}
-        _run(path, clip, [_source(path, span_us[0], cfg)[str(audio_index)]], f"{folder}/clip.flac", options, cfg)
+        subject = f"clip {clip.clip_id} of {path}"
+        run_ffmpeg(path, [audio_index], f"{folder}/clip.flac", _reading(span_us[0], cfg), options, cfg.limits, subject)
         data = Path(folder, "clip.flac").read_bytes()
     return EncodedClip(clip_id=clip.clip_id, extension="flac", data=data, has_audio=True)
 
@@ -281,19 +260,15 @@ def _streams(path: str, clip: Clip) -> tuple[int | None, int | None]:
     return indices
 
 
-def _source(path: str, start_us: int | None, cfg: EncodeConfig, **options: Any) -> Any:
-    """The file as an ffmpeg-python input that keeps its own timestamps, opened under the same allow-lists as everywhere."""
-    import ffmpeg
-
-    from curation.media import DEMUXERS
-
+def _reading(start_us: int | None, cfg: EncodeConfig, **options: Any) -> dict[str, Any]:
+    """FFmpeg's options for the source: it keeps its own timestamps, and is read from well before `start_us`, or from its beginning."""
     # A stream that changes its size midway would otherwise restart the filters, and with them the count of frames.
-    options |= {"reinit_filter": 0, "copyts": None, "threads": 1, "protocol_whitelist": "file", "format_whitelist": DEMUXERS}
+    options |= {"reinit_filter": 0, "copyts": None, "threads": 1}
     seek_us = 0 if start_us is None else start_us - cfg.seek_margin_us
     if seek_us > 0:
         # Absolute time, and nothing dropped by the seek itself: the trim filter alone decides.
         options |= {"ss": _seconds(seek_us), "seek_timestamp": 1, "noaccurate_seek": None}
-    return ffmpeg.input(f"file:{Path(path).absolute()}", **options)
+    return options
 
 
 def _video_filters(job: _Job, n_clones: int) -> str:
@@ -344,30 +319,6 @@ def _mp4_options(job: _Job) -> dict[str, Any]:
 def _exact(stream: str) -> dict[str, Any]:
     """Options that make the output depend on the input alone."""
     return {"fflags": "+bitexact", f"flags:{stream}": "+bitexact", "threads": 1, "map_metadata": -1, "map_chapters": -1}
-
-
-def _run(path: str, clip: Clip, streams: list[Any], target: str, options: dict[str, Any], cfg: EncodeConfig) -> None:
-    """FFmpeg has written the target, or EncodeError tells what it said."""
-    import ffmpeg
-
-    command = [ffmpeg_binary(), "-hide_banner", "-nostdin", "-loglevel", "error", "-filter_threads", "1"]
-    command += ["-max_alloc", str(cfg.max_alloc_bytes)]
-    args = ffmpeg.compile(ffmpeg.output(*streams, target, **options), cmd=command, overwrite_output=True)
-    with tempfile.TemporaryFile() as log:
-        try:
-            done = subprocess.run(args, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, timeout=cfg.timeout_s)
-        except subprocess.TimeoutExpired as e:
-            raise EncodeError("timeout", f"clip {clip.clip_id} of {path}: expected an end within {cfg.timeout_s:g} s, found none") from e
-        if done.returncode != 0 or not Path(target).is_file():
-            said = _tail(log)
-            raise EncodeError(
-                "ffmpeg_failed", f"clip {clip.clip_id} of {path}: expected FFmpeg to succeed, found exit {done.returncode}: {said}"
-            )
-
-
-def _tail(log: Any) -> str:
-    log.seek(max(0, log.seek(0, io.SEEK_END) - 600))
-    return " ".join(log.read().decode("utf-8", "replace").split())
 
 
 def _source_times(path: str) -> list[int | None]:

@@ -197,7 +197,8 @@ def make_caption(config: CurateConfig, place: Place) -> Job:
 
 def make_encode(config: CurateConfig, place: Place) -> Job:
     """Clips become payloads in the shape of their bucket; one that cannot is a row with the reason."""
-    from curation.encode import EncodeError, encode_clip
+    from curation.encode import encode_clip
+    from curation.ffmpeg_program import EncodeError
 
     digest = ids.digest("encode/v1", canonical((config.encode, config.sets)))[:16]
 

@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from curation import buckets, captions, concepts, duplicates, embeddings, facts, ingest, text
-from curation.encode import EncodeError, encode_clip
+from curation.encode import encode_clip
+from curation.ffmpeg_program import EncodeError
 from curation.keyframes import KeyFrame, of_clip
 from curation.probe import probe_asset
 from curation.scan import scan_asset

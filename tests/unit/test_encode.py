@@ -18,7 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.encode import EncodeConfig, EncodedClip, EncodeError, encode_clip, ffmpeg_binary, fit_picture, h264_encoder
+from curation.encode import EncodeConfig, EncodedClip, encode_clip, fit_picture
+from curation.ffmpeg_program import EncodeError, ffmpeg_binary, h264_encoder, need_descriptors, run_ffmpeg
 from curation.media import MediaConfig, decode
 from curation.probe import probe_asset
 from manifests.records import Asset, Clip
@@ -127,13 +128,13 @@ def test_a_seek_that_lands_too_late_is_noticed(tmp_path: Path, monkeypatch: pyte
     """When the container's seek passes the span, the file is read again from its beginning and the frames are right."""
     from curation import encode
 
-    plain, asked = encode._source, []
+    plain, asked = encode._reading, []
 
-    def overshoot(path: str, start_us: int | None, cfg: EncodeConfig, **options: Any) -> Any:
+    def overshoot(start_us: int | None, cfg: EncodeConfig, **options: Any) -> Any:
         asked.append(start_us)
-        return plain(path, None if start_us is None else start_us + 6_600_000, cfg, **options)
+        return plain(None if start_us is None else start_us + 6_600_000, cfg, **options)
 
-    monkeypatch.setattr(encode, "_source", overshoot)
+    monkeypatch.setattr(encode, "_reading", overshoot)
     film = _film(tmp_path / "film.mp4", [40 * i for i in range(150)])
     times = _times(film)
     got = encode_clip(str(film), _clip(times[41], times[-1]), _asset(film), WIDTH, HEIGHT, 32, 16, 1, CFG)
@@ -305,8 +306,40 @@ def test_names_are_never_options_or_addresses(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_encoder_is_the_one_we_want() -> None:
-    """The packaged FFmpeg has libx264."""
+    """The packaged FFmpeg has libx264 and reads from descriptors."""
     assert h264_encoder(ffmpeg_binary()) == "libx264"
+    need_descriptors(ffmpeg_binary())
+
+
+def test_a_program_that_needs_names_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An FFmpeg without the protocol fd, which would have to open the asset by name, is refused with the remedy; it is given no file."""
+    old = tmp_path / "ffmpeg"
+    old.write_text('#!/bin/sh\ntest "$2" = -protocols || touch "$0.used"\nprintf "Input:\\n  file\\n  http\\n"\n')
+    old.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(old))
+    (tmp_path / "s.wav").write_bytes(b"RIFF")
+    with pytest.raises(EncodeError, match=r"protocol fd .*unset IMAGEIO_FFMPEG_EXE") as caught:
+        run_ffmpeg(str(tmp_path / "s.wav"), [0], str(tmp_path / "o.flac"), {}, {}, CFG.limits, "clip c1")
+    assert caught.value.code == "no_protocol" and not Path(f"{old}.used").exists()
+
+
+def test_only_the_asset_is_inherited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program is given one descriptor beside the standard ones, never the asset's name, and only its protocol and our containers."""
+    film, seen = _film(tmp_path / "film.mp4", [40 * i for i in range(60)]), []
+    plain = subprocess.run
+
+    def spy(args: list[str], **options: Any) -> Any:
+        seen.append((args, options))
+        return plain(args, **options)
+
+    asset = _asset(film)
+    monkeypatch.setattr(subprocess, "run", spy)
+    encode_clip(str(film), _clip(0, 2_400_000), asset, WIDTH, HEIGHT, 8, 8, 1, CFG)
+    (args, options) = next((a, o) for a, o in seen if "-i" in a)
+    (fd,) = options["pass_fds"]
+    assert args[args.index("-i") + 1] == "fd:" and args[args.index("-fd") + 1] == str(fd) and not any("film" in a for a in args)
+    assert args[args.index("-protocol_whitelist") + 1] == "fd" and "concat" not in args[args.index("-format_whitelist") + 1]
+    assert options.get("close_fds", True)
 
 
 REAL = ("video/sea_360p.avi", "video/sea_360p.mpg", "video/fishes.wmv", "video/nasa_13013_rotated.mp4", "hostile/made_starts_at_5s.mkv")

@@ -18,9 +18,12 @@ import pytest
 from PIL import Image
 
 from curation import media
+from curation.encode import EncodeConfig, encode_clip
+from curation.ffmpeg_program import EncodeError, Limits, ffmpeg_binary, run_ffmpeg
 from curation.media import MediaConfig, MediaError
 from curation.probe import probe
 from curation.stills import load_picture
+from manifests.records import Asset, Clip
 from tests.hostile_makers import MAKERS, OUTCOMES
 from tests.media_makers import scene, still, write_video
 
@@ -178,6 +181,71 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     assert use(Path("/dev/zero")) == "not_media"
     assert use(tmp_path / "s") == "missing"
     place.close()
+
+
+def encode(path: Path, kind: str = "video") -> str:
+    """The real encoding of the file's first frames: `mp4` or `jpg`, or the code of its error."""
+    asset = Asset(asset_id="a" * 32, asset_sha256=b"", asset_md5=b"", size_bytes=1, uri=str(path), kind=kind, width=320, height=192)
+    clip = Clip(clip_id="c", asset_id=asset.asset_id, kind=kind, start_us=0, end_us=200_000)
+    try:
+        return encode_clip(str(path), clip, asset, 64, 48, 2, 16, 1, EncodeConfig(preset="ultrafast")).extension
+    except EncodeError as e:
+        return e.code
+
+
+def transcode(path: Path) -> str:
+    """FFmpeg's program alone, told to follow references, on a file nobody looked at before: `written`, or the code of its error."""
+    target = path.parent.parent / "out.mp4"
+    reading = {"enable_drefs": 1, "use_absolute_path": 1} if path.suffix == ".mov" else {}
+    try:
+        run_ffmpeg(str(path), [0], str(target), reading, {"frames:v": 2}, Limits(timeout_s=20, max_alloc_bytes=1 << 28), "clip c")
+    except EncodeError as e:
+        return e.code
+    target.unlink()
+    return "written"
+
+
+@LINUX
+@pytest.mark.parametrize("name", MAKERS)
+def test_encoding_opens_the_asset_alone(places: tuple[Path, Path], server: Server, name: str) -> None:
+    """Whatever a file points to, encoding it, and FFmpeg's program on it alone, open that file only and ask no server."""
+    asset, target = places
+    work = asset.parent / "work"
+    work.mkdir()
+    MAKERS[name](work / name, target, server.url)
+    shutil.copy(work / name, asset / name)
+    with opened(asset, target.parent) as seen:
+        outcomes = encode(asset / name), encode(asset / name, "image"), transcode(asset / name)
+    assert set(seen) == {str(asset / name)} and server.n_visits == 0
+    own = OUTCOMES.get(name) == "video"  # it has frames of its own, and is encoded from them
+    assert outcomes[0::2] == ("mp4", "written") if own else not {"mp4", "jpg", "written"} & set(outcomes)
+
+
+@LINUX
+@pytest.mark.parametrize(
+    "name", ["frame%03d.mp4", "frame%d.jpg", "*.png", "concat:a.mp4|b.mp4", "data:video,x.mp4", "fd:", "list.m3u8", "-i"]
+)
+def test_a_name_says_nothing_to_the_encoder(places: tuple[Path, Path], name: str) -> None:
+    """A video under the name of a pattern, an address, a playlist or an option is encoded as that video, and its neighbours stay shut."""
+    asset, target = places
+    path = asset / name
+    shutil.copy(target, path)
+    with opened(asset, target.parent) as seen:
+        assert encode(path) == "mp4"
+    assert set(seen) == {str(path)}
+
+
+@LINUX
+def test_the_watch_sees_what_the_program_opens(places: tuple[Path, Path]) -> None:
+    """The program, given names and none of our limits, opens others, and the watch reports them although it is another process."""
+    asset, target = places
+    script = asset / "list.ffconcat"
+    script.write_text(f"ffconcat version 1.0\nfile '{target}'\n")
+    with opened(asset, target.parent) as seen:
+        for source in (["-safe", "0", "-i", str(script)], ["-f", "image2", "-i", str(asset / "frame%03d.png")]):
+            command = [ffmpeg_binary(), "-v", "error", "-nostdin", *source, "-frames:v", "1", "-f", "null", "-"]
+            subprocess.run(command, check=True, timeout=60)
+    assert {str(target), str(asset / "frame000.png"), str(script)} <= set(seen)
 
 
 CHILD = """
