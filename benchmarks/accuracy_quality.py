@@ -13,6 +13,8 @@ import av
 import cv2
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from benchmarks.border_truth import CLEAN, MOVING
 from benchmarks.figures import Figure, as_table
 from curation import media

@@ -65,7 +65,7 @@ class Signs:
 def shake_of(local: LocalMotion) -> tuple[float, float]:
     """Shake and flutter, picture widths a second.
 
-    Each point's speed is taken beside its running mean of five looks (0.4 s). What the points have in common then is shake (rms over the
+    Each point's speed is taken beside its running mean of five looks (0.5 s). What the points have in common then is shake (rms over the
     looks): no jump from one depth to another comes into it. What they do each for itself is flutter (mean): noise, or water and leaves.
     """
     seen = (local.weight > 0).mean(0) >= 0.5
@@ -94,12 +94,19 @@ def field_of(track: Track, local: LocalMotion, window_s: float) -> Field:
         if here.sum() < 3 and count > 1:
             continue
         often = seen[here].mean(0) >= 0.5
-        median = [np.nanmedian(np.where(seen[here] | ~often, v[here], np.nan), axis=0) for v in (local.right, local.down)]
+        median = [_median(v[here], seen[here] | ~often) for v in (local.right, local.down)]
         parts.append((*median, np.where(often & ~stuck, np.minimum(10 * local.weight[here].mean(0), 1), 0)))
     if not parts:  # frames come in fits and starts
         return field_of(track, local, np.inf)
     right, down, weight = (np.stack([p[i] for p in parts]) for i in range(3))
     return Field(x=local.x, y=local.y, right=right, down=down, weight=weight, aspect=float(track["height"][0] / track["width"][0]))
+
+
+def _median(values: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """The median [points] of the values [looks, points] that were seen, of which each point has one: numpy's own takes five times as long."""
+    ranked, n = np.sort(np.where(seen, values, np.inf), axis=0), seen.sum(0)
+    each = np.arange(values.shape[1])
+    return np.asarray((ranked[(n - 1) // 2, each] + ranked[n // 2, each]) / 2)
 
 
 def _stuck(local: LocalMotion) -> np.ndarray:

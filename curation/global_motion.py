@@ -1,11 +1,11 @@
-"""How the whole picture moves: shift, growth and turn some twelve times a second, and how single places move besides.
+"""How the whole picture moves: shift, growth and turn some ten times a second, and how single places move besides.
 
-A grid of some 60 points is followed from one look to the next by pyramidal Lucas-Kanade on the small luma planes, looks being 75 ms
+A grid of some 60 points is followed from one look to the next by pyramidal Lucas-Kanade on the small luma planes, looks being 95 ms
 apart so that a slow camera has moved by more than the 0.02 px to which a point is found. A similarity (shift, growth, turn) is fitted to
 the points, sure against a third of them moving by themselves. What each point does besides is kept in a byte a direction: depth shows in
 it, and with depth a push can be told from a zoom.
 
-Measured: 150 to 240 us a look, so some 100 us a frame of 30 a second. 2.7 KB a second of video.
+Measured: 130 to 200 us a look, so some 50 us a frame of 30 a second. 2 KB a second of video.
 """
 
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ FIELDS = ("dt_s", "dx", "dy", "zoom", "roll", "inliers", "residual", "texture", 
 The six speeds and shares are nan where fewer than LEAST_POINTS points can be followed: nothing to see is not stillness.
 """
 
-LOOK_US = 75_000
-"""Looks are at least so far apart: each second frame at 24 a second, each third at 30."""
+LOOK_US = 95_000
+"""Looks are at least so far apart: each third frame at 24 to 30 a second."""
 MOST_US = 260_000
 """Frames further apart are not compared; those of a video of 5 a second still are."""
 CELL_PX = 16
@@ -44,7 +44,7 @@ STEP_PX = 1 / 16
 """A point's own motion is stored in such steps, up to 7.9 px to each side."""
 
 _WINDOW = (9, 9)
-_LEVELS = 3
+_LEVELS = 2
 _CRITERIA = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 8, 0.03)
 _FLUSH = 64
 _ALONG_PX, _ALONG_SHARE = 0.3, 0.1
@@ -64,7 +64,7 @@ class GlobalMotionObserver:
         self._held: list[tuple[int, float, np.ndarray, np.ndarray]] = []  # time, dt_s, motion px [points, 2], texture [points]
 
     def push(self, frame: Frame) -> None:
-        """Looks at a frame that comes 75 ms after the last look, and at the first."""
+        """Looks at a frame that comes 95 ms after the last look, and at the first."""
         if not frame.repeats:
             self._still = None
         if self._before is not None and 0 <= frame.pts_us - self._last_us < LOOK_US:

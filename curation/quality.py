@@ -1,6 +1,6 @@
 """Technical quality of a clip: exposure, sharpness, noise, blockiness, combing, repeated frames, effective resolution; colourfulness.
 
-The observer looks at a frame once a second at most, at full size but only at a few tiles (`frame_quality`), and notes how far each frame
+The observer looks at a frame every 1.1 s at most, at full size but only at a few tiles (`frame_quality`), and notes how far each frame
 differs from the one before. Columns are averages over a clip's looks; all read levels of 8-bit luma in limited range.
 """
 
@@ -17,9 +17,9 @@ from manifests.records import Clip
 
 VERSION = "2"
 
-LOOK_US = 900_000
-LOOK_FRAMES = 20
-"""A look costs about a millisecond: once a second, and of slow video not more than each twentieth frame, is 50 us a frame at most."""
+LOOK_US = 1_100_000
+LOOK_FRAMES = 24
+"""A look costs about a millisecond: so often, and of slow video not more than each 24th frame, is 40 us a frame at most."""
 
 CADENCE_FRAMES = 10
 """The longest cadence: 240 frames made of 24."""

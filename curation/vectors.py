@@ -3,7 +3,7 @@
 The scale is px of the coded picture a frame step, mean over the picture. A codec's vectors reach as far as its reference picture, which
 may be four frames away where B-frames lie between; each is divided by that distance, or one video would score twice what it scores
 coded without B-frames. Our estimate is dense inverse search flow (OpenCV) on the small planes, between neighbours, a few times a second;
-like an encoder it keeps a vector only where it explains the picture better than none does.
+like an encoder it keeps a vector only where it explains the picture better than none does and lies within reach of a search.
 
 Asking the one decoder for vectors costs 15 to 50 % of the decode. So a second decoder is shown a few packets now and then. Those of H.264
 are taken anywhere: a picture's vectors are in its own bits, so missing references blur its pixels and leave its vectors as they are.
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
 
-VERSION = "1"
+VERSION = "2"
 """Version of the motion vector measure."""
 COLUMNS = ("motion_vector_px", "motion_vector_source")
 
-ESTIMATE_US = 280_000
-"""Mean spacing of our estimates: one costs about 0.35 ms, so 50 us a frame at 25 a second."""
+ESTIMATE_US = 400_000
+"""Mean spacing of our estimates: one costs about 0.4 ms, so 40 us a frame at 25 a second."""
 FIRST_PACKET = 30
 """No clip of a longer video begins in its first second."""
 RUN_PACKETS = 5
 """Packets that the second decoder sees at a time, and those that complete the last group of B-frames."""
 RUN_LONGEST = 24
-RUN_SHARE = 0.035
+RUN_SHARE = 0.02
 """… of all packets. A packet costs it about 1.3 times what it costs the first decoder."""
 MOST_PIXELS = 2560 * 1440
 """Larger pictures get no second decoder: its reference frames would take 200 MB at 4K."""
@@ -46,14 +46,17 @@ MOST_FAILURES = 3
 _GOLDEN = 0.6180339887  # steps of an evenly spread sequence
 _B = 3  # FFmpeg's picture type
 _BLOCK_PX = 4  # of the small plane, 32 px of 720 lines
+_REACH_PX = 24
+"""Farther than this from the picture's median vector, in px of the coded picture, an encoder does not look (x264: 16 px around a guess):
+text that jumps by a line is coded anew, though flow may follow it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorsConfig:
     """How vectors become a number of a clip. Values are ours."""
 
-    estimate_factor: float = 1.8
-    """Codec px = factor * estimate: flow is smoother than blocks, which also follow noise. Median of 83 clips of real H.264 videos."""
+    estimate_factor: float = 1.9
+    """Codec px = factor * estimate: flow is smoother than blocks, which also follow noise. Near the median (1.98) of 65 clips of real H.264 videos."""
     codec_share: float = 0.5
     """Weight of the codec's moments where there are some: they are exact but few, the estimates less exact but more."""
     least_motion: float = 0.05  # levels: what noise moves, so that still moments are not divided by nothing
@@ -87,7 +90,7 @@ class VectorWatch:
             # Spread unevenly, so that a rhythm of repeated frames is not always met alike.
             self._due = frame.pts_us + int(ESTIMATE_US * (0.5 + len(self._estimates) * _GOLDEN % 1))
             width, height = max(frame.source.width, frame.source.height), max(luma.shape)
-            self._estimates.append((frame.pts_us, self._mean_px(before, luma) * width / height))
+            self._estimates.append((frame.pts_us, self._mean_px(before, luma, width / height)))
 
     def finish(self) -> list[Track]:
         """The track, with what both have seen."""
@@ -97,8 +100,8 @@ class VectorWatch:
             recorder.add(*row)
         return [recorder.track()]
 
-    def _mean_px(self, before: np.ndarray, after: np.ndarray) -> float:
-        """Mean length of the vectors between two planes in their px."""
+    def _mean_px(self, before: np.ndarray, after: np.ndarray, scale: float) -> float:
+        """Mean length of the vectors between two small planes, in px of the coded picture, of which a small px has `scale`."""
         still = cv2.absdiff(before, after)
         if not still.any():
             return 0.0
@@ -108,17 +111,19 @@ class VectorWatch:
             self._grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
         moved = cv2.remap(after, cv2.add(self._grid, flow), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
         blocks = (width // _BLOCK_PX, height // _BLOCK_PX)
-        error, error_still, length = (
+        error, error_still, length, mean = (
             cv2.resize(plane, blocks, interpolation=cv2.INTER_AREA)
             for plane in (
                 cv2.absdiff(before, moved).astype(np.float32),
                 still.astype(np.float32),
                 cv2.magnitude(flow[..., 0], flow[..., 1]),
+                flow,
             )
         )
+        aside = np.hypot(*(mean[..., i] - np.median(mean[..., i]) for i in (0, 1)))
         # A long vector has to explain more, as it costs an encoder more bits: 5 % of the change a px.
-        gain = error_still - error
-        return float(np.where(gain > 0.05 * error_still * np.minimum(length, 3), length, 0).mean())
+        gains = error_still - error > 0.05 * error_still * np.minimum(length, 3)
+        return float(np.where(gains & (aside * scale <= _REACH_PX), length, 0).mean()) * scale
 
 
 class VectorSampler:
