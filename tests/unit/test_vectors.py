@@ -14,7 +14,7 @@ from curation.probe import probe
 from curation.tracks import Recorder, Tracks, by_name
 from curation.vectors import VectorsConfig, VectorWatch, measure_vectors, reference_steps
 from manifests.records import Clip
-from tests.media_makers import pan, still, write_video
+from tests.media_makers import pan, scene, still, write_video
 
 
 def watched(path: Path, with_packets: bool = True) -> Tracks:
@@ -55,6 +55,19 @@ def test_estimate_is_as_long_as_the_movement(panned: Path) -> None:
     tracks = watched(panned, with_packets=False)
     assert np.nanmean(tracks["vectors"]["estimate_px"]) == pytest.approx(4, rel=0.34)
     assert measured(tracks)["motion_vector_source"] == "estimate"
+
+
+def test_what_jumps_out_of_reach_is_left_out(tmp_path: Path) -> None:
+    """A window of a quarter of the picture that moves by 10 px a frame counts; one that moves by 40, as text by lines, hardly."""
+    found = {}
+    for step in (10, 40):
+        picture, text = scene(1, 640, 480), scene(2, 320, 240 + 32 * step)
+        frames = [picture.copy() for _ in range(32)]
+        for i, frame in enumerate(frames):
+            frame[120:360, 160:480] = text[step * i : step * i + 240]
+        tracks = watched(write_video(tmp_path / f"{step}.mp4", frames), with_packets=False)
+        found[step] = float(np.nanmean(tracks["vectors"]["estimate_px"]))
+    assert found[10] > 0.6 * 10 / 4 and found[40] < 0.1 * 40 / 4
 
 
 def test_other_codecs_are_estimated(tmp_path: Path) -> None:
