@@ -31,14 +31,14 @@ VERSION = "2"
 """Version of the motion vector measure."""
 COLUMNS = ("motion_vector_px", "motion_vector_source")
 
-ESTIMATE_US = 400_000
-"""Mean spacing of our estimates: one costs about 0.4 ms, so 40 us a frame at 25 a second."""
+ESTIMATE_US = 550_000
+"""Mean spacing of our estimates: one costs about 0.4 ms, so 30 us a frame at 25 a second."""
 FIRST_PACKET = 30
 """No clip of a longer video begins in its first second."""
 RUN_PACKETS = 5
 """Packets that the second decoder sees at a time, and those that complete the last group of B-frames."""
 RUN_LONGEST = 24
-RUN_SHARE = 0.02
+RUN_SHARE = 0.015
 """… of all packets. A packet costs it about 1.3 times what it costs the first decoder."""
 MOST_PIXELS = 2560 * 1440
 """Larger pictures get no second decoder: its reference frames would take 200 MB at 4K."""
