@@ -1,0 +1,138 @@
+"""Memory of a scan at 4K, two workers against one, and what the order of work is worth on a long-tailed set.
+
+    python benchmarks/workers.py [--only memory|workers] [--rounds 1]
+
+Memory: two 4K videos made by FFmpeg (H.264 with 4 reference frames, HEVC of 10 bit), each scanned by a process of its own as in a run;
+the figure is that process's peak resident size, everything imported included. Workers: the scan stage of the product on Ray over all
+real videos, its workers started and warm before the clock runs; once with one worker, once with two, and with two again in order of
+names, as a tool without predicted costs has it. Needs an idle machine: these are wall times.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.decode import media_folder
+
+MOST_MB = 500
+MOST_SHARE = 0.6
+_CODECS = {
+    "h264": ["-c:v", "libx264", "-preset", "ultrafast", "-refs", "4", "-bf", "3", "-pix_fmt", "yuv420p"],
+    "hevc": ["-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=none", "-pix_fmt", "yuv420p10le"],
+}
+
+
+def make_4k(folder: Path, codec: str) -> Path:
+    """Three seconds of 3840 x 2160 at 30 frames a second, with moving shapes, grain and sound."""
+    import imageio_ffmpeg
+
+    path = folder / f"{codec}_4k.mp4"
+    picture = "testsrc2=size=3840x2160:rate=30:duration=3,noise=alls=8:allf=t"
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-v",
+        "error",
+        "-y",
+        "-f",
+        "lavfi",
+        "-i",
+        picture,
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=440:duration=3",
+    ]
+    subprocess.run([*command, *_CODECS[codec], "-c:a", "aac", str(path)], check=True)
+    return path
+
+
+def peak_mb(path: Path) -> float:
+    """Peak resident size in MB of a process that probes and scans the file and does nothing else."""
+    code = (
+        "import resource, sys\n"
+        "from curation.scan import ScanConfig, scan_asset\n"
+        "from manifests.records import Asset\n"
+        "path = sys.argv[1]\n"
+        "asset = Asset(asset_id='0' * 32, asset_sha256=b'', asset_md5=b'', size_bytes=0, uri=path)\n"
+        "scan = scan_asset(asset, path, ScanConfig())\n"
+        "assert scan.asset.error_code is None and scan.asset.n_frames == 90, scan.asset\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)\n"
+    )
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=root, check=True, capture_output=True, text=True)
+    return float(done.stdout)
+
+
+def wall_seconds(cpus: int, by_name: bool) -> tuple[float, int]:
+    """Wall seconds that the scan stage takes over all real videos, and their number; in a process of its own, as Ray starts once."""
+    root = Path(__file__).resolve().parent.parent
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "--child", str(cpus), folder, *(["--by-name"] if by_name else [])]
+        found = json.loads(subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    return float(found["seconds"]), int(found["files"])
+
+
+def child(cpus: int, folder: Path, by_name: bool) -> dict[str, Any]:
+    """Probes all videos here, warms the workers up on one small file, then times the scan stage."""
+    from curation.ingest import list_inputs
+    from curation.probe import probe_asset
+    from manifests.records import Asset
+    from manifests.schema import to_table
+    from pipelines import on_ray, plan
+    from pipelines.config import load
+    from pipelines.settings import CurateConfig
+    from pipelines.stage import Place
+    from pipelines.work import missing
+
+    config = load(CurateConfig, "curate", "tiny", [f"engine.cpus={cpus}"])
+    place = Place(folder)
+    listed = list_inputs([str(media_folder() / "video")], config.ingest)
+    assets = []
+    for number, listing in enumerate(sorted(listed, key=lambda x: x.uri)):
+        asset = Asset(asset_id=f"{number:032x}", asset_sha256=b"", asset_md5=b"", size_bytes=1, uri=listing.uri)
+        assets.append(probe_asset(asset, listing.uri, config.scan.media))
+    usable = [a for a in assets if a.error_code is None and a.kind == "video"]
+    small = sorted(usable, key=lambda a: (a.n_frames or 0) * (a.width or 0))[:cpus]
+    on_ray.start(config.engine)
+    list(on_ray.run([(plan.SCAN, u) for u in missing(plan.SCAN, config, place, to_table(Asset, small))], config, place, config.engine))
+    units = missing(plan.SCAN, config, place, to_table(Asset, [a for a in usable if a not in small]))
+    if by_name:
+        units = sorted(units, key=lambda u: u.stem)
+    start = time.monotonic()
+    done = sum(counts["rows_out"] for counts in on_ray.run([(plan.SCAN, u) for u in units], config, place, config.engine))
+    seconds = time.monotonic() - start
+    on_ray.stop()
+    return {"seconds": seconds, "files": done}
+
+
+def main() -> None:
+    """Prints the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("memory", "workers"))
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--by-name", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(child(int(options.child[0]), Path(options.child[1]), options.by_name)))
+        return
+    if options.only != "workers":
+        with tempfile.TemporaryDirectory() as folder:
+            for codec in _CODECS:
+                mb = peak_mb(make_4k(Path(folder), codec))
+                print(f"peak memory, scan of 4K {codec}: {mb:.0f} MB (target {MOST_MB}){'' if mb <= MOST_MB else '  MISSED'}")
+    if options.only != "memory":
+        one, two, named = (min(wall_seconds(*how)[0] for _ in range(options.rounds)) for how in ((1, False), (2, False), (2, True)))
+        print(f"scan of all real videos: one worker {one:.1f} s, two {two:.1f} s, x {two / one:.2f} (target {MOST_SHARE})")
+        print(f"two workers, units in no order of cost: {named:.1f} s; dearest first takes x {two / named:.2f} of it")
+
+
+if __name__ == "__main__":
+    main()
