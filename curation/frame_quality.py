@@ -5,6 +5,7 @@ there), one that moves most (combing shows there). A frame costs about a millise
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 import cv2
@@ -22,7 +23,17 @@ BANDS = 16
 GRID_PX = 8
 """The side of a transform block: JPEG, MPEG-2 and H.264 have edges on this grid."""
 
-FIELDS = ("blur_ratio", "noise", "block_on", "block_off", "comb", "comb_energy", *(f"power_{i}" for i in range(BANDS)))
+FIELDS = (
+    "blur_ratio",
+    "noise",
+    "block_on",
+    "block_off",
+    "smear_on",
+    "smear_off",
+    "comb",
+    "comb_energy",
+    *(f"power_{i}" for i in range(BANDS)),
+)
 
 FINE_PX, COARSE_PX = 0.8, 2.0
 """Gaussian scales at which edges are compared."""
@@ -124,8 +135,8 @@ def _to_levels(source: "VideoFrame") -> float:
 
 def numbers(tiles: Tiles) -> list[float]:
     """The values of FIELDS; nan where the tiles do not tell."""
-    step = grid_changes((tiles.detailed, tiles.plain, tiles.moving))
-    return [blur_ratio(tiles.detailed), noise((tiles.plain, tiles.detailed)), *step, *combing(tiles.moving), *spectrum(tiles.detailed)]
+    grid = grid_changes((tiles.detailed, tiles.plain, tiles.moving))
+    return [blur_ratio(tiles.detailed), noise((tiles.plain, tiles.detailed)), *grid, *combing(tiles.moving), *spectrum(tiles.detailed)]
 
 
 def blur_ratio(tile: np.ndarray) -> float:
@@ -165,20 +176,30 @@ def noise(tiles: tuple[np.ndarray, ...]) -> float:
     return float(np.sqrt(np.pi / 2) / 6 * np.quantile(found, 0.1)) if found.size else float("nan")
 
 
-def grid_changes(tiles: tuple[np.ndarray, ...]) -> tuple[float, float]:
-    """Mean change of luma between neighbours, levels: across the lines of the 8 px grid, and in the middle of the blocks.
+def grid_changes(tiles: tuple[np.ndarray, ...]) -> tuple[float, float, float, float]:
+    """Mean change of luma between neighbours, levels: across the lines of the 8 px grid and in the middle of the blocks, up to 8 levels a
+    change, so that the picture's own edges do not decide; then within 2 px of the lines and in the middle, up to half a level.
 
-    Alike in a picture that was never coded; a change counts up to 8 levels, so that the picture's own edges do not decide.
+    Alike in a picture that was never coded. A loop filter spreads the step at a line over the px beside it, but the middle of a block of
+    which little was coded stands still: so the last two tell what the first two do not.
     """
-    on = off = 0.0
+    found = np.zeros(4)
     for tile in tiles:
         beside, below = cv2.absdiff(tile[:, 1:], tile[:, :-1]), cv2.absdiff(tile[1:], tile[:-1])
         for steps, axis in ((beside, 0), (below, 1)):
-            change = cv2.reduce(cv2.threshold(steps, 8.0, 8.0, cv2.THRESH_TRUNC)[1], axis, cv2.REDUCE_AVG).ravel()
-            place = (np.arange(len(change)) + 1) % GRID_PX
-            if len(change) >= GRID_PX:
-                on, off = on + float(change[place == 0].mean()), off + float(change[(place >= 3) & (place <= 5)].mean())
-    return on / (2 * len(tiles)), off / (2 * len(tiles))
+            for most, first in ((8.0, 0), (0.5, 2)):
+                change = cv2.reduce(cv2.threshold(steps, most, most, cv2.THRESH_TRUNC)[1], axis, cv2.REDUCE_AVG)
+                found[first : first + 2] += _places(change.size)[first : first + 2] @ change.ravel()
+    on, off, smear_on, smear_off = (float(v) for v in found / (2 * len(tiles)))
+    return on, off, smear_on, smear_off
+
+
+@lru_cache(maxsize=64)
+def _places(n: int) -> np.ndarray:
+    """Weights [4, n] that average n changes along a tile over the four kinds of places of `grid_changes`; nothing for less than a block."""
+    place = (np.arange(n) + 1) % GRID_PX
+    kinds = np.stack([place == 0, abs(place - 4) <= 1, abs(place - 4) >= 2, place == 4]).astype(np.float32)
+    return kinds / kinds.sum(1, keepdims=True) if n >= GRID_PX else kinds * 0
 
 
 def combing(tile: np.ndarray) -> tuple[float, float]:

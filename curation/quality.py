@@ -15,7 +15,7 @@ from curation.observe import FILTERED_WITHIN_US, SMALL_PX, Frame, fit
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
 
-VERSION = "2"
+VERSION = "3"
 
 LOOK_US = 1_100_000
 LOOK_FRAMES = 24
@@ -43,6 +43,7 @@ _POWERS = [f"power_{i}" for i in range(frame_quality.BANDS)]
 class QualityConfig:
     """How looks and steps become columns. Values are ours, chosen on degraded copies of real clips."""
 
+    smear_weight: float = 0.3  # of blocks that the loop filter made soft, against those whose edges stand
     comb_ratio: float = 1.2  # a look is combed when lines differ so much more from their neighbours than from those of their field …
     comb_levels: float = 3.0  # … and bend by so many levels; less is a plain or resting tile
     fall: float = 1.0  # powers of ten by which the spectrum lies below a natural one where the picture holds no detail
@@ -114,8 +115,7 @@ def measure_clip_quality(clip: Clip, tracks: Tracks, cfg: QualityConfig) -> dict
     columns: dict[str, Any] = dict.fromkeys(COLUMNS)
     if len(looks):
         columns |= {name: _mean(looks[field]) for name, field in _AVERAGED.items()}
-        on, off = _mean(looks["block_on"]), _mean(looks["block_off"])
-        columns["blockiness"] = None if on is None or off is None else max(0.0, (on + 1) / (off + 1) - 1)
+        columns["blockiness"] = _blockiness(looks, cfg)
         columns["sharpness"] = _sharpness(_mean(looks["blur_ratio"]))
         columns["interlaced"] = _combed(looks, cfg) if clip.kind == "video" else None
         columns["effective_resolution"] = _resolution([_mean(looks[p]) for p in _POWERS], columns["noise"], cfg)
@@ -143,7 +143,8 @@ def repeated_share(steps: np.ndarray, cfg: QualityConfig) -> float | None:
     edges = np.flatnonzero(np.diff(np.concatenate([[False], repeats, [False]]).astype(int)))
     counted = 0
     for first, end in edges.reshape(-1, 2):
-        sides = [steps[i] for i in (first - 1, end) if 0 <= i < len(steps)]
+        # The coder takes a frame or two to settle on what no longer changes.
+        sides = [side.max() for side in (steps[max(0, first - 2) : first], steps[end : end + 2]) if len(side)]
         if sides and min(sides) >= cfg.abrupt_share * large:
             counted += end - first
     return max(float(counted) / len(steps), _cadence_share(steps, cfg))
@@ -165,6 +166,14 @@ def _cadence_share(steps: np.ndarray, cfg: QualityConfig) -> float:
     # Weak at its place in every round, which a change of speed is not.
     usual = np.array([np.median(steps[place::lag]) for place in range(lag)])
     return float((usual <= cfg.weak_share * usual.max()).mean())
+
+
+def _blockiness(looks: Track, cfg: QualityConfig) -> float | None:
+    """How much more luma changes at the lines of the coding grid than in the middle of its blocks: 0 for none, about 0.5 at H.264 crf 50."""
+    on, off, smear_on, smear_off = (_mean(looks[name]) for name in ("block_on", "block_off", "smear_on", "smear_off"))
+    if on is None or off is None or smear_on is None or smear_off is None:
+        return None
+    return max(0.0, (on + 1) / (off + 1) - 1 + cfg.smear_weight * ((smear_on + 0.125) / (smear_off + 0.125) - 1))
 
 
 def _sharpness(ratio: float | None) -> float | None:

@@ -90,6 +90,18 @@ def test_noise_is_measured_in_levels_and_reads_as_nothing_else() -> None:
     assert max(grainy["blockiness"], soft["blockiness"]) < 0.1
 
 
+def test_blocks_without_edges_are_blocks() -> None:
+    """Level blocks whose steps a loop filter has spread over 4 px still read as blocky; the same ramps everywhere do not."""
+    rng = np.random.Generator(np.random.Philox(key=2))
+    levels = np.cumsum(rng.choice([-2, 2], (60, 80)), axis=1) + 128
+    blocks = np.repeat(np.repeat(levels, 8, 0), 8, 1).astype(np.float32)
+    soft = cv2.blur(blocks, (4, 4), borderType=cv2.BORDER_REPLICATE)
+    moved = np.roll(soft, 4, (0, 1))
+    assert still(np.clip(soft, 0, 255).astype(np.uint8))["blockiness"] > 0.3
+    assert still(np.clip(cv2.GaussianBlur(blocks, (0, 0), 6), 0, 255).astype(np.uint8))["blockiness"] < 0.1
+    assert still(np.clip(moved, 0, 255).astype(np.uint8))["blockiness"] == 0
+
+
 def test_effective_resolution_is_about_the_share_that_was_kept() -> None:
     """Half and quarter size enlarged again read as such within 40 %."""
     for share in (0.5, 0.25):
@@ -162,6 +174,7 @@ def steps(*pattern: float, n: int = 60) -> np.ndarray:
         (steps(3.0, 0.01, 0.02, 0.0), 0.75),
         (steps(4.0, 3.0, 3.6, 2.9, 0.3), 0.2),  # coded again: the fifth frame is not quite still
         (steps(*[3.0] * 30, *[0.01] * 30), 0.5),  # a frozen end
+        (steps(*[3.0] * 30, 0.3, *[0.1] * 29), 0.48),  # one that the coder settled on within a frame
         (steps(*np.geomspace(3, 0.01, 60)), 0.0),  # a camera that comes to rest
         (steps(0.02, 0.05, 0.0), 0.0),  # a scene at rest
     ],
