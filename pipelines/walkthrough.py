@@ -74,7 +74,7 @@ def _walk_clip(file: Path, asset: Asset, clip: Clip, tracks: Tracks, frames: lis
         return
     # 7 measures on key frames: text, descriptors (networks need weights)
     (score,) = text.ScoreText(config.text)([(clip, frames)])
-    (described,) = embeddings.DescribeClips(config.descriptors)([(clip, frames)])
+    (described,) = embeddings.DescribeClips(config.descriptors)([(clip, frames, tracks.get("hashes"))])
     clip = dataclasses.replace(clip, **{n: getattr(score, n) for n in text.COLUMNS})
     yield from _shown("  7 text", clip, " ".join(text.COLUMNS))
     yield f"     {len(described.pdq)} PDQ hashes over {len(frames)} key frames, concept vector of {len(described.concept)}"
@@ -102,6 +102,7 @@ def _tables(clip: Clip, described: embeddings.Descriptor, config: CurateConfig) 
             "n_pixels": [(clip.width or 0) * (clip.height or 0)],
             "pdq": pa.array([described.pdq], pa.list_(pa.binary())),
             "pdq_frame": pa.array([described.pdq_frame], pa.list_(pa.int32())),
+            "pdq_own": pa.array([described.pdq_own], pa.list_(pa.bool_())),
         }
     )
     found: dict[str, Any] = dict(duplicates.label_duplicates(alike, config.duplicates).to_pylist()[0])
