@@ -8,36 +8,51 @@ reader needs. Delta commits one table at a time; a *manifest version* spans them
     manifest/_versions/<n>.json  version n is applied: the Delta version of every table
 
 A crash before the intent leaves nothing visible; a crash after it is rolled forward by the next writer. Readers see only
-versions that are fully applied.
+versions that are fully applied. Files of an attempt that never reached its intent are invisible, and a purge removes them.
 """
 
 import json
 import os
-from collections.abc import Mapping
+import secrets
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pds
-import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake import Schema as DeltaSchema
-from deltalake.transaction import AddAction
+from deltalake.exceptions import CommitFailedError
+from deltalake.transaction import AddAction, RemoveAction
 
-from manifests.files import publish, write_atomic
+from manifests.files import publish
+from manifests.parquet import Rows, Written, write_parquet, write_rows
 from manifests.schema import APPEND_ONLY, TABLES, arrow_schema
+
+__all__ = ["ManifestConflict", "ManifestError", "ManifestStore", "write_parquet"]
+
+if TYPE_CHECKING:
+    from manifests.purge import Purge
 
 _APP = "dailies"
 _RETENTION = "interval 3650 days"
 """Ten years: history is the auditor's; purging it is a command of its own."""
 
-_ROW_GROUP_ROWS = 250_000
+_TRIES, _RETRY_S = 100, 0.02
+
+_LOOKED_UP = {"clips": ("clip_id",), "assets": ("asset_id",), "members": ("clip_id",)}
+"""Columns by which a person asks for one row among millions: they get a Bloom filter."""
 
 
 class ManifestError(Exception):
     """The manifest cannot do what was asked; the message says what was found and what helps."""
+
+
+class ManifestConflict(ManifestError):
+    """Another run committed since the version that this one was worked out from; working it out again helps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +74,12 @@ class ManifestStore:
         return max(_numbers(self.folder / "_versions"), default=-1)
 
     def versions(self) -> list[dict[str, Any]]:
-        """What each version says of itself, oldest first: version, run_id, tables with their Delta versions."""
+        """What each version says of itself, oldest first: version, run_id, tables with their Delta versions; `purged` where it was."""
         return [self._state(n) for n in sorted(_numbers(self.folder / "_versions"))]
+
+    def readable(self) -> list[int]:
+        """The versions whose files are there: all but the purged ones, oldest first."""
+        return [s["version"] for s in self.versions() if not s.get("purged")]
 
     def version_of_run(self, run_id: str) -> int | None:
         """The version a run committed, or None: how a retried driver sees that its work is already done."""
@@ -81,23 +100,45 @@ class ManifestStore:
             return schema.empty_table().select(columns or schema.names)
         return pds.dataset(files, schema=schema, format="parquet").to_table(columns=columns)
 
-    def commit(self, run_id: str, *, append: Mapping[str, pa.Table] | None = None, replace: Mapping[str, pa.Table] | None = None) -> int:
-        """The version in which all given tables were appended to or replaced at once. A run that committed before is not redone."""
+    def commit(
+        self,
+        run_id: str,
+        *,
+        append: Mapping[str, Rows] | None = None,
+        replace: Mapping[str, Rows] | None = None,
+        parent: int | None = None,
+    ) -> int:
+        """The version in which all given tables were appended to or replaced at once. A run that committed before is not redone.
+
+        Rows are written as they come: a reader is never held as a whole. With `parent`, the version that the rows were worked out
+        from, ManifestConflict is raised when another run has committed since, and nothing changes.
+        """
         self.recover()
         if (done := self.version_of_run(run_id)) is not None:
             return done
         for table in replace or {}:
             if table in APPEND_ONLY:
                 raise ManifestError(f"{table} is append only and cannot be replaced")
-        while True:
-            version = self.version() + 1
-            writes = [self._stage(t, "append", d, version, run_id) for t, d in (append or {}).items() if d.num_rows]
-            writes += [self._stage(t, "overwrite", d, version, run_id) for t, d in (replace or {}).items()]
-            intent = {"version": version, "run_id": run_id, "writes": writes}
-            if publish(self._intent_path(version), json.dumps(intent, indent=1).encode()):
-                self._apply(intent)
-                return version
+        self._check_parent(parent)
+        version = self.version() + 1
+        writes = [self._stage(t, "append", d, version, run_id) for t, d in (append or {}).items()]
+        writes = [w for w in writes if w["files"]]
+        writes += [self._stage(t, "overwrite", d, version, run_id) for t, d in (replace or {}).items()]
+        while not publish(self._intent_path(version), _intent(version, run_id, writes)):
             self.recover()  # another writer took this number: finish its commit, then take the next
+            if (done := self.version_of_run(run_id)) is not None:
+                return done
+            self._check_parent(parent)
+            version = self.version() + 1
+            self._rename(writes, version)
+        self._apply(json.loads(self._intent_path(version).read_bytes()))
+        return version
+
+    def purge(self, keep: Iterable[int] = (), *, dry_run: bool = False) -> "Purge":
+        """Files that no kept version needs are deleted. The newest version and those that releases or checkpoints name are kept too."""
+        from manifests.purge import purge
+
+        return purge(self, keep, dry_run=dry_run)
 
     def recover(self) -> None:
         """No intent is left unapplied."""
@@ -114,16 +155,28 @@ class ManifestStore:
         publish(self.folder / "_versions" / f"{version:012d}.json", json.dumps(state, indent=1).encode())
 
     def _apply_write(self, write: dict[str, Any], version: int, run_id: str) -> int:
+        """The Delta version in which the table has the write, made here or by another writer who is completing the same intent."""
+        for _ in range(_TRIES):
+            try:
+                return self._try_write(write, version, run_id)
+            except CommitFailedError:  # only writers of this very intent touch the table now, and one of them was faster
+                time.sleep(_RETRY_S)
+        return self._try_write(write, version, run_id)
+
+    def _try_write(self, write: dict[str, Any], version: int, run_id: str) -> int:
         delta = self._open_for_write(write["table"])
         done = delta.transaction_version(_APP)
         if done is None or done < version:
-            action = AddAction(write["path"], write["size_bytes"], {}, write["modified_ms"], True, write["stats"])
+            files = write.get("files", [write])  # an intent of before files came in several names one file itself
+            actions: list[AddAction | RemoveAction] = [
+                AddAction(f["path"], f["size_bytes"], {}, f["modified_ms"], True, f["stats"]) for f in files
+            ]
             properties = CommitProperties(
                 custom_metadata={"run_id": run_id, "manifest_version": str(version)},
                 app_transactions=[Transaction(_APP, version)],
             )
             schema = arrow_schema(_record(write["table"]))
-            delta.create_write_transaction([action], write["mode"], schema, commit_properties=properties)
+            delta.create_write_transaction(actions, write["mode"], schema, commit_properties=properties)
             delta.update_incremental()
         return delta.version()
 
@@ -139,22 +192,30 @@ class ManifestStore:
             delta.alter.add_columns(list(DeltaSchema.from_arrow(pa.schema([f.with_nullable(True) for f in added])).fields))
         return delta
 
-    def _stage(self, table: str, mode: str, data: pa.Table, version: int, run_id: str) -> dict[str, Any]:
-        """The data as a Parquet file in the table's folder, invisible until a commit names it."""
+    def _stage(self, table: str, mode: str, rows: Rows, version: int, run_id: str) -> dict[str, Any]:
+        """The rows as Parquet files in the table's folder, invisible until a commit names them. Nothing to append is no file."""
+        if mode == "append" and isinstance(rows, pa.Table) and not rows.num_rows:
+            return {"table": table, "mode": mode, "files": []}
         schema = arrow_schema(_record(table))
-        data = data.select(schema.names).cast(schema)
-        name = f"part-{version:012d}-{run_id[:12]}.parquet"
-        path = self.folder / table / name
-        write_parquet(path, data)
-        stat = path.stat()
-        return {
-            "table": table,
-            "mode": mode,
-            "path": name,
-            "size_bytes": stat.st_size,
-            "modified_ms": int(stat.st_mtime * 1000),
-            "stats": _stats(data),
-        }
+        # The random part keeps two drivers of one run from writing the same name.
+        stem = f"part-{version:012d}-{run_id[:12]}-{secrets.token_hex(4)}"
+        written = write_rows(self.folder / table, stem, _without_nan(table, rows), schema, _LOOKED_UP.get(table, ()))
+        return {"table": table, "mode": mode, "files": [_file_entry(w) for w in written]}
+
+    def _rename(self, writes: list[dict[str, Any]], version: int) -> None:
+        """Staged files carry the number of the version they will be in: names in order are commits in order."""
+        for write in writes:
+            for file in write["files"]:
+                head, _, *rest = file["path"].split("-")
+                new = "-".join([head, f"{version:012d}", *rest])
+                os.rename(self.folder / write["table"] / file["path"], self.folder / write["table"] / new)
+                file["path"] = new
+
+    def _check_parent(self, parent: int | None) -> None:
+        if parent is not None and (found := self.version()) != parent:
+            raise ManifestConflict(
+                f"{self.root}: expected version {parent} to be the newest, found {found}: another run committed meanwhile; run this again"
+            )
 
     def _intent_path(self, version: int) -> Path:
         return self.folder / "_intents" / f"{version:012d}.json"
@@ -173,15 +234,11 @@ class ManifestStore:
         version = self.version() if version is None else version
         if version < 0:
             return None
-        found: int | None = self._state(version)["tables"].get(table)
+        state = self._state(version)
+        if state.get("purged"):
+            raise ManifestError(f"{self.root}: version {version} was purged; readable versions: {', '.join(map(str, self.readable()))}")
+        found: int | None = state["tables"].get(table)
         return found
-
-
-def write_parquet(path: Path, data: pa.Table) -> None:
-    """The table as a zstd Parquet file that appears whole or not at all."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(data, sink, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
-    write_atomic(path, sink.getvalue())
 
 
 def _record(table: str) -> type:
@@ -190,15 +247,33 @@ def _record(table: str) -> type:
     return TABLES[table]
 
 
-def _stats(data: pa.Table) -> str:
-    """Delta's per-file statistics: row count, and the range of every integer column."""
-    stats: dict[str, Any] = {"numRecords": data.num_rows, "minValues": {}, "maxValues": {}, "nullCount": {}}
-    for field, values in zip(data.schema, data.columns, strict=True):
-        stats["nullCount"][field.name] = values.null_count
-        if pa.types.is_integer(field.type) and values.null_count < len(values):
-            ends = pc.min_max(values).as_py()
-            stats["minValues"][field.name], stats["maxValues"][field.name] = ends["min"], ends["max"]
-    return json.dumps(stats)
+def _intent(version: int, run_id: str, writes: list[dict[str, Any]]) -> bytes:
+    return json.dumps({"version": version, "run_id": run_id, "writes": writes}, indent=1).encode()
+
+
+def _file_entry(written: Written) -> dict[str, Any]:
+    """What an intent, and then Delta, says of a file; its statistics let readers skip it."""
+    stats = {"numRecords": written.n_rows, "minValues": written.lowest, "maxValues": written.highest, "nullCount": written.nulls}
+    stat = written.path.stat()
+    return {
+        "path": written.path.name,
+        "size_bytes": stat.st_size,
+        "modified_ms": int(stat.st_mtime * 1000),
+        "stats": json.dumps(stats),
+    }
+
+
+def _without_nan(table: str, rows: Rows) -> pa.RecordBatchReader:
+    """The same rows; ManifestError where one holds NaN, because not measured is null."""
+
+    def checked() -> Iterable[pa.RecordBatch]:
+        for batch in rows.to_batches() if isinstance(rows, pa.Table) else rows:
+            for column, values in zip(batch.schema, batch.columns, strict=True):
+                if pa.types.is_floating(column.type) and pc.any(pc.is_nan(values)).as_py():
+                    raise ManifestError(f"{table}.{column.name}: expected a number or null, found NaN; what was not measured is null")
+            yield batch
+
+    return pa.RecordBatchReader.from_batches(rows.schema, checked())
 
 
 def _numbers(folder: Path) -> list[int]:
