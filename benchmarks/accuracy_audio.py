@@ -46,7 +46,7 @@ def figures(media: Path) -> list[Figure]:
     silence = {n: silent(*heard[n]) == truth[n]["silent"] for n in truth}
     everything = [*(media / "audio" / n for n in truth), *(media / "video" / n for n in VIDEOS)]
     gaps = [difference(path) for path in everything]
-    n_loud = sum(g is not None for g, _ in gaps)
+    n_loud = sum(g is not None for g, *_ in gaps)
     observer_ms, detector_ms = costs(media / "audio" / "mdn_viper.mp3", detect)
     mixed, mixed_right = noisy_speech(media, detect)
     made, made_right = made_silence()
@@ -56,8 +56,9 @@ def figures(media: Path) -> list[Figure]:
         Figure(subject="audio", what="speech, verdicts", value=_share(speech[n] for n in sure), target=1, on=f"{len(sure)} real sounds with a sure label; threshold 0.05 chosen on them"),
         Figure(subject="audio", what="speech, verdicts, doubtful labels too", value=_share(speech.values()), target=1, on=f"{len(speech)} real sounds"),
         Figure(subject="audio", what="speech in noise, verdicts", value=mixed_right / mixed, target=0.95, on=f"{mixed} mixes of real speech with real noise at 15, 10 and 5 dB, and the noises alone"),
-        Figure(subject="audio", what="integrated loudness, largest difference to ebur128, LU", value=max(g for g, _ in gaps if g is not None), target=0.2, at_least=False, on=f"{n_loud} real sounds and videos, mono to 5.1"),
-        Figure(subject="audio", what="sample peak, largest difference to ebur128, dB", value=max(p for _, p in gaps), target=0.2, at_least=False, on=f"{len(gaps)} real sounds and videos"),
+        Figure(subject="audio", what="integrated loudness, largest difference to ebur128, LU", value=max(g for g, *_ in gaps if g is not None), target=0.2, at_least=False, on=f"{n_loud} real sounds and videos, mono to 5.1"),
+        Figure(subject="audio", what="sample peak, largest difference to ebur128, dB", value=max(p for _, p, _ in gaps), target=0.2, at_least=False, on=f"{len(gaps)} real sounds and videos"),
+        Figure(subject="audio", what="true peak, largest difference to ebur128, dB", value=max(t for *_, t in gaps), target=0.2, at_least=False, on=f"{len(gaps)} real sounds and videos"),
         Figure(subject="audio", what="observer with copy, CPU ms a second of stereo", value=observer_ms, target=3, at_least=False, on="41 s of 44.1 kHz music, best of 3"),
         Figure(subject="audio", what="speech detection, CPU ms a second", value=detector_ms, target=5, at_least=False, on="the same, best of 3; target ours"),
     ]  # fmt: skip
@@ -89,19 +90,32 @@ def silent(track: Track, rows: list[Soundtrack]) -> bool:
     return all(measure_sound(c, {"sound": track}, AudioConfig())["silence_fraction"] > 0.95 for c in clips_of(rows))
 
 
-def difference(path: Path) -> tuple[float | None, float]:
-    """How far integrated loudness (None where FFmpeg finds silence) and sample peak are from FFmpeg's."""
+def difference(path: Path) -> tuple[float | None, float, float]:
+    """How far integrated loudness (None where FFmpeg finds silence), sample peak and true peak are from FFmpeg's."""
     import imageio_ffmpeg
 
     track, _ = hear(path)
     clip = Clip(clip_id="c", asset_id="a", kind="audio", start_us=int(track.pts_us[0]), end_us=int(track.pts_us[-1]) + 100_000)
     found = measure_sound(clip, {"sound": track}, AudioConfig())
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-i", str(path), "-vn", "-af", "ebur128=peak=sample", "-f", "null", "-"]
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-hide_banner",
+        "-i",
+        str(path),
+        "-vn",
+        "-af",
+        "ebur128=peak=sample+true",
+        "-f",
+        "null",
+        "-",
+    ]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     said = said[said.rindex("Summary:") :]
-    loudness, peak = (float(re.search(rf"{name}:\s+(\S+)", said)[1]) for name in ("I", "Peak"))  # type: ignore[index]
+    names = ("I", r"Sample peak:\s+Peak", r"True peak:\s+Peak")
+    loudness, peak, true = (float(re.search(rf"{name}:\s+(\S+)", said)[1]) for name in names)  # type: ignore[index]
     ours = found["loudness_lufs"]
-    return None if ours is None or loudness <= -70 else abs(ours - loudness), abs(found["peak_db"] - peak)
+    off = None if ours is None or loudness <= -70 else abs(ours - loudness)
+    return off, abs(found["peak_db"] - peak), abs(found["true_peak_db"] - true)
 
 
 def noisy_speech(media: Path, detect: DetectSpeech) -> tuple[int, int]:

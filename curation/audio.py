@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from curation.loudness import K_LEAST_RATE_HZ, WINDOW_US, KFilter, channel_weights, integrated, loudness_range
+from curation.loudness import K_LEAST_RATE_HZ, TRUE_PEAK_REACH, WINDOW_US, KFilter, channel_weights, integrated, loudness_range, true_peaks
 from curation.sound import Sound
 from curation.soundtrack import Soundtrack, SoundtrackWriter
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
 
-VERSION = "2"
+VERSION = "3"
 """Version of `measure_sound`."""
-COLUMNS = ("loudness_db", "silence_fraction", "loudness_lufs", "loudness_range_lu", "peak_db", "clipped_fraction")
-FIELDS = ("power", "mono_power", "peak", "clipped", "k_power")
-"""Of a window: mean power of the channels, power of their mix, largest sample, share of clipped samples, K-weighted power (BS.1770)."""
+COLUMNS = ("loudness_db", "silence_fraction", "loudness_lufs", "loudness_range_lu", "peak_db", "true_peak_db", "clipped_fraction")
+FIELDS = ("power", "mono_power", "peak", "clipped", "true_peak", "k_power")
+"""Of a window: mean power of the channels, power of their mix, largest sample, share of clipped samples, largest value between samples
+(0.25 ms late), K-weighted power (BS.1770)."""
 
 FLOOR_DB = -100.0
 """Level given to digital silence, whose true level is minus infinity."""
@@ -32,7 +33,7 @@ LEAST_RATE_HZ = 1000
 MOST_RATE_HZ = 768_000
 """Outside these (22.2 sound, the slowest codec, the fastest PCM) a header lies; it must not decide how much memory a window takes."""
 MOST_US = 12 * 3600 * 1_000_000
-"""Sound measured of one asset, the limit that a medium's duration has: a window costs 28 bytes."""
+"""Sound measured of one asset, the limit that a medium's duration has: a window costs 32 bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +130,7 @@ class _Run:
         self._weights = channel_weights(channels)
         self._heard = self._weights > 0 if (self._weights > 0).any() else np.ones(len(channels), bool)
         self._filters = [KFilter(rate_hz) for _ in channels] if rate_hz >= K_LEAST_RATE_HZ else []
+        self._last = np.zeros((len(channels), 2 * TRUE_PEAK_REACH), np.float32)  # samples of what was measured before
         self._held: list[np.ndarray] = []
         self._n_held = self._n_done = 0
         self._least = self.window * (5 if self.window * len(channels) < 40_000 else 1)
@@ -163,7 +165,7 @@ class _Run:
             block = self._measure(sound[:, :n], self.window)
             values, mono = block.values, np.concatenate([block.mono, mono[n:]])
         if tail and (tail * 2 >= self.window or not self._n_done):
-            values = values + [[*row[:4], math.nan] for row in self._measure(sound[:, n:], tail).values]
+            values = values + [[*row[:-1], math.nan] for row in self._measure(sound[:, n:], tail).values]
         self._held, self._n_held = [], 0
         return _Block(start, values, mono)
 
@@ -185,11 +187,15 @@ class _Run:
             for weight, weigh, channel in zip(self._weights, self._filters, sound, strict=True):
                 if weight:  # the low-frequency channel counts for nothing
                     k_power += weight * _power(weigh(channel).reshape(1, -1, window))[0]
+        largest = size.max(axis=0)
+        sound_and_last = np.concatenate([self._last, sound], axis=1)
+        self._last = sound_and_last[:, -2 * TRUE_PEAK_REACH :].copy()
         columns = [
             power[self._heard].mean(axis=0),
             _power(mono.reshape(1, -1, window))[0],
-            size.max(axis=0),
+            largest,
             _clipped(sound, size, window),
+            np.maximum(largest, true_peaks(sound_and_last, window)),
             k_power,
         ]
         start = self._time(self._n_done)
@@ -215,6 +221,7 @@ def measure_sound(clip: Clip, tracks: Tracks, cfg: AudioConfig) -> dict[str, Any
         "loudness_lufs": integrated(k_power),
         "loudness_range_lu": loudness_range(k_power),
         "peak_db": max(FLOOR_DB, 2 * _decibel(float(track["peak"].max()))),
+        "true_peak_db": max(FLOOR_DB, 2 * _decibel(float(track["true_peak"].max()))),
         "clipped_fraction": float(track["clipped"].mean(dtype=np.float64)),
     }
 

@@ -74,6 +74,52 @@ class KFilter:
         return np.asarray(cast(Any, self._graph.pull()).to_ndarray()[0])
 
 
+TRUE_PEAK_REACH = 12
+"""Samples on either side from which the signal between samples is interpolated."""
+_NEAR = 0.7
+"""Peaks between samples are sought beside samples that reach this share (3 dB) of their window's largest …"""
+_MOST_SOUGHT = 64
+"""… and at the largest of those only."""
+
+
+def _between() -> np.ndarray:
+    """Weights [25, 6] of the samples around one: the signal at 1, 2 and 3 quarters before and after it (a Kaiser-windowed sinc)."""
+    reach = np.arange(-TRUE_PEAK_REACH, TRUE_PEAK_REACH + 1)[:, None]
+    away = reach - np.array([-0.75, -0.5, -0.25, 0.25, 0.5, 0.75])
+    inside = np.maximum(0, 1 - (away / (TRUE_PEAK_REACH + 0.25)) ** 2)
+    weights = np.sinc(away) * np.i0(5 * np.sqrt(inside)) / np.i0(5.0)
+    return np.asarray(weights / weights.sum(0), np.float32)
+
+
+_BETWEEN = _between()
+
+
+def true_peaks(sound: np.ndarray, window: int) -> np.ndarray:
+    """Largest value between samples of each window of sound, any channel, as BS.1770-4 annex 2 has it (four-fold oversampling).
+
+    sound is [channels, windows x window + 24]: 12 samples before the windows and 12 after. Where a window's signal reaches only
+    between samples that are 3 dB below its largest one, as noise near half the sample rate may, a higher peak is missed.
+    """
+    size = np.abs(sound)
+    inner = size[:, TRUE_PEAK_REACH:-TRUE_PEAK_REACH].reshape(len(sound), -1, window)
+    largest = inner.max(axis=(0, 2))
+    # One index for all three: numpy finds it five times as fast.
+    flat = np.flatnonzero(inner >= _NEAR * np.maximum(largest, 1e-9)[None, :, None])
+    channel, inside = np.divmod(flat, len(largest) * window)
+    number, place = inside // window, inside + TRUE_PEAK_REACH
+    here = size[channel, place]
+    tops = np.flatnonzero((here >= size[channel, place - 1]) & (here >= size[channel, place + 1]))
+    found = np.zeros(len(largest), np.float32)
+    if len(tops) > _MOST_SOUGHT:
+        tops = tops[np.lexsort((-here[tops], number[tops]))]
+        first = np.searchsorted(number[tops], np.arange(len(largest)))
+        tops = tops[np.arange(len(tops)) - first[number[tops]] < _MOST_SOUGHT]
+    if len(tops):
+        around = sound[channel[tops, None], place[tops, None] + np.arange(-TRUE_PEAK_REACH, TRUE_PEAK_REACH + 1)]
+        np.maximum.at(found, number[tops], np.abs(around @ _BETWEEN).max(axis=1))
+    return found
+
+
 def channel_weights(names: tuple[str, ...]) -> np.ndarray:
     """BS.1770's weight of each channel, by FFmpeg's names of channels; an unknown one counts like the front."""
     return np.array([0.0 if n in ("LFE", "LFE2") else 1.41 if n in _REAR else 1.0 for n in names])

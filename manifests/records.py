@@ -192,6 +192,7 @@ class Clip:
     loudness_lufs: float | None = _score("integrated loudness, EBU R 128 (BS.1770-4, gated); null below 400 ms or all silent", "LUFS")
     loudness_range_lu: float | None = _score("loudness range, EBU Tech 3342; null below 3 s", "LU")
     peak_db: float | None = _score("largest sample of any channel", "dBFS")
+    true_peak_db: float | None = _score("largest value of any channel between samples, BS.1770-4 annex 2", "dBTP")
     clipped_fraction: float | None = _score("share of samples at full scale beside another one")
     speech_fraction: float | None = _score("share of the clip's time that is speech")
     voice_score: float | None = _score("likeliest AudioSet class of the human voice, 0 to 1")

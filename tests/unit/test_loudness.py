@@ -55,3 +55,25 @@ def test_what_is_too_short_or_silent_has_no_loudness() -> None:
 def test_rear_channels_count_more_and_the_low_one_nothing() -> None:
     """In 5.1 the surrounds weigh 1.41 (+1.5 dB), the low-frequency channel 0, an unknown name 1."""
     assert channel_weights(("FL", "FR", "FC", "LFE", "BL", "BR", "NEW")) == pytest.approx([1, 1, 1, 0, 1.41, 1.41, 1])
+
+
+@pytest.mark.parametrize(("share", "phase"), [(1 / 4, 0.25), (1 / 6, 0.5), (1 / 12, 0.5), (0.4, 0.1)])
+def test_the_peak_between_samples_is_found(share: float, phase: float) -> None:
+    """EBU Tech 3341, cases 15 to 19: a sine of 0.5 sampled off its crests peaks at -6.0 dBTP (-0.4, +0.2) whatever its samples say."""
+    n = 48000
+    wave = (0.5 * np.sin(2 * np.pi * (share * np.arange(n) + phase * share))).astype(np.float32)
+    wave *= np.minimum(1, np.minimum(np.arange(n), n - np.arange(n)) / 4800).astype(np.float32)
+    track = heard([Sound(samples=np.stack([wave, 0 * wave]), rate_hz=48000, start_us=0, channels=STEREO)])
+    assert -6.42 < 20 * math.log10(track["true_peak"].max()) < -5.82
+    assert (track["true_peak"] >= track["peak"]).all()
+
+
+def test_a_peak_between_pieces_is_found_too() -> None:
+    """A crest that lies between two samples of two blocks, or of two windows, is as high as one inside a window."""
+    burst = np.sinc(0.7 * (np.arange(-40, 40) + 0.5)).astype(np.float32) * 0.5  # its crest lies half-way between two samples
+    found = []
+    for at in (12_000, 24_000 - 40, 4_800 * 2 - 40):
+        wave = np.zeros(48_000, np.float32)
+        wave[at : at + 80] = burst
+        found.append(float(heard([Sound(samples=wave[None], rate_hz=48000, start_us=0, channels=("FC",))])["true_peak"].max()))
+    assert found == pytest.approx([0.5] * 3, rel=0.02)
