@@ -1,7 +1,12 @@
 """Sets and buckets: which named training set a clip belongs to, and the shape it is encoded in. Table stage, one row out for one row in.
 
-In:   clip_id string, kind string, width int, height int, start_us long, end_us long
-Out:  clip_id, set_name string, bucket string, set_reason string
+In:   clip_id string, kind string, width int, height int, start_us long, end_us long, and the columns that the sets' `needs` name
+Out:  clip_id, set_name string, bucket string, n_tokens int, fits_sets string, set_reason string
+
+A clip goes to the strictest set whose needs it meets and that has a bucket for it; `fits_sets` names all such sets, strictest first, comma
+separated, as the subsets of the paper lie in one another. Needs are looked at in their order, after size and length: `set_reason` is `ok`
+or the first thing that failed in the least strict set of its kind; a need that fails is named by its measure, with `not_run` behind
+it when it was not measured. Whether a need takes clips that were not measured stands with it; by default it does not.
 
 A bucket is an aspect ratio and a number of frames (for sound a length): all its clips give one latent shape. Movie Gen, Multi-stage
 subsets and buckets, gives the durations, five aspect ratios, and of these 1024 x 576 and 576 x 1024 by size; both are 768^2 pixels in
@@ -13,9 +18,11 @@ frames then last n_frames / fps <= duration, taken from the middle of the clip, 
 second than that, some are shown twice. No picture is enlarged.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
@@ -31,7 +38,21 @@ SIDE_MULTIPLE = 16
 FRAMES_PER_LATENT = 8
 """Frames that one latent frame stands for."""
 
-OUTPUT = pa.schema([("clip_id", pa.string()), ("set_name", pa.string()), ("bucket", pa.string()), ("set_reason", pa.string())])
+AUDIO_LATENTS_PER_S = 25
+"""Latents a second of the audio codec (Movie Gen, Codec)."""
+
+OUTPUT = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("set_name", pa.string()),
+        ("bucket", pa.string()),
+        ("n_tokens", pa.int32()),
+        ("fits_sets", pa.string()),
+        ("set_reason", pa.string()),
+    ]
+)
+_SHAPE = ("clip_id", "kind", "width", "height", "start_us", "end_us")
+_OPS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +64,20 @@ class DurationRow:
     n_frames: int | None = None
     min_fps: int | None = None
     max_fps: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """What a clip's measure must be to enter a set; `unmeasured` says what becomes of clips where it was not run."""
+
+    measure: str
+    op: str
+    threshold: float
+    unmeasured: Literal["reject", "accept"] = "reject"
+
+    def __post_init__(self) -> None:
+        if self.op not in _OPS:
+            raise ValueError(f"need on {self.measure}: op is {self.op!r}, expected one of {', '.join(_OPS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +93,9 @@ class SetConfig:
     max_crop_share: float = 0.3  # of the picture that may be cut away to reach an aspect; ours: lets 2.39:1 films in
     durations: tuple[DurationRow, ...] = ()
     landscape_share: float | None = None  # of landscape among landscape and portrait; null: as found
+    people_share: float | None = None  # of clips with people among those where it was measured, at least; null: as found
+    needs: tuple[Need, ...] = ()  # in the order of the funnel
+    rank: int | None = None  # of sets of a kind the highest takes a clip; null: min_side_px
 
     def __post_init__(self) -> None:
         if self.kind not in ("video", "image", "audio"):
@@ -68,12 +106,19 @@ class SetConfig:
             )
         if self.landscape_share is not None and not 0 < self.landscape_share < 1:
             raise ValueError(f"set {self.name}: landscape_share is {self.landscape_share}, expected between 0 and 1, or null")
+        if self.people_share is not None and not 0 < self.people_share < 1:
+            raise ValueError(f"set {self.name}: people_share is {self.people_share}, expected between 0 and 1, or null")
         if (self.kind == "image") == bool(self.durations):
             raise ValueError(f"set {self.name}: durations expected for video and audio and for no image, found {len(self.durations)} rows")
         for aspect in self.aspects:
             _parts(aspect)
         for row in self.durations:
             _check_row(self, row)
+
+    @property
+    def strictness(self) -> tuple[int, str]:
+        """Sorts the strictest set first."""
+        return -(self.min_side_px if self.rank is None else self.rank), self.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +129,23 @@ class Bucket:
     width: int | None = None
     height: int | None = None
     n_frames: int | None = None
+    seconds: float | None = None  # of sound
 
     @property
     def n_latent_frames(self) -> int | None:
         """Frames after the temporal autoencoder: n_frames / 8, and 1 for an image."""
         return None if self.n_frames is None else max(1, self.n_frames // FRAMES_PER_LATENT)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens a sample has in the transformer: latent frames x height / 16 x width / 16, and 25 a second for sound.
+
+        256 frames of 1024 x 576 are 32 x 36 x 64 = 73,728 (Movie Gen, Architecture, tokens).
+        """
+        if self.seconds is not None:
+            return round(self.seconds * AUDIO_LATENTS_PER_S)
+        side = SIDE_MULTIPLE  # 8 x in the autoencoder, patches of 2
+        return (self.n_latent_frames or 0) * ((self.height or 0) // side) * ((self.width or 0) // side)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,48 +166,86 @@ class Fit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
-    """The set of a clip and how it fits; without a set, `fit.reason` is that of the least strict set of its kind."""
+    """The set of a clip, how it fits, and all sets it fits; without a set, `fit.reason` is that of the least strict set of its kind."""
 
     set_name: str | None
     fit: Fit
+    fits_sets: tuple[str, ...] = ()
 
 
 def bucket_of(clip: Any, cfg: SetConfig) -> Fit:
     """The bucket of a clip in a set, or the reason why it has none. A clip has kind, width, height, start_us, end_us."""
+    return _bucket_of(clip, cfg, {})
+
+
+def _bucket_of(clip: Any, cfg: SetConfig, pictures: dict[tuple[str, int, int], Fit]) -> Fit:
+    """As `bucket_of`; `pictures` keeps how pictures of a size fit a set, the dear part, for the next clip."""
     if clip.kind != cfg.kind:
         return Fit(reason="kind")
     if cfg.kind == "audio":
         return _fit_sound(clip, cfg)
     if not clip.width or not clip.height:
         return Fit(reason="size_unknown")
-    if min(clip.width, clip.height) < cfg.min_side_px:
+    key = (cfg.name, clip.width, clip.height)
+    if key not in pictures:
+        pictures[key] = _fit_picture(clip.width, clip.height, cfg)
+    shape = pictures[key]
+    if shape.bucket is None:
+        return shape
+    row = None if cfg.kind == "image" else _row_of(clip, cfg)
+    if isinstance(row, str):
+        return Fit(reason=row, crop_share=shape.crop_share)
+    n_frames = row.n_frames if row else 1
+    name = f"{shape.bucket.name}_{n_frames}f"
+    bucket = Bucket(name=name, width=shape.bucket.width, height=shape.bucket.height, n_frames=n_frames)
+    if row is None:
+        return Fit(reason="ok", bucket=bucket, start_us=clip.start_us, end_us=clip.end_us, crop_share=shape.crop_share)
+    return _fit_video(clip, row, bucket, shape.crop_share or 0.0)
+
+
+def _fit_picture(width: int, height: int, cfg: SetConfig) -> Fit:
+    """The size in which pictures of a size enter the set, as a bucket named by its aspect, or why they do not."""
+    if min(width, height) < cfg.min_side_px:
         return Fit(reason="too_small")
-    crop, aspect = min((crop_share(clip.width, clip.height, *_parts(a)), a) for a in cfg.aspects)
+    crop, aspect = min((crop_share(width, height, *_parts(a)), a) for a in cfg.aspects)
     if crop > cfg.max_crop_share:
         return Fit(reason="crop", crop_share=crop)
-    width, height = size_of(aspect, cfg)
-    if clip.width < width or clip.height < height:
+    across, down = size_of(aspect, cfg)
+    if width < across or height < down:
         return Fit(reason="too_small", crop_share=crop)
-    name = aspect.replace(":", "x")
-    if cfg.kind == "image":
-        bucket = Bucket(name=f"{name}_1f", width=width, height=height, n_frames=1)
-        return Fit(reason="ok", bucket=bucket, start_us=clip.start_us, end_us=clip.end_us, crop_share=crop)
-    row = _row_of(clip, cfg)
-    if isinstance(row, str):
-        return Fit(reason=row, crop_share=crop)
-    bucket = Bucket(name=f"{name}_{row.n_frames}f", width=width, height=height, n_frames=row.n_frames)
-    return _fit_video(clip, row, bucket, crop)
+    return Fit(reason="ok", bucket=Bucket(name=aspect.replace(":", "x"), width=across, height=down), crop_share=crop)
 
 
 def assign_set(clip: Any, sets: Sequence[SetConfig]) -> Membership:
-    """The strictest set (largest min_side_px, then name) that the clip has a bucket in, or none and why the least strict one refused it."""
-    fit = Fit(reason="kind")
-    for cfg in sorted(sets, key=lambda s: (-s.min_side_px, s.name)):
-        if clip.kind == cfg.kind:
-            fit = bucket_of(clip, cfg)
-            if fit.bucket is not None:
-                return Membership(set_name=cfg.name, fit=fit)
-    return Membership(set_name=None, fit=fit)
+    """The strictest set that takes the clip and has a bucket for it, or none and why the least strict one refused it."""
+    return _placed(clip, sorted(sets, key=lambda s: s.strictness), {})
+
+
+def refusal(clip: Any, needs: Sequence[Need]) -> str | None:
+    """The first need that the clip does not meet, as the measure's name, `<measure> not_run` where it was not measured; null when it meets all."""
+    for need in needs:
+        value = getattr(clip, need.measure)
+        if value is None:
+            if need.unmeasured == "reject":
+                return f"{need.measure} not_run"
+        elif not _OPS[need.op](value, need.threshold):
+            return need.measure
+    return None
+
+
+def _placed(clip: Any, sets: Sequence[SetConfig], pictures: dict[tuple[str, int, int], Fit]) -> Membership:
+    first, fits, last = None, [], Fit(reason="kind")
+    for cfg in sets:
+        if clip.kind != cfg.kind:
+            continue
+        last = _bucket_of(clip, cfg, pictures)
+        if last.bucket is not None and (refused := refusal(clip, cfg.needs)) is not None:
+            last = Fit(reason=refused, crop_share=last.crop_share)
+        if last.bucket is not None:
+            first = first or (cfg.name, last)
+            fits.append(cfg.name)
+    name, fit = first or (None, last)
+    return Membership(set_name=name, fit=fit, fits_sets=tuple(fits))
 
 
 def size_of(aspect: str, cfg: SetConfig) -> tuple[int, int]:
@@ -189,7 +284,7 @@ def _fit_sound(clip: Any, cfg: SetConfig) -> Fit:
     if isinstance(row, str):
         return Fit(reason=row)
     start, end = _middle(clip, round(row.min_s * 1_000_000))
-    return Fit(reason="ok", bucket=Bucket(name=f"{row.min_s:g}s"), start_us=start, end_us=end)
+    return Fit(reason="ok", bucket=Bucket(name=f"{row.min_s:g}s", seconds=row.min_s), start_us=start, end_us=end)
 
 
 def _middle(clip: Any, length_us: int) -> tuple[int, int]:
@@ -233,41 +328,47 @@ def _multiple(length: float) -> int:
     return max(1, round(length / SIDE_MULTIPLE)) * SIDE_MULTIPLE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Row:
-    clip_id: str
-    kind: str
-    width: int | None
-    height: int | None
-    start_us: int
-    end_us: int
-
-
-_INPUT = tuple(_Row.__dataclass_fields__)
+def columns_of(sets: Sequence[SetConfig]) -> tuple[str, ...]:
+    """The columns that the table of clips must have for these sets."""
+    return tuple(dict.fromkeys((*_SHAPE, *(need.measure for cfg in sets for need in cfg.needs))))
 
 
 def assign_sets(table: pa.Table, sets: Sequence[SetConfig]) -> pa.Table:
-    """Every clip has its set and bucket, or null and the reason, in the order of the rows."""
-    return pa.Table.from_batches([_assigned(batch, sets) for batch in table.select(_INPUT).to_batches()], OUTPUT)
+    """Every clip has its set, bucket and tokens, or null and the reason, in the order of the rows."""
+    return pa.Table.from_batches([_assigned(batch, sets, {}) for batch in table.select(columns_of(sets)).to_batches()], OUTPUT)
 
 
 def assign_sets_on_spark(rows: "DataFrame", sets: Sequence[SetConfig]) -> "DataFrame":
     """The rows of `assign_sets` in any order; nothing is shuffled."""
-    return rows.select(*_INPUT).mapInArrow(_assign(tuple(sets)), spark_schema(OUTPUT))
+    return rows.select(*columns_of(sets)).mapInArrow(_assign(tuple(sets)), spark_schema(OUTPUT))
 
 
 def _assign(sets: Sequence[SetConfig]) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def assign(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        pictures: dict[tuple[str, int, int], Fit] = {}
         for batch in batches:
-            yield _assigned(batch, sets)
+            yield _assigned(batch, sets, pictures)
 
     return assign
 
 
-def _assigned(batch: pa.RecordBatch, sets: Sequence[SetConfig]) -> pa.RecordBatch:
-    found = [(row["clip_id"], assign_set(_Row(**row), sets)) for row in batch.to_pylist()]
-    rows: list[Mapping[str, str | None]] = [
-        {"clip_id": i, "set_name": m.set_name, "bucket": m.fit.bucket.name if m.fit.bucket else None, "set_reason": m.fit.reason}
-        for i, m in found
-    ]
-    return pa.RecordBatch.from_pylist(rows, schema=OUTPUT)
+def _assigned(batch: pa.RecordBatch, sets: Sequence[SetConfig], pictures: dict[tuple[str, int, int], Fit]) -> pa.RecordBatch:
+    ordered = sorted(sets, key=lambda s: s.strictness)
+    names = [n for n in batch.schema.names if n != "clip_id"]
+    known: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+    found = []
+    # Where a clip begins changes nothing here but its length does: clips alike in all else are placed once.
+    for values in zip(*(batch[n].to_pylist() for n in names), strict=True):
+        clip = dict(zip(names, values, strict=True))
+        clip["start_us"], clip["end_us"] = 0, clip["end_us"] - clip["start_us"]
+        key = tuple(clip.values())
+        if key not in known:
+            known[key] = _row_out(_placed(SimpleNamespace(**clip), ordered, pictures))
+        found.append(known[key])
+    columns = [pa.array(c, f.type) for c, f in zip(zip(*found, strict=True) if found else [()] * 5, list(OUTPUT)[1:], strict=True)]
+    return pa.RecordBatch.from_arrays([batch["clip_id"], *columns], schema=OUTPUT)
+
+
+def _row_out(m: Membership) -> tuple[Any, ...]:
+    bucket = m.fit.bucket
+    return m.set_name, bucket and bucket.name, bucket and bucket.n_tokens, ",".join(m.fits_sets) or None, m.fit.reason

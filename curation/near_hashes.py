@@ -15,6 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 HASH_BYTES = 32
 MAX_DISTANCE = 31
@@ -122,34 +123,33 @@ def match_batches(max_distance: int, small_block: int = SMALL_BLOCK) -> Callable
     """A function for mapInArrow over block rows sorted by (kind, block): pairs of hashes of different clips that match, each pair once."""
 
     def match(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for block in _whole_blocks(batches):
+        for block in whole_blocks(batches):
             yield from _match_block(block, max_distance, small_block)
 
     return match
 
 
-def _whole_blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """The runs of equal (kind, block) of more than one row; a run may span batches."""
+def whole_blocks(batches: Iterable[pa.RecordBatch], keys: tuple[str, ...] = ("kind", "block"), least: int = 2) -> Iterator[pa.Table]:
+    """The runs of equal keys of at least so many rows, from batches sorted by them; a run may span batches."""
     held: list[pa.RecordBatch] = []
     for batch in batches:
-        block, kind = batch.column("block").to_numpy(), batch.column("kind").to_numpy(zero_copy_only=False)
-        changes = np.flatnonzero((block[1:] != block[:-1]) | (kind[1:] != kind[:-1])) + 1
-        starts = [0, *changes.tolist(), len(block)]
-        for start, end in pairwise(starts):
+        n = batch.num_rows
+        if not n:
+            continue
+        differs = np.zeros(n - 1, bool)
+        for key in keys:
+            differs |= pc.not_equal(batch[key].slice(1), batch[key].slice(0, n - 1)).to_numpy(zero_copy_only=False)
+        for start, end in pairwise([0, *(np.flatnonzero(differs) + 1).tolist(), n]):
             piece = batch.slice(start, end - start)
-            if held and not _same_block(held[-1], piece):
-                yield from _several(held)
+            if held and any(held[-1][k][0].as_py() != piece[k][0].as_py() for k in keys):
+                yield from _several(held, least)
                 held = []
-            held += [piece] if piece.num_rows else []
-    yield from _several(held)
+            held.append(piece)
+    yield from _several(held, least)
 
 
-def _same_block(a: pa.RecordBatch, b: pa.RecordBatch) -> bool:
-    return not b.num_rows or (a["block"][0].as_py(), a["kind"][0].as_py()) == (b["block"][0].as_py(), b["kind"][0].as_py())
-
-
-def _several(pieces: list[pa.RecordBatch]) -> Iterator[pa.Table]:
-    if sum(p.num_rows for p in pieces) > 1:
+def _several(pieces: list[pa.RecordBatch], least: int) -> Iterator[pa.Table]:
+    if pieces and sum(p.num_rows for p in pieces) >= least:
         yield pa.Table.from_batches(pieces)
 
 

@@ -104,6 +104,11 @@ def session(cores: int | None, config: SparkConfig) -> "SparkSession":
 
 def run_table(spark: "SparkSession", transform: Transform, source: Table, work: Path) -> pa.Table:
     """The rows that a table stage makes of the source. Both sides pass through Parquet files in the folder `work`, which is made anew."""
+    return pq.read_table(write_table(spark, transform, source, work))
+
+
+def write_table(spark: "SparkSession", transform: Transform, source: Table, work: Path) -> Path:
+    """The folder of Parquet files that holds those rows: no row passes through this process, so there may be any number of them."""
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     if isinstance(source, pa.Table):
@@ -114,7 +119,7 @@ def run_table(spark: "SparkSession", transform: Transform, source: Table, work: 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # pyspark 4.3 on pandas 3; our tables pass as Arrow, never as pandas
         transform(rows).write.parquet(str(work / "out"))
-    return pq.read_table(work / "out")
+    return work / "out"
 
 
 def run_tables(spark: "SparkSession", jobs: Mapping[str, tuple[Transform, Table]], work: Path) -> dict[str, pa.Table]:

@@ -12,7 +12,7 @@ import pytest
 from curation.buckets import DurationRow, SetConfig, assign_sets, assign_sets_on_spark
 from curation.concepts import ConceptsConfig, label_concepts, label_concepts_on_spark
 from curation.duplicates import DuplicatesConfig, label_duplicates, label_duplicates_on_spark
-from curation.mix import MixConfig, count_sides, count_sides_on_spark, label_mix, label_mix_on_spark
+from curation.mix import MixConfig, count_strata, count_strata_on_spark, label_mix, label_mix_on_spark
 from pipelines.on_spark import JavaError, SparkConfig, find_java, java_version, run_table, run_tables, session
 
 pytestmark = pytest.mark.engine
@@ -134,7 +134,7 @@ def test_mix_agrees(spark: Any, tmp_path: Path) -> None:
     assert set(plain["mix_keep"].to_pylist()) == {0.0, 1.0, None}
     same_rows(spark, tmp_path, table, plain, lambda df: label_mix_on_spark(df, cfg))
     source = tmp_path / "5" / "in.parquet"
-    assert count_sides_on_spark(spark.read.parquet(str(source))) == count_sides(table)
+    assert count_strata_on_spark(spark.read.parquet(str(source)), cfg) == count_strata(table, cfg)
 
 
 def test_sets_agree(spark: Any, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_the_frames_fit_in_the_clip(duration_us: int, start_us: int) -> None:
     assert 16 <= fit.fps_num <= 32
 
 
-@given(st.integers(1, 4000), st.integers(1, 4000))
+@given(st.integers(200, 4000), st.integers(200, 4000))
 def test_nothing_is_enlarged_and_little_is_cut(width: int, height: int) -> None:
     """A picture in a bucket is at least as large as the bucket and loses at most max_crop_share, to the nearest of the aspects."""
     cfg = load("image")
@@ -167,7 +167,10 @@ def test_table_of_sets() -> None:
     table = table.append_column("clip_id", pa.array(["a", "b"])).append_column("kind", pa.array(["video", "video"]))
     out = assign_sets(table, [load("low_res")])
     assert out.schema.equals(OUTPUT)
-    assert [tuple(r.values()) for r in out.to_pylist()] == [("a", "low_res", "16x9_128f", "ok"), ("b", None, None, "too_short")]
+    assert [tuple(r.values()) for r in out.to_pylist()] == [
+        ("a", "low_res", "16x9_128f", 4032, "low_res", "ok"),
+        ("b", None, None, None, None, "too_short"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation import kmeans
-from curation.concepts import OUTPUT, ConceptsConfig, ConceptsError, keep_probabilities, label_concepts
+from curation.concepts import OUTPUT, ConceptsConfig, keep_probabilities, label_concepts
+from curation.near_vectors import VectorError
 
 SIZES = (400, 100, 25)
 
@@ -96,7 +97,7 @@ def test_broken_vectors_are_named(bad: list[Any], said: str) -> None:
     """A vector of another length, or with NaN, null or infinity, raises an error that names its clip."""
     rows = [[1.0, 0.0]] * 40 + [bad]
     with pytest.raises(
-        ConceptsError, match=rf"clip 000(40|00): concepts: .*{said}|clip \d+: concepts: a vector of 1 values expected, found 2"
+        VectorError, match=rf"clip 000(40|00): concepts: .*{said}|clip \d+: concepts: a vector of 1 values expected, found 2"
     ):
         label_concepts(table_of(rows), ConceptsConfig())
 

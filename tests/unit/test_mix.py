@@ -2,10 +2,10 @@
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.mix import OUTPUT, MixConfig, Shortage, count_sides, find_shortages, label_mix, side_of
+from curation.mix import OUTPUT, MixConfig, count_strata, find_shortages, label_mix, side_of
 
 SIZES = {"L": (16, 9), "P": (9, 16), "S": (1, 1), "?": (None, 1)}
 SCHEMA = pa.schema([("clip_id", pa.string()), ("set_name", pa.string()), ("width", pa.int32()), ("height", pa.int32())])
@@ -28,6 +28,7 @@ def kept(shapes: str, cfg: MixConfig) -> str:
     return "".join(s for s, k in zip(shapes, out["mix_keep"].to_pylist(), strict=True) if k == 1.0)
 
 
+@settings(deadline=None)
 @given(st.text("LPS", max_size=60), st.floats(0.05, 0.95), st.integers(0, 9))
 def test_the_share_is_met_within_one_clip(shapes: str, share: float, seed: int) -> None:
     """Only the side there is too much of loses clips, and one clip more or less would not bring the share nearer; squares all stay."""
@@ -63,13 +64,54 @@ def test_order_of_rows_does_not_matter() -> None:
     assert label_mix(table, mix(seed=1))["mix_keep"].to_pylist() != out["mix_keep"].to_pylist()
 
 
+def shortages(shapes: str, cfg: MixConfig) -> list[str]:
+    return [s.text for s in find_shortages(count_strata(clips(shapes), cfg), cfg)]
+
+
 def test_an_empty_side_drops_nothing_and_is_reported() -> None:
     """A set of landscape clips alone is kept whole, and the shortage says what was wanted and found."""
     assert kept("LLLS", mix(0.6)) == "LLLS"
-    shortage = Shortage(set_name="video", wanted_share=0.6, n_landscape=3, n_portrait=0)
-    assert find_shortages(count_sides(clips("LLLS")), mix(0.6)) == [shortage]
-    assert find_shortages(count_sides(clips("LP")), mix(0.6)) == []
-    assert find_shortages(count_sides(clips("SS")), mix(0.6)) == []
+    assert shortages("LLLS", mix(0.6)) == ["set video wants 60% landscape; found 3 landscape and 0 portrait clips, kept all"]
+    assert shortages("LLP", mix(0.6)) == shortages("SS", mix(0.6)) == []
+
+
+def test_a_dear_mix_is_reported() -> None:
+    """Where one portrait clip costs 98 of 100 landscape clips, that is said."""
+    assert shortages("L" * 100 + "P", mix(0.6)) == [
+        "set video wants 60% landscape; found 100 landscape and 1 portrait clips, which leaves 2 landscape and 1 portrait: "
+        "more of what is rare would keep more"
+    ]
+
+
+PEOPLE = {"y": 1.0, "n": 0.0, "?": None}
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("LPS"), st.sampled_from("yn?")), max_size=200), st.floats(0.2, 0.8), st.floats(0.2, 0.8))
+def test_both_shares_are_met(drawn: list[tuple[str, str]], share: float, people: float) -> None:
+    """Landscape is within a clip a stratum of its share, people are at least theirs but for a clip a stratum, and the unseen are left out of it."""
+    table = clips("".join(s for s, _ in drawn)).append_column("has_people", pa.array([PEOPLE[w] for _, w in drawn], pa.float32()))
+    cfg = MixConfig(landscape_share={"video": share}, people_share={"video": people})
+    keep = label_mix(table, cfg)["mix_keep"].to_pylist()
+    left = [d for d, k in zip(drawn, keep, strict=True) if k == 1.0]
+    n = {c: sum(c in d for d in left) for c in "LPSyn"}
+    had = {c: sum(c in d for d in drawn) for c in "LPSyn"}
+    if had["L"] and had["P"]:
+        assert n["L"] - n["P"] * share / (1 - share) < 3 + 3 * share / (1 - share)
+        assert n["P"] - n["L"] * (1 - share) / share < 3 + 3 * (1 - share) / share
+    if had["y"]:
+        assert n["y"] + 3 >= people * (n["y"] + n["n"])
+    if not had["y"] and not (had["L"] and had["P"]):
+        assert left == drawn
+
+
+def test_people_not_looked_for_are_reported() -> None:
+    """A set that wants people, in which nobody was looked for, is kept and said so."""
+    cfg = MixConfig(landscape_share={}, people_share={"video": 0.6})
+    assert kept("LLP", cfg) == "LLP"
+    assert shortages("LLP", cfg) == [
+        "set video wants 60% with people; found 0 with people and 0 without and 3 not looked at clips, kept all"
+    ]
 
 
 def test_sets_without_a_share_are_left_alone() -> None:
