@@ -11,7 +11,6 @@ rows, takes the assets out of `attribution.csv`, adds their hashes to `removals.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 
 from manifests import signing, treefile
 from manifests.exports import attribution, removals
-from manifests.files import sync_folder, write_atomic
+from manifests.files import write_atomic
 from manifests.leaves import ASSETS, CLIPS, TREES
 from manifests.release_file import AMENDMENTS, RELEASE_JSON, Entry, Release, ReleaseError, hash_file, read_release
 from manifests.signing import SigningError, Statement
@@ -195,11 +194,8 @@ def _change(root: Path, path: str, entry: Entry | None) -> dict[str, Any] | None
 
 
 def _append(path: Path, line: str) -> None:
-    with path.open("a") as sink:
-        sink.write(line + "\n")
-        sink.flush()
-        os.fsync(sink.fileno())
-    sync_folder(path.parent)
+    """The file holds its complete lines and this one; what a crash left of another is gone."""
+    write_atomic(path, b"".join(old + b"\n" for old in _lines(path)) + line.encode() + b"\n")
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -213,7 +213,8 @@ def _fill_common(out: npt.NDArray[Any], subjects: pa.Table, assets: pa.Table, at
     encoded = assets.column("licence_expr").combine_chunks().dictionary_encode()
     digests = [sha256(text.encode()).digest() for text in encoded.dictionary.to_pylist()]
     table = np.frombuffer(b"".join([*digests, bytes(32)]), np.uint8).reshape(-1, 32)
-    out["licence_sha256"] = table[pc.fill_null(encoded.indices, len(digests)).take(at).to_numpy()]
+    # null twice over: no licence is stated, or (of a damaged dataset) there is no such asset
+    out["licence_sha256"] = table[pc.fill_null(encoded.indices.take(at), len(digests)).to_numpy()]
 
 
 def _read(table: str, files: Files, columns: list[str], where: pc.Expression | None = None) -> pa.Table:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -95,8 +96,42 @@ def report(dataset: Dataset) -> None:
 
 
 @app.command()
-def verify(dataset: Dataset, version: Version = None, as_json: AsJson = False) -> None:
-    """Check every shard's hash, every member's offset, size and hash, and every count against the manifest."""
+def verify(
+    target: Annotated[Path | None, typer.Argument(help="Folder of a dataset, or of a release of it (dataset/releases/NAME).")] = None,
+    version: Version = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="Release or proof: the provider's public key, which has to have signed it.")
+    ] = None,
+    latest_known: Annotated[
+        str | None, typer.Option("--latest-known", help="Release: Merkle root of the newest release you know of.")
+    ] = None,
+    after: Annotated[
+        Path | None, typer.Option("--after", help="Release: a release.json or release.dsse.json that you kept; older is refused.")
+    ] = None,
+    proof: Annotated[
+        Path | None, typer.Option("--proof", help="A proof from `dailies prove`; needs the release's folder, or --key.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Release: folder of its dataset, if it was moved away from it.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check that what lies on disk is what was written: of a dataset, of a release, or of a proof. Offline; says which file or row is not.
+
+    A dataset: every shard's hash, every member's offset, size and hash, and every count against the manifest.
+    A release: signature, every file, every row, every shard, and that it is no older one than you know.
+    """
+    from manifests.release_check import is_release
+
+    if proof is not None:
+        _verify_proof(proof, target, key, as_json)
+    elif target is None:
+        raise typer.BadParameter("expected the folder of a dataset or release, or --proof FILE, found none")
+    elif is_release(target):
+        _verify_release(target, key, latest_known, after, data, as_json)
+    else:
+        _verify_dataset(target, version, as_json)
+
+
+def _verify_dataset(dataset: Path, version: int | None, as_json: bool) -> None:
     from manifests.integrity import verify as check
     from pipelines.progress import Progress
 
@@ -104,10 +139,71 @@ def verify(dataset: Dataset, version: Version = None, as_json: AsJson = False) -
     with errors(), Progress(quiet=as_json).stage("verify", store.read("shards", version, ["shard_no"]).num_rows) as advance:
         faults = check(store, version, lambda shard: advance(1))
     counts = {"shards": store.read("shards", version).num_rows, "members": store.read("members", version).num_rows, "faults": len(faults)}
+    _tell_faults(counts, [str(f) for f in faults], f"{counts['shards']} shards, {counts['members']} members", as_json)
+
+
+def _verify_release(folder: Path, key: Path | None, latest: str | None, after: Path | None, data: Path | None, as_json: bool) -> None:
+    from manifests.release_check import Trust, check_release, known_root
+    from manifests.release_file import ReleaseError, read_release
+    from manifests.signing import SigningError, load_public
+    from pipelines.progress import Progress
+
+    with errors(ReleaseError, SigningError):
+        trust = Trust(key=None if key is None else load_public(key), latest_known=latest if after is None else known_root(after))
+        with Progress(quiet=as_json).stage("verify", len(read_release(folder).entries())) as advance:
+            found = check_release(folder, trust, data, advance)
+    signed = f"signed by key {found.signed_by}" if found.signed_by else "no signature that holds"
+    if found.signed_by and not found.trusted:
+        signed += ", which the release names itself: compare it with one from the provider (--key)"
+    counts = {
+        "release": found.release.name,
+        "merkle_root": found.release.root,
+        "signed_by": found.signed_by,
+        "trusted": found.trusted,
+        "amendments": found.amendments,
+        "files": found.files,
+        "rows": found.rows,
+        "faults": len(found.faults),
+    }
+    text = f"release {found.release.name}: {found.files:,} files, {found.rows:,} rows, {found.amendments} amendments, {signed}"
+    _tell_faults(counts, [str(f) for f in found.faults], text, as_json)
+
+
+def _verify_proof(path: Path, folder: Path | None, key: Path | None, as_json: bool) -> None:
+    """Reads nothing of the release but its release.json and signature."""
+    from manifests.proofs import ProofError, check_proof
+    from manifests.release_check import check_signature
+    from manifests.release_file import ReleaseError, read_release
+    from manifests.signing import SigningError, load_public
+
+    faults: list[str] = []
+    with errors(ReleaseError, SigningError):
+        public = None if key is None else load_public(key)
+        release = None if folder is None else read_release(folder)
+        signed_by = None
+        if release is not None and folder is not None:
+            signed_by, of_signature = check_signature(folder, release, public)
+            faults += [str(f) for f in of_signature]
+        try:
+            found = check_proof(json.loads(path.read_bytes()), release, public)
+        except (ProofError, OSError, ValueError) as error:
+            _tell_faults({"faults": 1 + len(faults)}, [*faults, f"{path}: {error}"], f"{path}", as_json)
+            return
+    by = found.signed_by or signed_by
+    counts = dataclasses.asdict(found) | {"signed_by": by, "faults": len(faults)}
+    said = "is in" if found.claim == "included" else "is not in"
+    text = f"{found.key} {said} release {found.release} (root {found.root}, {f'signed by key {by}' if by else 'not signed'})"
+    if found.fields and not as_json:
+        print_table(["field", "value"], [[name, cell(value)] for name, value in found.fields.items()])
+    _tell_faults(counts, faults, text, as_json)
+
+
+def _tell_faults(counts: dict[str, Any], faults: list[str], text: str, as_json: bool) -> None:
+    """Every fault, a line that sums up, and exit status 1 where there is one."""
     if as_json:
-        print(json.dumps(counts | {"details": [str(f) for f in faults]}))
+        print(json.dumps(counts | {"details": faults}))
     else:
         for fault in faults:
             print(fault)
-        print(f"{counts['shards']} shards, {counts['members']} members: " + (f"{len(faults)} FAULTS" if faults else "all hold"))
+        print(f"{text}: " + (f"{len(faults)} FAULTS" if faults else "all hold"))
     raise typer.Exit(1 if faults else 0)

@@ -17,10 +17,11 @@ _QUALITY = 72
 
 def write_report(dataset: Path) -> Path:
     """`report.html` and `report.json` of the newest version stand in the dataset's folder; returns the page's path."""
-    return report.write_report(ManifestStore(dataset), dataset, _images(dataset), title=dataset.absolute().name)
+    return report.write_report(ManifestStore(dataset), dataset, images(dataset), title=dataset.absolute().name)
 
 
-def _images(dataset: Path) -> Images:
+def images(dataset: Path) -> Images:
+    """A small picture of any clip of the newest version, from its key frames."""
     from curation.keyframes import KeyFrameError, decode_jpeg, of_clip, read_keyframes, spread
 
     con = connect(ManifestStore(dataset))
