@@ -1,6 +1,6 @@
 """Why one asset or clip is in the dataset or not: every measure, every rule with its verdict, where the bytes went, what saw them.
 
-Answers are read from the manifest as it stands; the verdicts are those of the ledger, by the latest run that decided the subject.
+Answers are read from the manifest as it stands; the verdicts are those of the ledger, the newest of each rule in force.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ from typing import Any, Literal
 import duckdb
 
 from manifests import records
-from manifests.funnel import rule_of
 from manifests.ids import ID_HEX
+from manifests.policy import numbers_in_force, rule_of
 from manifests.query import Snapshot, connect, rows
 from manifests.schema import from_row
 from manifests.wording import visible
@@ -330,17 +330,18 @@ def _measured(subject: Any, column: "dataclasses.Field[Any]") -> Measured:
 
 
 def _verdicts(con: duckdb.DuckDBPyConnection, subject: Any, clip_no: int | None) -> tuple[tuple[Verdict, ...], tuple[int, ...]]:
-    """The verdicts of the latest run on the subject in funnel order, and the runs that decided it before."""
+    """The newest verdict of each rule in force on the subject, in funnel order, and the runs whose verdicts were others."""
     found = rows(
         con,
         """SELECT d.run_no, d.score, d.passed, d.reason_code, r.* FROM decisions d JOIN rules r USING (rule_no)
-        WHERE d.asset_no = ? AND d.clip_no IS NOT DISTINCT FROM ?::BIGINT ORDER BY d.run_no, r.position, r.rule_no""",
+        WHERE d.asset_no = ? AND d.clip_no IS NOT DISTINCT FROM ?::BIGINT ORDER BY d.run_no""",
         subject.asset_no,
         clip_no,
     )
-    runs = sorted({r["run_no"] for r in found})
-    latest = [r for r in found if r["run_no"] == runs[-1]] if runs else []
-    return tuple(_verdict(r, subject.first_fail_rule) for r in latest), tuple(runs[:-1])
+    newest = {r["rule_no"]: r for r in found}
+    in_force = [newest[n] for n in numbers_in_force(con) if n in newest and newest[n]["reason_code"] != "not_applicable"]
+    holding = {r["run_no"] for r in in_force}
+    return tuple(_verdict(r, subject.first_fail_rule) for r in in_force), tuple(sorted({r["run_no"] for r in found} - holding))
 
 
 def _verdict(row: dict[str, Any], first_fail: int | None) -> Verdict:
@@ -351,7 +352,7 @@ def _verdict(row: dict[str, Any], first_fail: int | None) -> Verdict:
 def _run(con: duckdb.DuckDBPyConnection, verdicts: tuple[Verdict, ...]) -> str | None:
     if not verdicts:
         return None
-    no = verdicts[-1].run_no
+    no = max(v.run_no for v in verdicts)
     found = rows(con, "SELECT * FROM runs WHERE run_no = ? LIMIT 1", no)
     told = "".join(f", {r['command']}, code {r['code_version']}, configuration {r['config_sha256']}" for r in found)
     return f"run {no}{told}"

@@ -1,26 +1,27 @@
 """The funnel: what every rule left of the files and of the clips of each kind, counted from the ledger by SQL.
 
 The functions take a connection of `manifests.query`, so they read Arrow tables at hand and Parquet files of any size alike.
-Verdicts are counted as recorded in `decisions`, by the latest run that decided a subject; nothing is decided again here.
+Verdicts are counted as recorded in `decisions`, the newest row of each rule in force and subject; nothing is decided again here.
 """
 
 # SQL is put together from names of this file and of the schema; values are parameters.
 # ruff: noqa: S608
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import duckdb
 
-from manifests import records
+from manifests.policy import numbers_in_force, rule_of
 from manifests.query import rows
-from manifests.rules import Rule
+
+__all__ = ["Amount", "Funnel", "Step", "Subject", "count_funnels", "rule_of"]
 
 Subject = Literal["asset", "clip"]
 
 TABLE_OF = {"asset": "assets", "clip": "clips"}
+_VERDICT = "CASE WHEN d.reason_code = 'not_applicable' THEN -1 WHEN d.passed THEN 1 WHEN NOT d.passed THEN 0 ELSE 2 END::TINYINT"
 _TIME_US = {"asset": "coalesce(s.duration_us, 0)", "clip": "s.end_us - s.start_us"}
 
 
@@ -73,59 +74,74 @@ class Funnel:
     kept: Amount
 
 
-def rule_of(row: dict[str, Any] | records.RuleRow) -> Rule:
-    """The rule as it stood, from its row of `rules`."""
-    r = row if isinstance(row, dict) else {f.name: getattr(row, f.name) for f in dataclasses.fields(row)}
-    names = {f.name for f in dataclasses.fields(Rule)}
-    kinds = tuple(k for k in r["kinds"].split(",") if k)
-    return Rule(**{**{k: v for k, v in r.items() if k in names}, "kinds": kinds})
-
-
 def count_funnels(con: duckdb.DuckDBPyConnection) -> tuple[Funnel, ...]:
     """The funnel of the assets, then one for each kind of clip that exists."""
     kinds = [r["kind"] for r in rows(con, "SELECT DISTINCT kind FROM clips ORDER BY kind = 'audio', kind = 'image', kind")]
-    counted = [_count_funnel(con, "asset", None), *(_count_funnel(con, "clip", kind) for kind in kinds)]
+    of_assets, of_clips = _count(con, "asset"), _count(con, "clip")
+    counted = [
+        _funnel(con, "asset", "assets", of_assets, None),
+        *(_funnel(con, "clip", kind or "unknown", of_clips, kind) for kind in kinds),
+    ]
     return tuple(f for f in counted if f.start.n)
 
 
-def _count_funnel(con: duckdb.DuckDBPyConnection, subject: Subject, kind: str | None) -> Funnel:
+def _count(con: duckdb.DuckDBPyConnection, subject: Subject) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Totals by kind, and verdicts by kind, rule and whether the subject still met the rule; assets are of one kind, null.
+
+    The newest row of each rule in force and subject counts.
+    """
     of_subject = "d.clip_no IS NULL" if subject == "asset" else "d.clip_no IS NOT NULL"
-    key = f"{subject}_no"
+    key, kind = f"{subject}_no", "s.kind" if subject == "clip" else "CAST(NULL AS VARCHAR)"
     ledger = f"""
-        WITH subjects AS (
-            SELECT s.{key} AS no, {_TIME_US[subject]} AS t, s.decision FROM {TABLE_OF[subject]} s WHERE ?::VARCHAR IS NULL OR s.kind = ?),
-        mine AS (SELECT d.{key} AS no, d.run_no, d.rule_no, d.passed FROM decisions d WHERE {of_subject}),
-        latest AS (SELECT no, max(run_no) AS run_no FROM mine GROUP BY no),
-        places AS (SELECT rule_no, on_unknown, row_number() OVER (ORDER BY position, rule_no) AS place FROM rules),
+        WITH subjects AS (SELECT s.{key} AS no, {kind} AS kind, {_TIME_US[subject]} AS t, s.decision FROM {TABLE_OF[subject]} s),
+        places AS (SELECT unnest(?::INTEGER[]) AS rule_no, generate_subscripts(?::INTEGER[], 1) AS place),
+        said AS (
+            SELECT d.{key} AS no, p.place, arg_max({_VERDICT}, d.run_no) AS verdict
+            FROM decisions d JOIN places p USING (rule_no) WHERE {of_subject} GROUP BY ALL),
         told AS (
-            SELECT s.no, s.t, p.rule_no, p.place, m.passed, NOT coalesce(m.passed, p.on_unknown = 'accept') AS stops
-            FROM mine m JOIN latest USING (no, run_no) JOIN places p USING (rule_no) JOIN subjects s USING (no)),
+            SELECT s.no, s.kind, s.t, p.rule_no, m.place, CASE m.verdict WHEN 1 THEN true WHEN 0 THEN false END AS passed,
+                NOT coalesce(passed, r.on_unknown = 'accept') AS stops
+            FROM said m JOIN places p USING (place) JOIN rules r USING (rule_no) JOIN subjects s USING (no)
+            WHERE m.verdict >= 0),
         ends AS (SELECT no, min(place) FILTER (WHERE stops) AS place FROM told GROUP BY no)
     """
-    total = rows(
+    policy = numbers_in_force(con)
+    totals = rows(
         con,
         ledger
-        + """SELECT count(*) AS n, coalesce(sum(t), 0)::BIGINT AS time_us,
+        + """SELECT s.kind, count(*) AS n, coalesce(sum(t), 0)::BIGINT AS time_us,
                 count(*) FILTER (WHERE decision = 'keep') AS kept_n,
                 coalesce(sum(t) FILTER (WHERE decision = 'keep'), 0)::BIGINT AS kept_us,
-                count(*) FILTER (WHERE no NOT IN (SELECT no FROM latest)) AS undecided_n,
-                coalesce(sum(t) FILTER (WHERE no NOT IN (SELECT no FROM latest)), 0)::BIGINT AS undecided_us FROM subjects""",
-        kind,
-        kind,
-    )[0]
+                count(*) FILTER (WHERE e.no IS NULL) AS undecided_n,
+                coalesce(sum(t) FILTER (WHERE e.no IS NULL), 0)::BIGINT AS undecided_us
+            FROM subjects s LEFT JOIN ends e USING (no) GROUP BY s.kind""",
+        policy,
+        policy,
+    )
     verdicts = rows(
         con,
         ledger
-        + """SELECT t.place, t.rule_no, t.passed, coalesce(t.place <= coalesce(e.place, t.place), false) AS met,
+        + """SELECT t.kind, t.place, t.rule_no, t.passed, coalesce(t.place <= coalesce(e.place, t.place), false) AS met,
                 count(*) AS n, coalesce(sum(t), 0)::BIGINT AS time_us
             FROM told t JOIN ends e USING (no) GROUP BY ALL ORDER BY t.place""",
-        kind,
-        kind,
+        policy,
+        policy,
     )
+    return totals, verdicts
+
+
+def _funnel(
+    con: duckdb.DuckDBPyConnection,
+    subject: Subject,
+    name: str,
+    counted: tuple[list[dict[str, Any]], list[dict[str, Any]]],
+    kind: str | None,
+) -> Funnel:
+    totals, verdicts = ([r for r in found if r["kind"] == kind] for found in counted)
+    total = totals[0] if totals else {f"{p}{u}": 0 for p in ("", "kept_", "undecided_") for u in ("n", "us", "time_us")}
     start, undecided = _amount(total, ""), _amount(total, "undecided_")
     steps = _steps(con, verdicts, start)
     left = steps[-1].left if steps else start
-    name = "assets" if subject == "asset" else kind or "unknown"
     return Funnel(name=name, subject=subject, start=start, undecided=undecided, steps=steps, left=left, kept=_amount(total, "kept_"))
 
 

@@ -1,6 +1,6 @@
 """The histogram of every measure, with what its rule fails, what other rules drop and what is kept; counted by SQL in one pass each."""
 
-# SQL is put together from names of the schema and from Rule.sql; text goes through _literal.
+# SQL is put together from names of the schema and by manifests.rule_sql.
 # ruff: noqa: S608
 
 import dataclasses
@@ -12,8 +12,9 @@ from typing import Any, Literal
 import duckdb
 import pyarrow as pa
 
-from manifests import records
-from manifests.funnel import TABLE_OF, Subject, rule_of
+from manifests import records, rule_sql
+from manifests.funnel import TABLE_OF, Subject
+from manifests.policy import rules_in_force
 from manifests.query import rows
 from manifests.rules import Rule
 
@@ -77,21 +78,10 @@ def measures(subject: Subject) -> dict[str, "dataclasses.Field[Any]"]:
     }
 
 
-def rules_in_force(con: duckdb.DuckDBPyConnection) -> tuple[tuple[int, Rule], ...]:
-    """The row of each rule that was used last, in funnel order: a changed threshold is a new row of the same name."""
-    found = rows(
-        con,
-        """SELECT r.* FROM rules r LEFT JOIN (SELECT rule_no, max(run_no) AS used FROM decisions GROUP BY rule_no) d USING (rule_no)
-        QUALIFY row_number() OVER (PARTITION BY name, subject, set_name, kinds ORDER BY used DESC NULLS LAST, rule_no DESC) = 1
-        ORDER BY subject, position, rule_no""",
-    )
-    return tuple((r["rule_no"], rule_of(r)) for r in found)
-
-
 def count_histograms(con: duckdb.DuckDBPyConnection) -> tuple[Histogram, ...]:
     """One histogram for every rule on a numeric column, in funnel order, then one for every other measured score of the clips."""
     known: dict[str, dict[str, dataclasses.Field[Any]]] = {"asset": measures("asset"), "clip": measures("clip")}
-    ruled = [(no, r) for no, r in rules_in_force(con) if r.measure in known[r.subject]]
+    ruled = [(no, r) for no, r in sorted(rules_in_force(con), key=lambda found: found[1].subject) if r.measure in known[r.subject]]
     shown = [_count_histogram(con, r.subject, known[r.subject][r.measure], no, r) for no, r in ruled]
     compared = {r.measure for _, r in ruled if r.subject == "clip"}
     scores = [f for name, f in known["clip"].items() if pa.types.is_floating(f.metadata["type"]) and name not in compared]
@@ -154,12 +144,8 @@ def _by_value(values: Sequence[float], rule: Rule | None) -> bool:
 
 
 def applies_sql(rule: Rule | None) -> str:
-    """SQL that is true for the subjects `s` the rule speaks about: `manifests.rules.applies` for whole tables."""
-    if rule is None:
-        return "true"
-    kinds = ", ".join(_literal(k) for k in rule.kinds) or "''"
-    of_set = f" AND s.set_name = {_literal(rule.set_name)}" if rule.set_name and rule.subject == "clip" else ""
-    return f"(s.kind IS NULL OR s.kind IN ({kinds})){of_set}"
+    """SQL that is true for the subjects `s` the rule speaks about."""
+    return "true" if rule is None else rule_sql.applies_sql(rule, alias="s")
 
 
 def bin_edges(
@@ -199,7 +185,3 @@ def _place_sql(x: str, scale: str, edges: Sequence[float]) -> str:
 
 def _bin(counts: dict[str, Any], low: float, high: float) -> Bin:
     return Bin(low=low, high=high, kept=counts["kept"], fails=counts["fails"], elsewhere=counts["elsewhere"])
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -137,12 +137,12 @@ class Clip:
     motion_vector_px: float | None = _score("mean magnitude of motion vectors, per frame step, at full size", "px")
     motion_vector_source: str | None = _text("codec, or estimate where the codec gives none")
     damaged_frames: float | None = _score("frames from a broken packet, or a guess of the decoder, to the next key frame", "frame")
-    static_fraction: float | None = _score("share of frame steps that do not change visibly")
+    static_fraction: float | None = _score("share of the time in which nothing changes visibly")
     shots_per_s: float | None = _score("shots per second that a sensitive detector sees inside the clip", "1/s")
     slideshow_score: float | None = _score("share of looks that show a still picture moved slowly and evenly as one")
     loop_score: float | None = _score("how much better pictures agree one period later than in between: 1 a perfect loop")
     strobe_per_s: float | None = _score("how often the mean luma jumps and jumps back", "1/s")
-    speed_ramp: float | None = _score("largest ratio between the pace of neighbouring stretches of 0.6 s")
+    speed_ramp: float | None = _score("fall of the share of repeated or mixed frames from a stretch to a faster one: 0 an even cadence")
     border_share: float | None = _score("share of the picture covered by borders of any kind")
     border_top: int | None = _small("border at the top, at full size", "px")
     border_bottom: int | None = _small("border at the bottom, at full size", "px")
@@ -165,6 +165,7 @@ class Clip:
     camera: str | None = _text("camera motion class of Movie Gen, Camera-motion classes")
     camera_confidence: float | None = _score("confidence of the camera class, 0 to 1")
     shake: float | None = _score("unsteady part of the global motion, rms, picture widths a second", "1/s")
+    unsteadiness: float | None = _score("how fast the picture runs and how abruptly it changes its run, long sides a second", "1/s")
     text_score: float | None = _score("highest detection x recognition score over the key frames; 0 = no text found")
     text_area: float | None = _score("largest share of a key frame covered by text boxes")
     text_unread_score: float | None = _score(
@@ -208,7 +209,9 @@ class Clip:
     dup_group: str | None = _text("clip_id of the keeper of its near-duplicate group; null when alone")
     dup_rank: int | None = _small("0 keeper or alone, 1.. the rank of a copy in its group")
     dup_distance: int | None = _small("smallest PDQ Hamming distance to the keeper", "bit")
+    dup_similarity: float | None = _score("cosine of the copy-detection descriptors of clip and keeper; null where no network ran")
     cluster_no: int | None = _small("concept cluster after merging")
+    cluster_path: str | None = _text("the cluster's place in the tree of concepts, 'top/leaf'")
     cluster_size: int | None = _small("clips in the cluster before sampling")
     keep_probability: float | None = _score("probability with which concept sampling keeps the clip")
     draw: float | None = _score("the clip's draw in [0, 1); kept when draw < keep_probability")
@@ -216,6 +219,8 @@ class Clip:
     mix_keep: float | None = _score("1 when the landscape/portrait mix of its set keeps the clip, else 0")
     set_name: str | None = _text("set it belongs to")
     bucket: str | None = _text("aspect x duration bucket, e.g. 16x9_128f")
+    n_tokens: int | None = _small("tokens of its sample in its set's transformer: latent frames x height / 16 x width / 16; 25 a second of sound")
+    fits_sets: str | None = _text("all sets that take it, strictest first, comma separated")
     set_fit: float | None = _score("1 when some set takes its size and duration, else 0")
     captioned: float | None = _score("1 when a caption was written for it; null when none was, or not yet")
     encoded: float | None = _score("1 when its training sample was made, else 0")
@@ -231,7 +236,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """One rule's verdict on one asset or clip. Append only."""
+    """One rule's verdict on one asset or clip. Append only; the newest row of a rule and subject holds, and a run appends what changed."""
 
     run_no: int = column(pa.int32(), "run that decided")
     rule_no: int = column(pa.int32(), "rule that decided")
@@ -239,7 +244,7 @@ class Decision:
     clip_no: int | None = _whole("the clip; null for rules on assets")
     score: float | None = _score("what was compared; null = not measured")
     passed: bool | None = _flag("true pass, false reject, null unknown")
-    reason_code: str = column(pa.string(), "pass, threshold, not_run, failed_earlier, measure_failed")
+    reason_code: str = column(pa.string(), "pass, threshold, not_run, failed_earlier, measure_failed; not_applicable withdraws an earlier row")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,6 +282,9 @@ class Run:
     parent_version: int | None = _whole("manifest version before the run")
     started_at: datetime | None = column(UTC, "wall clock", default=None)
     ended_at: datetime | None = column(UTC, "wall clock", default=None)
+    policy: tuple[int, ...] | None = column(
+        pa.list_(pa.int32()), "rule_no of the rules in force from this run on, in funnel order; null when the run decided nothing", default=None
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

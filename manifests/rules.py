@@ -1,15 +1,18 @@
 """Rules compare a score with a threshold and give a verdict; a policy is an ordered tuple of rules.
 
-The same rule as a Python predicate and as SQL (DuckDB and Spark): one contract test keeps them equal. Unknown is never a pass:
+The same rule as a Python predicate and, in `manifests.rule_sql`, as SQL for DuckDB and Spark: one contract test keeps them equal. Unknown is never a pass:
 a rule on a score that is null says unknown, and the subject is dropped unless the rule was told to accept unknowns.
 """
 
+import math
 import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+
+from manifests.rule_sql import identifier, verdict_sql
 
 Verdict = bool | None
 """True pass, False reject, None unknown."""
@@ -44,21 +47,30 @@ class Rule:
     def __post_init__(self) -> None:
         if self.op not in _OPS:
             raise ValueError(f"rule {self.name}: op is {self.op!r}, expected one of {', '.join(_OPS)}")
+        if math.isnan(self.threshold):
+            raise ValueError(f"rule {self.name}: threshold is NaN, expected a number")
+        identifier(self.measure)
 
     def verdict(self, score: float | int | bool | None) -> Verdict:
-        """The verdict on a score. Scores are compared as float32, the type in which they are stored; thresholds too."""
+        """The verdict on a score. Scores are compared as float32, the type in which they are stored; thresholds too.
+
+        ValueError for NaN, which is no score: what was not measured is None.
+        """
         if score is None:
             return None
-        return bool(_OPS[self.op](float(np.float32(score)), float(np.float32(self.threshold))))
+        # Through int64, as Arrow and SQL do it: Python's own way rounds a large integer twice.
+        value = float(np.int64(score).astype(np.float32) if isinstance(score, int) else np.float32(score))
+        if math.isnan(value):
+            raise ValueError(f"rule {self.name}: {self.measure} is NaN, expected a number or null")
+        return bool(_OPS[self.op](value, float(np.float32(self.threshold))))
 
     def survives(self, verdict: Verdict) -> bool:
         """Whether a subject with this verdict goes on to the next rule."""
         return verdict is True or (verdict is None and self.on_unknown == "accept")
 
     def sql(self) -> str:
-        """The verdict as a SQL expression over the measure's column, null when unknown; valid in DuckDB and Spark."""
-        op = "=" if self.op == "==" else self.op
-        return f"(CAST({self.measure} AS FLOAT) {op} CAST({self.threshold!r} AS FLOAT))"
+        """The verdict as a DuckDB expression over the measure's column, null when unknown; `manifests.rule_sql` has the rest."""
+        return verdict_sql(self)
 
     def sentence(self, score: float | None) -> str:
         """What happened, for a person: 'motion 1.2 is not > 2.0'."""
