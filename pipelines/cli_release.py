@@ -82,7 +82,7 @@ def release(
 @app.command()
 def prove(
     release: ReleaseFolder,
-    id: Annotated[str | None, typer.Argument(help="Clip id (32 hexadecimal digits) or SHA-256 of an original file (64).")] = None,
+    id: Annotated[str | None, typer.Argument(help="Clip id (32 hexadecimal digits), SHA-256 of an original file (64), or a file to hash.")] = None,
     absent: Annotated[str | None, typer.Option("--absent", help="The same, to prove that it is not in the release.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="File for the proof; printed if not given.")] = None,
     as_json: AsJson = False,
@@ -98,9 +98,20 @@ def prove(
     with errors(ProofError, ReleaseError, OSError):
         if (id is None) == (absent is None):
             raise ProofError("expected either an id to prove or --absent ID, found " + ("both" if id else "neither"))
-        proof = prove_included(release, id) if id is not None else prove_absent(release, str(absent))
+        proof = prove_included(release, _key(id)) if id is not None else prove_absent(release, _key(str(absent)))
         text = json.dumps(proof, indent=1)
         if out is not None:
             write_atomic(out, text.encode() + b"\n")
     said = f"{out}: {proof['key']} is {proof['claim']} {'in' if absent is None else 'from'} release {proof['release']}"
     print(json.dumps(proof) if as_json else text if out is None else said)
+
+
+def _key(text: str) -> str:
+    """The key that is meant: of a file, the SHA-256 of its bytes."""
+    from manifests.ids import hash_stream
+
+    path = Path(text)
+    if not path.is_file():
+        return text.lower()
+    with path.open("rb") as source:
+        return hash_stream(source)[0].hex()

@@ -256,7 +256,7 @@ def test_hostile_names_stay_text(store: ManifestStore, facts: Facts, name: str) 
     nasty = dataclasses.replace(facts, sources=sources, licences=licences, dataset=name)
     card = data_card.write_card(nasty)
     front = yaml.safe_load(card.split("\n---\n")[0].removeprefix("---\n"))
-    assert front["license"] in ("other", name.lower()) and list(front)[0] == "pretty_name"
+    assert front["license"] in ("other", name.lower()) and next(iter(front)) == "pretty_name"
     body = card.split("\n---\n", 1)[1]
     page = eu_summary.to_markdown(eu_summary.write_summary(nasty, 0))
     for written in (body, page):
