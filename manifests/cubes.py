@@ -1,68 +1,129 @@
-"""Counts made at commit: the funnel per rule and a histogram per score, so that no page ever scans the clips."""
+"""Counts made at commit: the funnel per rule and a histogram per score, so that no page ever scans the clips.
+
+Subjects are added table by table, so that a manifest of any size is counted in bounded memory.
+"""
+
+from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from manifests.ledger import PASS, THRESHOLD, Decided
 from manifests.records import Clip, Cube
 from manifests.schema import arrow_schema, to_table
 
 BINS = 64
 
+SCORES = tuple(f.name for f in arrow_schema(Clip) if f.type == pa.float32())
+"""The columns of clips that get a histogram."""
 
-def build_cubes(run_no: int, decisions: pa.Table, assets: pa.Table, clips: pa.Table) -> pa.Table:
-    """The funnel of a run (n and time by rule, media kind and verdict) and `BINS`-bin histograms of every score by decision."""
-    return to_table(Cube, [*_funnel(run_no, decisions, assets, clips), *_histograms(run_no, clips)])
+Ends = Mapping[tuple[str, str], tuple[float, float]]
+"""(kind, score) -> lowest and highest value; a score that was never measured is not in it."""
 
-
-def _funnel(run_no: int, decisions: pa.Table, assets: pa.Table, clips: pa.Table) -> list[Cube]:
-    of_asset = {
-        n: (k or "unknown", d or 0)
-        for n, k, d in zip(*(assets.column(c).to_pylist() for c in ("asset_no", "kind", "duration_us")), strict=True)
-    }
-    spans = pc.subtract(clips.column("end_us"), clips.column("start_us")).to_pylist()
-    of_clip = {n: (k, d) for n, k, d in zip(clips.column("clip_no").to_pylist(), clips.column("kind").to_pylist(), spans, strict=True)}
-    totals: dict[tuple[int, str, str], list[int]] = {}
-    columns = (decisions.column(c).to_pylist() for c in ("rule_no", "asset_no", "clip_no", "passed"))
-    for rule_no, asset_no, clip_no, passed in zip(*columns, strict=True):
-        kind, duration = of_asset[asset_no] if clip_no is None else of_clip[clip_no]
-        verdict = "unknown" if passed is None else "pass" if passed else "reject"
-        total = totals.setdefault((rule_no, kind, verdict), [0, 0])
-        total[0] += 1
-        total[1] += duration
-    return [
-        Cube(run_no=run_no, name="funnel", kind=kind, rule_no=rule_no, verdict=verdict, n=n, duration_us=duration)
-        for (rule_no, kind, verdict), (n, duration) in sorted(totals.items())
-    ]
+_VERDICTS = ("pass", "reject", "unknown")
 
 
-def _histograms(run_no: int, clips: pa.Table) -> list[Cube]:
-    scores = [f.name for f in arrow_schema(Clip) if f.type == pa.float32()]
-    cubes = []
-    for kind in sorted(set(clips.column("kind").to_pylist())):
+class Cubes:
+    """Counts of one run, as subjects are added: n and time by rule, media kind and verdict, and `BINS`-bin histograms by decision."""
+
+    def __init__(self, run_no: int, ends: Ends) -> None:
+        self._run_no, self._ends = run_no, ends
+        self._funnel: dict[tuple[int, str, str], npt.NDArray[np.int64]] = {}
+        self._bins: dict[tuple[str, str, str], npt.NDArray[np.int64]] = {}
+
+    def add_assets(self, assets: pa.Table, decided: Decided) -> None:
+        """The assets, with what the rules said of them, are counted."""
+        self._add_funnel(assets, decided, pc.fill_null(assets.column("duration_us"), 0).to_numpy())
+
+    def add_clips(self, clips: pa.Table, decided: Decided) -> None:
+        """The clips, with what the rules said of them, are counted; `decision` of the table is what the histograms go by."""
+        spans = pc.subtract(clips.column("end_us"), clips.column("start_us")).to_numpy()
+        self._add_funnel(clips, decided, spans)
+        kept = pc.equal(clips.column("decision"), "keep").to_numpy()
+        for kind in clips.column("kind").unique().to_pylist():
+            mine = np.flatnonzero(pc.equal(clips.column("kind"), kind).to_numpy())
+            for score in SCORES:
+                if (kind, score) in self._ends:
+                    self._add_bins(kind, score, clips.column(score), mine, kept, spans)
+
+    def table(self) -> pa.Table:
+        """The counts as rows of `cubes`."""
+        funnel = [
+            Cube(run_no=self._run_no, name="funnel", kind=kind, rule_no=rule_no, verdict=verdict, n=int(n), duration_us=int(time))
+            for (rule_no, kind, verdict), (n, time) in sorted(self._funnel.items())
+            if n
+        ]
+        histograms = []
+        for (kind, score, verdict), (counts, times) in sorted(self._bins.items()):
+            edges = _edges(*self._ends[kind, score])
+            histograms += [
+                Cube(
+                    run_no=self._run_no, name="histogram", kind=kind, measure=score, bin=int(b), low=float(edges[b]), high=float(edges[b + 1]),
+                    verdict=verdict, n=int(counts[b]), duration_us=int(times[b]),
+                )
+                for b in np.flatnonzero(counts)
+            ]  # fmt: skip
+        return to_table(Cube, [*funnel, *histograms])
+
+    def _add_funnel(self, subjects: pa.Table, decided: Decided, times: npt.NDArray[np.int64]) -> None:
+        kinds = pc.fill_null(subjects.column("kind"), "unknown").combine_chunks().dictionary_encode()
+        names, places = kinds.dictionary.to_pylist(), kinds.indices.to_numpy()
+        for said in decided.verdicts:
+            verdict = np.select([said.codes == PASS, said.codes == THRESHOLD], [0, 1], 2)
+            group = places[said.rows] * 3 + verdict
+            n = np.bincount(group, minlength=3 * len(names))
+            time = _sums(group, times[said.rows], 3 * len(names))
+            for g in np.flatnonzero(n):
+                key = (said.rule_no, names[g // 3], _VERDICTS[g % 3])
+                self._funnel[key] = self._funnel.get(key, np.zeros(2, np.int64)) + np.array([n[g], time[g]])
+
+    def _add_bins(
+        self,
+        kind: str,
+        score: str,
+        column: pa.ChunkedArray,
+        mine: npt.NDArray[np.int64],
+        kept: npt.NDArray[np.bool_],
+        spans: npt.NDArray[np.int64],
+    ) -> None:
+        values = column.to_numpy()[mine].astype(np.float64)  # NaN where null
+        known = mine[~np.isnan(values)]
+        bins = np.clip(np.digitize(values[~np.isnan(values)], _edges(*self._ends[kind, score])) - 1, 0, BINS - 1)
+        for verdict, mask in (("keep", kept[known]), ("drop", ~kept[known])):
+            found = np.stack([np.bincount(bins[mask], minlength=BINS), _sums(bins[mask], spans[known][mask], BINS)])
+            key = (kind, score, verdict)
+            self._bins[key] = self._bins.get(key, np.zeros((2, BINS), np.int64)) + found
+
+
+def build_cubes(run_no: int, assets: pa.Table, of_assets: Decided, clips: pa.Table, of_clips: Decided) -> pa.Table:
+    """The cubes of tables at hand."""
+    cubes = Cubes(run_no, score_ends(clips))
+    cubes.add_assets(assets, of_assets)
+    cubes.add_clips(clips, of_clips)
+    return cubes.table()
+
+
+def score_ends(clips: pa.Table) -> dict[tuple[str, str], tuple[float, float]]:
+    """The lowest and highest value of every score that was measured, by kind of clip."""
+    ends = {}
+    for kind in clips.column("kind").unique().to_pylist():
         rows = clips.filter(pc.equal(clips.column("kind"), kind))
-        kept = pc.equal(rows.column("decision"), "keep").to_numpy()
-        spans = pc.subtract(rows.column("end_us"), rows.column("start_us")).to_numpy()
-        for name in scores:
-            known = rows.column(name).is_valid().to_numpy()
-            if known.any():
-                values = rows.column(name).fill_null(0).to_numpy().astype(np.float64)
-                cubes += _histogram(run_no, kind, name, values, known, kept, spans)
-    return cubes
+        for score in SCORES:
+            found = pc.min_max(rows.column(score)).as_py()
+            if found["min"] is not None:
+                ends[kind, score] = (found["min"], found["max"])
+    return ends
 
 
-def _histogram(run_no: int, kind: str, name: str, values: np.ndarray, known: np.ndarray, kept: np.ndarray, spans: np.ndarray) -> list[Cube]:
-    edges = np.histogram_bin_edges(values[known], BINS)
-    bins = np.clip(np.digitize(values, edges) - 1, 0, BINS - 1)
-    cubes = []
-    for verdict, mask in (("keep", known & kept), ("drop", known & ~kept)):
-        counts = np.bincount(bins[mask], minlength=BINS)
-        times = np.bincount(bins[mask], weights=spans[mask].astype(np.float64), minlength=BINS)
-        cubes += [
-            Cube(
-                run_no=run_no, name="histogram", kind=kind, measure=name, bin=int(b), low=float(edges[b]), high=float(edges[b + 1]),
-                verdict=verdict, n=int(counts[b]), duration_us=int(times[b]),
-            )
-            for b in np.flatnonzero(counts)
-        ]  # fmt: skip
-    return cubes
+def _edges(low: float, high: float) -> npt.NDArray[np.float64]:
+    edges: npt.NDArray[np.float64] = np.histogram_bin_edges(np.array([low, high]), BINS)
+    return edges
+
+
+def _sums(groups: npt.NDArray[np.int64], values: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.int64]:
+    """Exact sums of whole numbers by group; a float sum loses microseconds beyond 285 years."""
+    total = np.zeros(n, np.int64)
+    np.add.at(total, groups, values)
+    return total

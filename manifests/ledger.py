@@ -2,7 +2,7 @@
 
 `decisions` is append only and holds what changed: a run appends the rows that differ from the newest row of the same rule and subject
 (`changes`). The state at a version is therefore, for each rule in force and each subject, the newest row (`read_newest`); a row with reason
-`not_applicable` says that the rule no longer speaks about the subject. `manifests.replay_ledger` rebuilds `clips` and `assets` from it.
+`not_applicable` says that the rule no longer speaks about the subject. `manifests.rebuild` rebuilds `clips` and `assets` from it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -176,6 +176,32 @@ def changes(decided: Decided, subjects: pa.Table, newest: Newest, run_no: int) -
             none = Verdicts(verdicts.rule_no, gone, np.full(len(gone), NOT_APPLICABLE, np.int8), np.full(len(gone), np.nan, np.float32))
             pieces.append(to_decisions(none, subjects, run_no))
     return pa.concat_tables(pieces)
+
+
+def append_to(
+    files: Sequence[str], rules: Sequence[tuple[int, Rule]], subjects: pa.Table, run_no: int, decided: Decided | None = None
+) -> tuple[pa.Table, Decided]:
+    """The rows that a run must append to the ledger in `files` so that it says what the rules say of all these subjects."""
+    decided = decided or decide(rules, subjects)
+    if not subjects.num_rows or not rules:
+        return SCHEMA.empty_table(), decided
+    subject = "clip" if "clip_no" in subjects.schema.names else "asset"
+    ends = pc.min_max(subjects.column(f"{subject}_no")).as_py()
+    newest = read_newest(files, subject, ends["min"], ends["max"] - ends["min"] + 1, [number for number, _ in rules])
+    return changes(decided, subjects, newest, run_no), decided
+
+
+def next_number(files: Sequence[str], subject: str) -> int:
+    """A number that no subject in the ledger ever had, so that rows of one that is gone are never taken for those of a new one."""
+    highest = -1
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            column = file.schema_arrow.get_field_index(f"{subject}_no")
+            for group in range(file.metadata.num_row_groups):
+                stats = file.metadata.row_group(group).column(column).statistics
+                if stats is not None and stats.has_min_max:
+                    highest = max(highest, stats.max)
+    return highest + 1
 
 
 def first_fails(rules: Sequence[tuple[int, Rule]], newest: Newest) -> npt.NDArray[np.int32]:

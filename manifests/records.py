@@ -282,7 +282,7 @@ class Run:
     parent_version: int | None = _whole("manifest version before the run")
     started_at: datetime | None = column(UTC, "wall clock", default=None)
     ended_at: datetime | None = column(UTC, "wall clock", default=None)
-    policy: tuple[int, ...] | None = column(
+    policy: list[int] | None = column(
         pa.list_(pa.int32()), "rule_no of the rules in force from this run on, in funnel order; null when the run decided nothing", default=None
     )
 

@@ -111,7 +111,7 @@ class ManifestStore:
         """The version in which all given tables were appended to or replaced at once. A run that committed before is not redone.
 
         Rows are written as they come: a reader is never held as a whole. With `parent`, the version that the rows were worked out
-        from, ManifestConflict is raised when another run has committed since, and nothing changes.
+        from (-1: none), ManifestConflict is raised when another run has changed one of these tables since, and nothing changes.
         """
         self.recover()
         if (done := self.version_of_run(run_id)) is not None:
@@ -119,7 +119,8 @@ class ManifestStore:
         for table in replace or {}:
             if table in APPEND_ONLY:
                 raise ManifestError(f"{table} is append only and cannot be replaced")
-        self._check_parent(parent)
+        tables = {*(append or {}), *(replace or {})}
+        self._check_parent(parent, tables)
         version = self.version() + 1
         writes = [self._stage(t, "append", d, version, run_id) for t, d in (append or {}).items()]
         writes = [w for w in writes if w["files"]]
@@ -128,7 +129,7 @@ class ManifestStore:
             self.recover()  # another writer took this number: finish its commit, then take the next
             if (done := self.version_of_run(run_id)) is not None:
                 return done
-            self._check_parent(parent)
+            self._check_parent(parent, tables)
             version = self.version() + 1
             self._rename(writes, version)
         self._apply(json.loads(self._intent_path(version).read_bytes()))
@@ -211,10 +212,15 @@ class ManifestStore:
                 os.rename(self.folder / write["table"] / file["path"], self.folder / write["table"] / new)
                 file["path"] = new
 
-    def _check_parent(self, parent: int | None) -> None:
-        if parent is not None and (found := self.version()) != parent:
+    def _check_parent(self, parent: int | None, tables: Iterable[str]) -> None:
+        newest = self.version()
+        if parent is None or newest == parent:
+            return
+        before, now = (self._state(v)["tables"] if v >= 0 else {} for v in (parent, newest))
+        if changed := sorted(t for t in tables if before.get(t) != now.get(t)):
             raise ManifestConflict(
-                f"{self.root}: expected version {parent} to be the newest, found {found}: another run committed meanwhile; run this again"
+                f"{self.root}: expected {', '.join(changed)} as of version {parent}, found version {newest}: another run committed "
+                "meanwhile; run this again"
             )
 
     def _intent_path(self, version: int) -> Path:

@@ -21,6 +21,7 @@ from curation import actions, diegetic
 from curation.ingest import Listing, list_inputs, merge_copies
 from manifests import ids, ledger
 from manifests.cubes import build_cubes
+from manifests.policy import DECIDING
 from manifests.records import Asset, Caption, Clip, Run, Source
 from manifests.rules import Rule
 from manifests.schema import arrow_schema, from_table, to_table
@@ -61,6 +62,8 @@ class Curation:
         self.config, self.progress = config, progress
         self.place = Place(dataset.absolute())
         self.store = ManifestStore(self.place.dataset)
+        self.store.recover()
+        self.parent = self.store.version()
         self.assets = arrow_schema(Asset).empty_table()
         self.clips = arrow_schema(Clip).empty_table()
         self.sources = arrow_schema(Source).empty_table()
@@ -91,7 +94,6 @@ def curate(inputs: list[str], dataset: Path, config: CurateConfig, progress: Pro
     """The dataset holds everything of the inputs that passes, as shards, and a row with a reason for everything else."""
     begun, started_at = time.monotonic(), datetime.now(UTC)
     run = Curation(dataset, config, progress)
-    run.store.recover()
     listed = ingest(run, inputs)
     inputs_digest = ids.digest("inputs/v1", _content_digest(run.assets), digest(_without_engine(config)), provenance.code_version())
     if (previous := _last_run(run.store)) is not None and previous.inputs_digest == inputs_digest:
@@ -202,27 +204,29 @@ def place_and_commit(run: Curation, captions: pa.Table, inputs_digest: str, star
     run_no = run.store.read("runs", columns=["run_no"]).num_rows
     numbers, new_rules = provenance.number_rules(run.store, run.config.policy())
     numbered = list(zip(numbers, run.config.policy(), strict=True))
-    on_assets, run.assets = ledger.decide_table([r for r in numbered if r[1].subject == "asset"], run.assets, run_no)
-    on_clips, run.clips = ledger.decide_table([r for r in numbered if r[1].subject == "clip"], run.clips, run_no)
+    ledger_files = run.store.files("decisions")
+    new_on_assets, of_assets = ledger.append_to(ledger_files, [r for r in numbered if r[1].subject == "asset"], run.assets, run_no)
+    new_on_clips, of_clips = ledger.append_to(ledger_files, [r for r in numbered if r[1].subject == "clip"], run.clips, run_no)
+    run.assets, run.clips = ledger.with_state(run.assets, of_assets.first_fail), ledger.with_state(run.clips, of_clips.first_fail)
     run.clips = set_column(run.clips, "decided_run_no", [run_no] * run.clips.num_rows)
     caption_rows = _number_captions(run, captions)
     shards, members = sharding.write_shards(run, caption_rows, run_no)
-    decisions = pa.concat_tables([on_assets, on_clips]) if on_clips.num_rows else on_assets
     record = Run(
         run_no=run_no,
-        run_id=ids.digest("run/v1", run.store.version(), inputs_digest),
+        run_id=ids.digest("run/v1", run.parent, inputs_digest),
         command="curate",
         inputs_digest=inputs_digest,
         code_version=provenance.code_version(),
         config_sha256=digest(run.config),
         config_json=to_json(run.config),
-        parent_version=run.store.version() if run.store.version() >= 0 else None,
+        parent_version=run.parent if run.parent >= 0 else None,
         started_at=started_at,
         ended_at=datetime.now(UTC),
+        policy=numbers,
     )
     return run.store.commit(
         record.run_id,
-        append={"decisions": decisions, "rules": new_rules, "runs": to_table(Run, [record])},
+        append={"decisions": pa.concat_tables([new_on_assets, new_on_clips]), "rules": new_rules, "runs": to_table(Run, [record])},
         replace={
             "sources": run.sources,
             "assets": run.assets,
@@ -230,8 +234,9 @@ def place_and_commit(run: Curation, captions: pa.Table, inputs_digest: str, star
             "captions": to_table(Caption, caption_rows),
             "shards": shards,
             "members": members,
-            "cubes": build_cubes(run_no, decisions, run.assets, run.clips),
+            "cubes": build_cubes(run_no, run.assets, of_assets, run.clips, of_clips),
         },
+        parent=run.parent,
     )
 
 
@@ -248,7 +253,8 @@ def _number_clips(run: Curation) -> None:
     of_asset = dict(zip(run.assets.column("asset_id").to_pylist(), run.assets.column("asset_no").to_pylist(), strict=True))
     run.clips = set_column(run.clips, "asset_no", [of_asset[i] for i in run.clips.column("asset_id").to_pylist()])
     run.clips = run.clips.sort_by([("asset_no", "ascending"), ("start_us", "ascending"), ("clip_id", "ascending")])
-    numbers, following = [], max(known.values(), default=-1) + 1
+    following = max(max(known.values(), default=-1) + 1, ledger.next_number(run.store.files("decisions"), "clip"))
+    numbers = []
     for clip_id in run.clips.column("clip_id").to_pylist():
         if clip_id not in known:
             known[clip_id], following = following, following + 1
@@ -281,8 +287,9 @@ def _without_engine(config: CurateConfig) -> CurateConfig:
 
 
 def _last_run(store: ManifestStore) -> Run | None:
+    """The run whose policy is in force."""
     runs: Iterable[Run] = from_table(Run, store.read("runs"))
-    return max((r for r in runs if r.command == "curate"), key=lambda r: r.run_no, default=None)
+    return max((r for r in runs if r.command in DECIDING), key=lambda r: r.run_no, default=None)
 
 
 def _summary(run: Curation, listed: int, shortages: tuple[str, ...], begun: float, nothing_left: bool) -> Summary:

@@ -178,7 +178,7 @@ def _forget(run: "Curation", stage: Stage, path: str) -> None:
 def _shard_numbers(run: "Curation", paths: list[str]) -> dict[str, int]:
     """Known shards keep their number; a shard number is never used for two contents, in any version."""
     known: dict[str, int] = {}
-    for version in range(run.store.version() + 1):
+    for version in run.store.readable():
         shards = run.store.read("shards", version, ["path", "shard_no"])
         known |= dict(zip(shards.column(0).to_pylist(), shards.column(1).to_pylist(), strict=True))
     following = max(known.values(), default=-1) + 1

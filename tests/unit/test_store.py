@@ -28,10 +28,11 @@ def test_a_run_worked_out_from_an_old_version_is_refused(tmp_path: Path) -> None
     store = ManifestStore(tmp_path)
     store.commit("a", replace={"blocklist": _block("a")})
     store.commit("b", replace={"blocklist": _block("b")}, parent=0)
-    with pytest.raises(ManifestConflict, match="expected version 0 to be the newest, found 1"):
+    with pytest.raises(ManifestConflict, match="expected blocklist as of version 0, found version 1"):
         store.commit("c", replace={"blocklist": _block("c")}, parent=0)
     assert store.read("blocklist").column("value").to_pylist() == ["b"]
     assert store.commit("b", replace={"blocklist": _block("b")}, parent=0) == 1
+    assert store.commit("d", append={"decisions": _decision(0)}, parent=0) == 2  # nobody touched that table
 
 
 def test_nan_is_refused(tmp_path: Path) -> None:

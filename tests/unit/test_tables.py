@@ -17,7 +17,7 @@ from manifests.records import Block, Clip, Decision
 from manifests.schema import TABLES, arrow_schema, from_table, to_table
 from manifests.tables import ManifestError, ManifestStore
 
-ALLOWED = {"string", "binary", "bool", "int32", "int64", "float", "double", "timestamp[us, tz=UTC]"}
+ALLOWED = {"string", "binary", "bool", "int32", "int64", "float", "double", "timestamp[us, tz=UTC]", "list<item: int32>"}
 
 
 def _block(*values: str) -> pa.Table:
