@@ -35,18 +35,28 @@ import yaml
 
 from benchmarks.figures import Figure, as_table
 from curation import near_vectors
-from curation.buckets import DurationRow, Need, SetConfig, assign_sets_on_spark
+from curation.buckets import assign_sets_on_spark
 from curation.cells import CellsConfig, spread, to_short, train_cells
 from curation.concepts import ConceptsConfig, label_concepts_on_spark
 from curation.duplicates import DuplicatesConfig, label_duplicates_on_spark
 from curation.mix import MixConfig, label_mix_on_spark
+from curation.sets import DurationRow, Need, SetConfig
 from pipelines.on_spark import SparkConfig, session, write_table
 
 D, CONCEPTS, NOISE, APART = 64, 200, 0.075, 0.07
 PART_ROWS = 250_000
 SIZES = np.array([(1920, 1080), (1280, 720), (1080, 1920), (3840, 2160), (720, 1280), (1440, 1440), (1024, 576)], np.int32)
 SIZE_SHARES = (0.4, 0.2, 0.13, 0.1, 0.07, 0.05, 0.05)
-MERGE = 0.85  # leaves of one concept here agree by 0.9 and more, two concepts by 0.5 at most
+MERGE = 0.82  # leaves of one concept here agree by about 0.85 and more, two concepts by 0.5 at most
+SCORES = {
+    "aesthetic": (5, 0.7),
+    "text_score": (0.2, 0.15),
+    "border_share": (0, 0.01),
+    "motion": (6, 2),
+    "motion_vector_px": (3, 1),
+    "shots_per_s": (0.2, 0.2),
+}
+"""Mean and deviation of the measures that the sets look at."""
 CONF = Path(__file__).resolve().parent.parent / "conf" / "sets"
 
 
@@ -102,7 +112,7 @@ def write_part(folder: Path, part: int, n_parts: int, rows: int) -> None:
         "start_us": start,
         "end_us": start + rng.integers(4_000_000, 20_000_000, rows),
         "has_people": pa.array((seen < 0.5).astype(np.float32), mask=seen > 0.9),
-        "aesthetic": rng.normal(5, 0.7, rows).astype(np.float32),
+        **{name: rng.normal(mean, spread, rows).astype(np.float32) for name, (mean, spread) in SCORES.items()},
         "true_group": group[order],
         "true_concept": concept[order].astype(np.int32),
     }
@@ -172,7 +182,7 @@ def load_set(name: str) -> SetConfig:
     return SetConfig(**values, durations=rows, needs=needs)
 
 
-def run_stages(spark: Any, clips: Path, work: Path, watch: Watch) -> dict[str, Path]:
+def run_stages(spark: Any, clips: Path, n: int, work: Path, watch: Watch) -> dict[str, Path]:
     """The folders with the output of every stage."""
     sets = tuple(load_set(n) for n in ("low_res", "high_res"))
     shares = {s.name: s.landscape_share for s in sets if s.landscape_share}
@@ -185,7 +195,7 @@ def run_stages(spark: Any, clips: Path, work: Path, watch: Watch) -> dict[str, P
         )
     with watch.stage("concepts"):
         copies = spark.read.parquet(str(out["duplicates"])).where("dup_rank > 0").select("clip_id").hint("shuffle_hash")
-        config = ConceptsConfig(merge_cosine=MERGE, max_clusters=4096)
+        config = ConceptsConfig(merge_cosine=MERGE, smallest=max(1, n // 10_000))
         label = lambda df: label_concepts_on_spark(df.select("clip_id", "vector").join(copies, "clip_id", "left_anti"), config)  # noqa: E731
         out["concepts"] = write_table(spark, label, clips, work / "concepts")
     with watch.stage("sets"):
@@ -295,7 +305,7 @@ def measure(n: int, args: argparse.Namespace, work: Path) -> tuple[list[Figure],
     settings = (("spark.sql.shuffle.partitions", str(partitions)), ("spark.sql.adaptive.coalescePartitions.parallelismFirst", "false"))
     spark = session(args.cores, SparkConfig(work_dir=str(work / "spark"), driver_memory=args.heap, settings=settings))
     try:
-        out = run_stages(spark, clips, work, watch)
+        out = run_stages(spark, clips, n, work, watch)
     finally:
         spark.stop()
         stop.set()

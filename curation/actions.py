@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from curation.adapters.video_text import VideoText, VideoTextConfig, load_video_text
 from curation.faces import Floats
@@ -196,16 +195,3 @@ def measure_human_action(clip: Clip, cfg: HumanActionConfig) -> dict[str, Any]:
     """The column human_action of a clip from its action columns: 1 found, 0 not, None unknown."""
     found = in_human_taxonomy(clip.action_score, clip.action_margin, cfg)
     return {"human_action": None if found is None else float(found)}
-
-
-def keep_frequency(clips: pa.Table) -> pa.Table:
-    """The clips after concept sampling, where those with human_action = 1 are all kept: keep_probability 1, concept_margin 1 - draw.
-
-    The exception of Movie Gen's resampling. A clip that has no draw, as it has no concept, stays unknown.
-    """
-    human = pc.and_(pc.fill_null(pc.equal(clips.column("human_action"), 1.0), False), pc.is_valid(clips.column("draw")))
-    whole = pa.scalar(1.0, pa.float32())
-    for name, value in (("keep_probability", whole), ("concept_margin", pc.subtract(whole, clips.column("draw")))):
-        at = clips.column_names.index(name)
-        clips = clips.set_column(at, clips.schema.field(at), pc.if_else(human, value, clips.column(name)))
-    return clips

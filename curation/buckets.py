@@ -18,25 +18,22 @@ frames then last n_frames / fps <= duration, taken from the middle of the clip, 
 second than that, some are shown twice. No picture is enlarged.
 """
 
-import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from curation.components import spark_schema
+from curation.sets import FRAMES_PER_LATENT, DurationRow, SetConfig, parts, refusal
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 SIDE_MULTIPLE = 16
 """Sides are multiples of this: 8 x in the autoencoder, 2 x in the transformer's patches."""
-
-FRAMES_PER_LATENT = 8
-"""Frames that one latent frame stands for."""
 
 AUDIO_LATENTS_PER_S = 25
 """Latents a second of the audio codec (Movie Gen, Codec)."""
@@ -52,73 +49,6 @@ OUTPUT = pa.schema(
     ]
 )
 _SHAPE = ("clip_id", "kind", "width", "height", "start_us", "end_us")
-_OPS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DurationRow:
-    """Clips of min_s <= duration < max_s seconds (null: no end) give n_frames at min_fps to max_fps; sound its middle min_s seconds."""
-
-    min_s: float
-    max_s: float | None = None
-    n_frames: int | None = None
-    min_fps: int | None = None
-    max_fps: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Need:
-    """What a clip's measure must be to enter a set; `unmeasured` says what becomes of clips where it was not run."""
-
-    measure: str
-    op: str
-    threshold: float
-    unmeasured: Literal["reject", "accept"] = "reject"
-
-    def __post_init__(self) -> None:
-        if self.op not in _OPS:
-            raise ValueError(f"need on {self.measure}: op is {self.op!r}, expected one of {', '.join(_OPS)}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetConfig:
-    """A named training set: what enters it, and its buckets. Sizes in pixels. The first row of `durations` that fits a clip is taken."""
-
-    name: str
-    kind: Literal["video", "image", "audio"]
-    min_side_px: int = 0
-    area_side_px: int | None = None  # pictures have about the area of a square of this side
-    short_side_px: int | None = None  # or this short side
-    aspects: tuple[str, ...] = ("16:9", "4:3", "1:1", "3:4", "9:16")  # 4:3, 1:1 and 3:4 are ours
-    max_crop_share: float = 0.3  # of the picture that may be cut away to reach an aspect; ours: lets 2.39:1 films in
-    durations: tuple[DurationRow, ...] = ()
-    landscape_share: float | None = None  # of landscape among landscape and portrait; null: as found
-    people_share: float | None = None  # of clips with people among those where it was measured, at least; null: as found
-    needs: tuple[Need, ...] = ()  # in the order of the funnel
-    rank: int | None = None  # of sets of a kind the highest takes a clip; null: min_side_px
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("video", "image", "audio"):
-            raise ValueError(f"set {self.name}: kind is {self.kind!r}, expected video, image or audio")
-        if self.kind != "audio" and (self.area_side_px is None) == (self.short_side_px is None):
-            raise ValueError(
-                f"set {self.name}: expected one of area_side_px and short_side_px, found {self.area_side_px}, {self.short_side_px}"
-            )
-        if self.landscape_share is not None and not 0 < self.landscape_share < 1:
-            raise ValueError(f"set {self.name}: landscape_share is {self.landscape_share}, expected between 0 and 1, or null")
-        if self.people_share is not None and not 0 < self.people_share < 1:
-            raise ValueError(f"set {self.name}: people_share is {self.people_share}, expected between 0 and 1, or null")
-        if (self.kind == "image") == bool(self.durations):
-            raise ValueError(f"set {self.name}: durations expected for video and audio and for no image, found {len(self.durations)} rows")
-        for aspect in self.aspects:
-            _parts(aspect)
-        for row in self.durations:
-            _check_row(self, row)
-
-    @property
-    def strictness(self) -> tuple[int, str]:
-        """Sorts the strictest set first."""
-        return -(self.min_side_px if self.rank is None else self.rank), self.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,12 +59,15 @@ class Bucket:
     width: int | None = None
     height: int | None = None
     n_frames: int | None = None
-    seconds: float | None = None  # of sound
+    latents: str = "tae"
+    seconds: float | None = None  # of sound, or of a video of whose sound the tokens are made
 
     @property
     def n_latent_frames(self) -> int | None:
-        """Frames after the temporal autoencoder: n_frames / 8, and 1 for an image."""
-        return None if self.n_frames is None else max(1, self.n_frames // FRAMES_PER_LATENT)
+        """Frames after the temporal autoencoder: n_frames / 8, and 1 for an image; n_frames where each is its own latent."""
+        if self.n_frames is None or self.latents == "frames":
+            return self.n_frames
+        return max(1, self.n_frames // FRAMES_PER_LATENT)
 
     @property
     def n_tokens(self) -> int:
@@ -142,7 +75,7 @@ class Bucket:
 
         256 frames of 1024 x 576 are 32 x 36 x 64 = 73,728 (Movie Gen, Architecture, tokens).
         """
-        if self.seconds is not None:
+        if self.latents == "audio" and self.seconds is not None:
             return round(self.seconds * AUDIO_LATENTS_PER_S)
         side = SIDE_MULTIPLE  # 8 x in the autoencoder, patches of 2
         return (self.n_latent_frames or 0) * ((self.height or 0) // side) * ((self.width or 0) // side)
@@ -197,7 +130,7 @@ def _bucket_of(clip: Any, cfg: SetConfig, pictures: dict[tuple[str, int, int], F
         return Fit(reason=row, crop_share=shape.crop_share)
     n_frames = row.n_frames if row else 1
     name = f"{shape.bucket.name}_{n_frames}f"
-    bucket = Bucket(name=name, width=shape.bucket.width, height=shape.bucket.height, n_frames=n_frames)
+    bucket = Bucket(name=name, width=shape.bucket.width, height=shape.bucket.height, n_frames=n_frames, latents=cfg.latents)
     if row is None:
         return Fit(reason="ok", bucket=bucket, start_us=clip.start_us, end_us=clip.end_us, crop_share=shape.crop_share)
     return _fit_video(clip, row, bucket, shape.crop_share or 0.0)
@@ -207,7 +140,7 @@ def _fit_picture(width: int, height: int, cfg: SetConfig) -> Fit:
     """The size in which pictures of a size enter the set, as a bucket named by its aspect, or why they do not."""
     if min(width, height) < cfg.min_side_px:
         return Fit(reason="too_small")
-    crop, aspect = min((crop_share(width, height, *_parts(a)), a) for a in cfg.aspects)
+    crop, aspect = min((crop_share(width, height, *parts(a)), a) for a in cfg.aspects)
     if crop > cfg.max_crop_share:
         return Fit(reason="crop", crop_share=crop)
     across, down = size_of(aspect, cfg)
@@ -219,18 +152,6 @@ def _fit_picture(width: int, height: int, cfg: SetConfig) -> Fit:
 def assign_set(clip: Any, sets: Sequence[SetConfig]) -> Membership:
     """The strictest set that takes the clip and has a bucket for it, or none and why the least strict one refused it."""
     return _placed(clip, sorted(sets, key=lambda s: s.strictness), {})
-
-
-def refusal(clip: Any, needs: Sequence[Need]) -> str | None:
-    """The first need that the clip does not meet, as the measure's name, `<measure> not_run` where it was not measured; null when it meets all."""
-    for need in needs:
-        value = getattr(clip, need.measure)
-        if value is None:
-            if need.unmeasured == "reject":
-                return f"{need.measure} not_run"
-        elif not _OPS[need.op](value, need.threshold):
-            return need.measure
-    return None
 
 
 def _placed(clip: Any, sets: Sequence[SetConfig], pictures: dict[tuple[str, int, int], Fit]) -> Membership:
@@ -250,7 +171,7 @@ def _placed(clip: Any, sets: Sequence[SetConfig], pictures: dict[tuple[str, int,
 
 def size_of(aspect: str, cfg: SetConfig) -> tuple[int, int]:
     """Width and height in pixels of an aspect's bucket: multiples of 16 nearest in shape, then in area. 9:16 is 16:9 turned."""
-    across, down = _parts(aspect)
+    across, down = parts(aspect)
     if across < down:
         height, width = size_of(f"{down}:{across}", cfg)
         return width, height
@@ -276,6 +197,7 @@ def _fit_video(clip: Any, row: DurationRow, bucket: Bucket, crop: float) -> Fit:
     if fps > (row.max_fps or fps):
         return Fit(reason="too_short", crop_share=crop)
     start, end = _middle(clip, n * 1_000_000 // fps)
+    bucket = replace(bucket, seconds=n / fps)
     return Fit(reason="ok", bucket=bucket, fps_num=fps, fps_den=1, start_us=start, end_us=end, crop_share=crop)
 
 
@@ -284,7 +206,7 @@ def _fit_sound(clip: Any, cfg: SetConfig) -> Fit:
     if isinstance(row, str):
         return Fit(reason=row)
     start, end = _middle(clip, round(row.min_s * 1_000_000))
-    return Fit(reason="ok", bucket=Bucket(name=f"{row.min_s:g}s", seconds=row.min_s), start_us=start, end_us=end)
+    return Fit(reason="ok", bucket=Bucket(name=f"{row.min_s:g}s", latents="audio", seconds=row.min_s), start_us=start, end_us=end)
 
 
 def _middle(clip: Any, length_us: int) -> tuple[int, int]:
@@ -299,23 +221,6 @@ def _row_of(clip: Any, cfg: SetConfig) -> DurationRow | str:
         if round(row.min_s * 1e6) <= duration_us and (row.max_s is None or duration_us < round(row.max_s * 1e6)):
             return row
     return "too_short" if duration_us < round(min(r.min_s for r in cfg.durations) * 1e6) else "too_long"
-
-
-def _check_row(cfg: SetConfig, row: DurationRow) -> None:
-    said = f"set {cfg.name}: duration row {row.min_s} to {row.max_s} s"
-    if row.min_s <= 0 or (row.max_s is not None and row.max_s <= row.min_s):
-        raise ValueError(f"{said}: expected 0 < min_s < max_s")
-    if cfg.kind == "video" and (row.n_frames is None or row.n_frames < 1 or row.n_frames % FRAMES_PER_LATENT):
-        raise ValueError(f"{said}: n_frames is {row.n_frames}, expected a multiple of {FRAMES_PER_LATENT}")
-    if row.min_fps is not None and row.max_fps is not None and not 1 <= row.min_fps <= row.max_fps:
-        raise ValueError(f"{said}: expected 1 <= min_fps <= max_fps, found {row.min_fps}, {row.max_fps}")
-
-
-def _parts(aspect: str) -> tuple[int, int]:
-    across, colon, down = aspect.partition(":")
-    if not (colon and across.isdecimal() and down.isdecimal() and int(across) and int(down)):
-        raise ValueError(f"aspect is {aspect!r}, expected two whole numbers such as 16:9")
-    return int(across), int(down)
 
 
 def _around(length: float) -> tuple[int, int]:

@@ -8,7 +8,7 @@ named by its first leaf. A clip is kept when draw < keep_probability, that is co
 `ids.uniform(seed, "concept", clip_id)`, so any subset can be derived again from what is stored.
 
 balance   Movie Gen, Three filter stages: each cluster sampled at 1/sqrt(size) (Mahajan et al. 2018, arXiv 1805.00932). With s the size of
-          the smallest cluster and n of the clip's own: keep_probability = max_probability * min(1, rate * sqrt(s / n)), so at rate 1 the
+          the smallest cluster (at least `smallest`) and n of the clip's own: keep_probability = max_probability * min(1, rate * sqrt(s / n)), so at rate 1 the
           smallest cluster has the largest probability. `kept_share` instead solves for the rate that keeps that share in expectation.
 cap       MetaCLIP (Xu et al. 2023, arXiv 2309.16671): min(1, max_per_cluster / n) * max_probability.
 semdedup  SemDeDup (Abbas et al. 2023, arXiv 2303.09540): inside a leaf, sorted farthest from the centroid first, 0 for a clip within
@@ -76,6 +76,9 @@ class ConceptsConfig:
     min_clips: int = 64  # with fewer, all are kept: a handful of clips has no frequencies worth balancing
     max_probability: float = 1.0
     rate: float = 1.0
+    smallest: int = (
+        1  # balance: clusters of fewer clips count as this large, so that an outlier's does not thin all others; they are kept whole
+    )
     kept_share: float | None = None  # balance: the paper's funnel keeps 0.94 / 1.15 = 0.82 at this step
     max_per_cluster: int = 20_000  # cap: MetaCLIP's for 400 M pairs
     max_cosine: float = 0.95  # semdedup: ours
@@ -89,8 +92,8 @@ class ConceptsConfig:
             raise ValueError(f"concepts: kept_share is {self.kept_share}, expected more than 0 and at most max_probability")
         if self.method not in ("balance", "cap", "semdedup"):
             raise ValueError(f"concepts: method is {self.method!r}, expected balance, cap or semdedup")
-        if self.levels not in (None, 1, 2) or self.max_per_cluster < 1 or not 0 < self.max_cosine <= 1:
-            raise ValueError(f"concepts: expected levels 1 or 2, max_per_cluster >= 1 and 0 < max_cosine <= 1, found {self}")
+        if self.levels not in (None, 1, 2) or min(self.max_per_cluster, self.smallest) < 1 or not 0 < self.max_cosine <= 1:
+            raise ValueError(f"concepts: expected levels 1 or 2, max_per_cluster and smallest >= 1 and 0 < max_cosine <= 1, found {self}")
         if not 1 <= self.min_clusters <= self.max_clusters <= self.max_sample:
             raise ValueError(f"concepts: expected 1 <= min_clusters <= max_clusters <= max_sample, found {self}")
 
@@ -137,6 +140,13 @@ def train_concepts(sample: pa.Table, n_clips: int, cfg: ConceptsConfig) -> Conce
     return Concepts(tree=tree, cluster_no=kmeans.merge(tree.leaves, cfg.merge_cosine))
 
 
+def exempt(clips: pa.Table, cfg: ConceptsConfig) -> pa.Array:
+    """Which clips are kept whatever their cluster: where the first of `cfg.exempt` that was measured is 1."""
+    if not cfg.exempt:
+        return pa.array(np.zeros(clips.num_rows, bool))
+    return pc.fill_null(pc.equal(pc.coalesce(*(clips.column(name) for name in cfg.exempt)), 1.0), False)
+
+
 def keep_probabilities(sizes: Mapping[int, int], cfg: ConceptsConfig) -> dict[int, float]:
     """The probability with which a clip of each cluster is kept, from the clusters' sizes; see the formula above."""
     n_clips = sum(sizes.values())
@@ -146,21 +156,23 @@ def keep_probabilities(sizes: Mapping[int, int], cfg: ConceptsConfig) -> dict[in
         return dict.fromkeys(sizes, cfg.max_probability)
     if cfg.method == "cap":
         return {c: cfg.max_probability * min(1.0, cfg.max_per_cluster / n) for c, n in sizes.items()}
-    smallest = min(sizes.values())
-    rate = cfg.rate if cfg.kept_share is None else _rate_for(cfg.kept_share / cfg.max_probability * n_clips, sorted(sizes.values()))
+    smallest = max(cfg.smallest, min(sizes.values()))
+    rate = (
+        cfg.rate if cfg.kept_share is None else _rate_for(cfg.kept_share / cfg.max_probability * n_clips, sorted(sizes.values()), smallest)
+    )
     return {c: cfg.max_probability * min(1.0, rate * math.sqrt(smallest / n)) for c, n in sizes.items()}
 
 
-def _rate_for(wanted: float, sizes: list[int]) -> float:
-    """The rate at which sum(n * min(1, rate * sqrt(s / n))) over the ascending sizes is `wanted` clips."""
+def _rate_for(wanted: float, sizes: list[int], smallest: int) -> float:
+    """The rate at which sum(n * min(1, rate * sqrt(smallest / n))) over the ascending sizes is `wanted` clips."""
     whole = 0
     for i, n in enumerate(sizes):
         # Were the i smallest clusters kept whole, the others would have to give the rest.
-        rate = (wanted - whole) / sum(math.sqrt(sizes[0] * m) for m in sizes[i:])
-        if rate * math.sqrt(sizes[0] / n) <= 1:
+        rate = (wanted - whole) / sum(math.sqrt(smallest * m) for m in sizes[i:])
+        if rate * math.sqrt(smallest / n) <= 1:
             return rate
         whole += n
-    return math.sqrt(sizes[-1] / sizes[0])
+    return math.sqrt(sizes[-1] / smallest)
 
 
 def _leaves_of(batch: pa.RecordBatch, tree: kmeans.Tree) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -4,7 +4,6 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
-from curation import buckets
 from curation.actions import ActionsConfig, HumanActionConfig
 from curation.adapters.open_clip import OpenClipConfig
 from curation.adapters.sscd import SscdConfig
@@ -18,6 +17,7 @@ from curation.ingest import IngestConfig
 from curation.people import PeopleConfig
 from curation.quarantine import QuarantineConfig
 from curation.scan import ScanConfig
+from curation.sets import SetConfig
 from curation.sound_tags import SoundTagsConfig
 from curation.speech import SpeechConfig
 from curation.split import SplitConfig
@@ -52,7 +52,7 @@ class CurateConfig:
     """Everything that a curation depends on: the stages' own configurations, the rules in funnel order, and the sets."""
 
     rules: dict[str, RuleConfig]
-    sets: dict[str, buckets.SetConfig]
+    sets: dict[str, SetConfig]
     seed: int = 0
     ingest: IngestConfig = field(default_factory=IngestConfig)
     scan: ScanConfig = field(default_factory=ScanConfig)

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import actions, buckets, concepts, duplicates, mix
+from curation import buckets, concepts, duplicates, mix, sets
+from pipelines import plan
 from pipelines.work import merge_columns
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ _started: list[Any] = []
 
 def compose(run: "Curation") -> tuple[str, ...]:
     """`run.clips` has its duplicate, concept, set, bucket and mix columns; returns what the sets could not get, for people."""
-    from pipelines import plan
-
     alive = run.alive("analysed", "content")
     if alive.num_rows == 0:
         return ()
@@ -27,8 +26,8 @@ def compose(run: "Curation") -> tuple[str, ...]:
     described = run.outputs(plan.DESCRIBE, pictured) if pictured.num_rows else plan.DESCRIBE.writes["rows"].empty_table()
     _label_duplicates(run, pictured, described)
     _label_concepts(run, described)
-    _assign_sets(run)
-    return _mix(run)
+    shortages = _assign_sets(run)
+    return shortages + _mix(run)
 
 
 def stop() -> None:
@@ -38,6 +37,7 @@ def stop() -> None:
 
 
 def _label_duplicates(run: "Curation", clips: pa.Table, described: pa.Table) -> None:
+    """Groups by PDQ hashes, and by the descriptors of a copy-detection network where one was run."""
     rows = merge_rows(clips, described, "clip_id", ("pdq", "pdq_frame", "pdq_own"))
     # Quality decides the keeper: sharpness of the picture as decoded, then its size (ours).
     quality = pc.fill_null(rows.column("sharpness"), 0.0).cast(pa.float64())
@@ -45,40 +45,47 @@ def _label_duplicates(run: "Curation", clips: pa.Table, described: pa.Table) -> 
     table = (
         rows.select(["clip_id", "kind", "pdq", "pdq_frame", "pdq_own"]).append_column("quality", quality).append_column("n_pixels", pixels)
     )
+    copies = [stage for stage, batch in plan.wanted_batches(run.config) if batch.name == "copies"]
+    if copies and clips.num_rows:
+        table = merge_rows(table, run.outputs(copies[0], clips), "clip_id", ("vector",))
     found = _on_spark(run, "duplicates", partial(duplicates.label_duplicates_on_spark, cfg=run.config.duplicates), table)
-    run.clips = merge_columns(run.clips, found, "clip_id", ("dup_group", "dup_rank", "dup_distance"))
+    run.clips = merge_columns(run.clips, found, "clip_id", duplicates.OUTPUT.names[1:])
 
 
 def _label_concepts(run: "Curation", described: pa.Table) -> None:
     alive = run.alive("analysed", "content").filter(_rule_mask(run, "near_duplicate"))
     rows = described.filter(pc.is_in(described.column("clip_id"), value_set=alive.column("clip_id").combine_chunks()))
-    table = rows.select(["clip_id", "concept"]).rename_columns(["clip_id", "vector"])
+    vectors = rows.select(["clip_id", "concept"]).rename_columns(["clip_id", "vector"])
+    exempt = alive.select(["clip_id"]).append_column("exempt", concepts.exempt(alive, run.config.concepts))
+    table = merge_rows(vectors, exempt, "clip_id", ("exempt",))
     found = _on_spark(run, "concepts", partial(concepts.label_concepts_on_spark, cfg=run.config.concepts), table)
-    run.clips = merge_columns(run.clips, found, "clip_id", ("cluster_no", "cluster_size", "keep_probability", "draw", "concept_margin"))
-    run.clips = actions.keep_frequency(run.clips)
+    run.clips = merge_columns(run.clips, found, "clip_id", concepts.OUTPUT.names[1:])
 
 
-def _assign_sets(run: "Curation") -> None:
+def _assign_sets(run: "Curation") -> tuple[str, ...]:
     alive = run.alive("analysed", "content", "tables")
-    sets = tuple(run.config.sets.values())
-    table = alive.select(["clip_id", "kind", "width", "height", "start_us", "end_us"])
-    found = _on_spark(run, "sets", partial(buckets.assign_sets_on_spark, sets=sets), table)
+    chosen = tuple(run.config.sets.values())
+    table = alive.select(buckets.columns_of(chosen))
+    found = _on_spark(run, "sets", partial(buckets.assign_sets_on_spark, sets=chosen), table)
     fit = pc.is_valid(found.column("set_name")).cast(pa.float32())
-    run.clips = merge_columns(run.clips, found.append_column("set_fit", fit), "clip_id", ("set_name", "bucket", "set_fit"))
+    columns = ("set_name", "bucket", "n_tokens", "fits_sets", "set_fit")
+    run.clips = merge_columns(run.clips, found.append_column("set_fit", fit), "clip_id", columns)
+    return tuple(sets.find_unmeasured(table, chosen))
 
 
 def _mix(run: "Curation") -> tuple[str, ...]:
     alive = run.alive("analysed", "content", "tables")
     members = alive.filter(pc.and_(pc.equal(alive.column("kind"), "video"), pc.is_valid(alive.column("set_name"))))
-    shares = {s.name: s.landscape_share for s in run.config.sets.values() if s.landscape_share is not None}
-    config = mix.MixConfig(landscape_share=shares, seed=run.config.seed)
-    table = members.select(["clip_id", "set_name", "width", "height"])
+    chosen = run.config.sets.values()
+    config = mix.MixConfig(
+        landscape_share={s.name: s.landscape_share for s in chosen if s.landscape_share is not None},
+        people_share={s.name: s.people_share for s in chosen if s.people_share is not None},
+        seed=run.config.seed,
+    )
+    table = members.select(["clip_id", "set_name", "width", "height", "has_people"])
     found = _on_spark(run, "mix", partial(mix.label_mix_on_spark, cfg=config), table)
     run.clips = merge_columns(run.clips, found, "clip_id", ("mix_keep",))
-    return tuple(
-        f"set {s.set_name} wants {s.wanted_share:.0%} landscape; found {s.n_landscape} landscape and {s.n_portrait} portrait clips, kept all"
-        for s in mix.find_shortages(mix.count_sides(table), config)
-    )
+    return tuple(s.text for s in mix.find_shortages(mix.count_strata(table, config), config))
 
 
 def _on_spark(run: "Curation", name: str, transform: Any, table: pa.Table) -> pa.Table:

@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from curation.buckets import DurationRow, SetConfig, assign_sets, assign_sets_on_spark
+from curation.buckets import assign_sets, assign_sets_on_spark
 from curation.concepts import ConceptsConfig, label_concepts, label_concepts_on_spark
 from curation.duplicates import DuplicatesConfig, label_duplicates, label_duplicates_on_spark
 from curation.mix import MixConfig, count_strata, count_strata_on_spark, label_mix, label_mix_on_spark
+from curation.sets import DurationRow, SetConfig
 from pipelines.on_spark import JavaError, SparkConfig, find_java, java_version, run_table, run_tables, session
 
 pytestmark = pytest.mark.engine

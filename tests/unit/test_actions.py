@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -21,7 +20,6 @@ from curation.actions import (  # noqa: E402
     FindActions,
     HumanActionConfig,
     in_human_taxonomy,
-    keep_frequency,
     measure_human_action,
     sentence_vectors,
     taxonomy,
@@ -227,25 +225,6 @@ def test_a_clip_is_found_by_score_and_margin() -> None:
     assert in_human_taxonomy(0.1, 0.2, cfg) is False and in_human_taxonomy(None, None, cfg) is None
     clip = Clip(clip_id="a", asset_id="a", kind="video", start_us=0, end_us=1, action_score=0.3, action_margin=0.1)
     assert measure_human_action(clip, cfg) == {"human_action": 1.0}
-
-
-def test_found_clips_keep_their_frequency() -> None:
-    """After resampling, clips found through the taxonomy are all kept; the others, and those without a draw, are as they were."""
-    rows = pa.table(
-        {
-            "clip_id": ["a", "b", "c", "d"],
-            "human_action": pa.array([1.0, 0.0, None, 1.0], pa.float32()),
-            "keep_probability": pa.array([0.1, 0.1, 0.1, None], pa.float32()),
-            "draw": pa.array([0.75, 0.75, 0.05, None], pa.float32()),
-            "concept_margin": pa.array([-0.65, -0.65, 0.05, None], pa.float32()),
-        }
-    )
-    kept = keep_frequency(rows)
-    assert kept.schema == rows.schema and kept.drop_columns(["keep_probability", "concept_margin"]).equals(
-        rows.drop_columns(["keep_probability", "concept_margin"])
-    )
-    assert kept.column("keep_probability").to_pylist() == pytest.approx([1.0, 0.1, 0.1, None])
-    assert kept.column("concept_margin").to_pylist() == pytest.approx([0.25, -0.65, 0.05, None])
 
 
 def test_every_column_and_vector_is_a_field() -> None:

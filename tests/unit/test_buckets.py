@@ -11,7 +11,8 @@ import yaml
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from curation.buckets import OUTPUT, DurationRow, SetConfig, assign_set, assign_sets, bucket_of, crop_share, size_of
+from curation.buckets import OUTPUT, Bucket, assign_set, assign_sets, bucket_of, columns_of, crop_share, size_of
+from curation.sets import DurationRow, Need, SetConfig, find_unmeasured
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "sets"
 
@@ -25,6 +26,17 @@ class Candidate:
     height: int | None = 1080
     start_us: int = 0
     end_us: int = 6_000_000
+    text_score: float | None = 0.0
+    border_share: float | None = 0.0
+    aesthetic: float | None = 5.0
+    motion: float | None = 5.0
+    motion_vector_px: float | None = 2.0
+    shots_per_s: float | None = 0.1
+    effective_resolution: float | None = 1.0
+    blockiness: float | None = 0.0
+    static_fraction: float | None = 0.0
+    silence_fraction: float | None = 0.0
+    diegetic_score: float | None = 1.0
 
 
 def load(name: str) -> SetConfig:
@@ -32,7 +44,8 @@ def load(name: str) -> SetConfig:
     values = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     assert set(values) <= {f.name for f in fields(SetConfig)}
     rows = tuple(DurationRow(**row) for row in values.pop("durations", ()))
-    return SetConfig(**values, durations=rows)
+    needs = tuple(Need(**need) for need in values.pop("needs", ()))
+    return SetConfig(**values, durations=rows, needs=needs)
 
 
 def lasting(seconds: float, **changes: Any) -> Candidate:
@@ -159,6 +172,66 @@ def test_the_strictest_set_wins() -> None:
         assert found[2].fit.reason == "too_small"
 
 
+def test_tokens() -> None:
+    """The paper's 73,728 for 256 frames of 1024 x 576; an image of 1024 x 576 has 2,304; sound 25 a second; frame-wise latents one a frame."""
+    assert [b.n_tokens for b in map(bucket, (lasting(16), lasting(8), lasting(4)))] == [73_728, 55_296, 36_864]
+    assert Bucket(name="16x9_1f", width=1024, height=576, n_frames=1).n_tokens == 2304
+    assert bucket_of(lasting(9, kind="audio"), load("audio")).bucket == Bucket(name="8s", latents="audio", seconds=8)
+    assert Bucket(name="8s", latents="audio", seconds=8).n_tokens == 200
+    hd = bucket_of(lasting(9, width=3840, height=2160), load("hd")).bucket
+    assert hd is not None and (hd.n_latent_frames, hd.n_tokens) == (14, 14 * 67 * 119)
+    sound = bucket_of(lasting(40), load("audio_pretrain")).bucket
+    assert sound is not None and (sound.n_frames, sound.n_tokens) == (480, 750)
+
+
+def bucket(clip: Candidate) -> Bucket:
+    fit = bucket_of(clip, load("high_res"))
+    assert fit.bucket is not None
+    return fit.bucket
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "high_res"),
+        ({"text_score": 0.6, "motion": 1.0}, "text_score"),
+        ({"motion": 2.0}, "motion"),
+        ({"aesthetic": None}, "aesthetic not_run"),
+        ({"motion_vector_px": None}, "high_res"),
+        ({"end_us": 3_000_000, "motion": 1.0}, "too_short"),
+    ],
+)
+def test_needs_are_looked_at_in_order(changes: dict[str, Any], said: str) -> None:
+    """The first need that a clip does not meet is its reason; unmeasured is a refusal but where the set says otherwise; length comes first."""
+    member = assign_set(Candidate(**changes), [load("high_res")])
+    assert (member.set_name or member.fit.reason) == said
+
+
+def test_a_clip_fits_several_sets() -> None:
+    """All sets that take a clip are named, strictest first; one that fails the strict one's needs falls to the next."""
+    sets = [load(n) for n in ("low_res", "high_res")]
+    assert assign_set(Candidate(), sets).fits_sets == ("high_res", "low_res")
+    fallen = assign_set(Candidate(motion=1.0), sets)
+    assert (fallen.set_name, fallen.fits_sets) == ("low_res", ("low_res",))
+
+
+def test_what_was_measured_nowhere_is_said() -> None:
+    """A need on a measure that no clip has is named, with what it means for the set."""
+    columns = {"kind": ["video", "image"], **{n: pa.nulls(2, pa.float32()) for n in columns_of([load("high_res")])[6:]}}
+    table = pa.table({**columns, "text_score": pa.array([0.1, None], pa.float32())})
+    said = find_unmeasured(table, [load("high_res"), load("image")])
+    assert said[0] == "set high_res wants border_share < 0.02; measured on none of 1 video clips, so it takes none"
+    assert "set high_res wants motion_vector_px > 0.5; measured on none of 1 video clips, so it takes them unseen" in said
+    assert not any("text_score" in s for s in said)
+
+
+def test_five_rows_of_duration() -> None:
+    """Each row of the paper's table takes its clips: 16 s and more, 12 to 16, 10.67 to 12 at 24 frames a second, 8 to 10.67, 4 to 8."""
+    found = [bucket_of(lasting(s), load("low_res")) for s in (20, 13, 11, 10, 5)]
+    assert [(f.bucket.n_frames, f.fps_num) if f.bucket else None for f in found] == [(256, 16), (256, 20), (256, 24), (192, 20), (128, 26)]
+    assert len(load("low_res").aspects) == len(load("low_res").durations) == 5
+
+
 def test_table_of_sets() -> None:
     """One row out for one row in, in order, with the set, the bucket and the reason."""
     schema = pa.schema([(c, pa.int64()) for c in ("width", "height", "start_us", "end_us")])
@@ -183,6 +256,7 @@ def test_table_of_sets() -> None:
         {"durations": ()},
         {"durations": (DurationRow(min_s=4, n_frames=100),)},
         {"durations": (DurationRow(min_s=4, max_s=4, n_frames=128),)},
+        {"people_share": 0.0},
     ],
 )
 def test_impossible_sets_are_refused(bad: dict[str, Any]) -> None:
@@ -192,3 +266,10 @@ def test_impossible_sets_are_refused(bad: dict[str, Any]) -> None:
     assert math.isclose(SetConfig(**good).max_crop_share, 0.3)
     with pytest.raises(ValueError):
         SetConfig(**{**good, **bad})
+
+
+@pytest.mark.parametrize("bad", [{"measure": "beauty", "op": "<"}, {"measure": "motion", "op": "~"}])
+def test_impossible_needs_are_refused(bad: dict[str, str]) -> None:
+    """A need on something that is no column of clips, or by an unknown comparison, is refused at once."""
+    with pytest.raises(ValueError, match="need on"):
+        Need(**bad, threshold=1)
