@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ N_FRAMES = 120
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A clip of N_FRAMES at FPS and what is true of it: none, slideshow, loop, strobe, ramp or frozen."""
+    """A clip of N_FRAMES at FPS, fewer where a ramp leaves frames out, and what is true of it: none, slideshow, loop, strobe, frozen, or
+    ramp and how it was made."""
 
     name: str
     effect: str
@@ -100,16 +102,48 @@ def strobe(frames: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarra
     return [(f * (1 - depth)).astype(np.uint8) if (i // every) % 2 else f for i, f in enumerate(frames[:N_FRAMES])]
 
 
-def ramp(frames: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
-    """A third of the way at a quarter of the pace (blended, as editors do), then at full or double pace."""
-    turn, slow = N_FRAMES // 2, 0.25
-    at = [i * slow if i < turn else turn * slow + (i - turn) * rng.choice([1.0, 1.5]) for i in range(N_FRAMES)]
-    out = []
-    for t in at:
-        a = min(int(t), len(frames) - 2)
-        w = min(1.0, t - a)
-        out.append((frames[a] * (1 - w) + frames[a + 1] * w).astype(np.uint8))
-    return out
+def ramp(frames: list[np.ndarray], rng: np.random.Generator, how: str) -> list[np.ndarray]:
+    """Full pace and, in one stretch of a third to two thirds, another, eased over 0 to 0.5 s; the change of pace is made as `how` says.
+
+    blended    0.2 to 0.5 of the pace, frames between two of the source as their mixture
+    repeated   0.2 to 0.5 of the pace, the nearest frame of the source
+    flowed     0.2 to 0.5 of the pace, frames between two of the source by optical flow, as from a fast camera
+    dropped    2.5 to 4 times the pace, frames left out
+    """
+    other = rng.uniform(2.5, 4) if how == "dropped" else rng.uniform(0.2, 0.5)
+    first, last = sorted((rng.uniform(0.2, 0.4), rng.uniform(0.65, 1.0)))
+    if rng.random() < 0.3:
+        first = -1.0  # from the start on
+    ease = max(1.0, rng.uniform(0, 0.5) * FPS)
+    # As many frames of the result as the source lasts for: fewer when it is run through faster.
+    n = N_FRAMES
+    while True:
+        i = np.arange(n)
+        share = np.clip((i - first * n) / ease, 0, 1) * np.clip((last * n - i) / ease, 0, 1)
+        at = np.concatenate([[0], np.cumsum(np.exp(share * np.log(other)))[:-1]])
+        if at[-1] <= len(frames) - 1:
+            return [_between(frames, float(t), how) for t in at]
+        n -= 1
+
+
+def _between(frames: list[np.ndarray], at: float, how: str) -> np.ndarray:
+    before = min(int(at), len(frames) - 2)
+    part = at - before
+    if how in ("repeated", "dropped"):
+        return frames[round(at)]
+    a, b = frames[before], frames[before + 1]
+    if how == "flowed":
+        a, b = _moved(a, b, part), _moved(b, a, 1 - part)
+    return (a * (1 - part) + b * part).astype(np.uint8)
+
+
+def _moved(a: np.ndarray, b: np.ndarray, part: float) -> np.ndarray:
+    """The frame, moved part of the way to b."""
+    import cv2
+
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(*(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in (a, b)), None)
+    rows, columns = np.mgrid[: a.shape[0], : a.shape[1]].astype(np.float32)
+    return cv2.remap(a, columns - part * flow[..., 0], rows - part * flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def frozen(frames: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
@@ -118,11 +152,12 @@ def frozen(frames: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarra
     return [frames[min(i, stop)] for i in range(N_FRAMES)]
 
 
+RAMPS = ("blended", "repeated", "flowed", "dropped")
 EFFECTS: dict[str, Callable[[list[np.ndarray], np.random.Generator], list[np.ndarray]]] = {
     "loop": loop,
     "strobe": strobe,
-    "ramp": ramp,
     "frozen": frozen,
+    **{f"ramp {how}": partial(ramp, how=how) for how in RAMPS},
 }
 
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curation.camera_field import MEAN_RADIUS, Signs, field_of, shake_of, signs
+from curation.camera_field import MEAN_RADIUS, Signs, field_of, shake_of, signs, unsteadiness_of
 from curation.global_motion import TRACK, local_motion
 from curation.tracks import Track, Tracks
 from manifests.records import Clip
 
-VERSION = "2"
-COLUMNS = ("camera", "camera_confidence", "shake")
+VERSION = "3"
+COLUMNS = ("camera", "camera_confidence", "shake", "unsteadiness")
 CLASSES = (
     "zoom_in", "zoom_out", "push_in", "pull_out", "pan_right", "pan_left", "truck_right", "truck_left",
     "tilt_up", "tilt_down", "pedestal_up", "pedestal_down", "arc_shot", "tracking_shot", "static_shot", "handheld_shot",
@@ -59,7 +59,7 @@ class CameraConfig:
 
 
 def measure_camera(clip: Clip, tracks: Tracks, cfg: CameraConfig) -> dict[str, str | float | None]:
-    """Columns `camera`, `camera_confidence` and `shake`, all None where too little is seen to tell."""
+    """Columns `camera`, `camera_confidence`, `shake` and `unsteadiness`, all None where too little is seen to tell."""
     track = _inside(tracks[TRACK].between(clip.start_us, clip.end_us), clip.start_us)
     known = ~np.isnan(track["dx"])
     if known.sum() < cfg.least_looks or known.mean() < cfg.known_share:
@@ -68,7 +68,12 @@ def measure_camera(clip: Clip, tracks: Tracks, cfg: CameraConfig) -> dict[str, s
     local = local_motion(track)
     shake, flutter = shake_of(local)
     label, confidence = classify(signs(field_of(track, local, cfg.window_s), shake, flutter), cfg)
-    return {"camera": label, "camera_confidence": None if label is None else round(confidence, 3), "shake": shake}
+    return {
+        "camera": label,
+        "camera_confidence": None if label is None else round(confidence, 3),
+        "shake": shake,
+        "unsteadiness": unsteadiness_of(track, local),
+    }
 
 
 def _inside(track: Track, start_us: int) -> Track:

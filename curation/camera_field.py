@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curation.global_motion import LocalMotion
+from curation.global_motion import LEAST_POINTS, MOST_US, LocalMotion
 from curation.tracks import Track
 
 _LENSES = (0.7, 1.0, 1.5, 1e3)
@@ -19,6 +19,9 @@ MEAN_RADIUS = 0.27
 """Picture widths: by its distance from the centre a mean point turns growth and turn into speed."""
 _NOISE = 0.003
 """Picture widths a second by which the mean motion of a point is off."""
+_SHARED, _UNSURE, _WHIP = 0.75, 0.01, 0.6
+"""A change of speed is shared where half the points deviate from it by less than so much of it, given so much of doubt; larger ones count
+as the last, long sides a second: the jump of a fit at a cut is no shake."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +82,29 @@ def shake_of(local: LocalMotion) -> tuple[float, float]:
         common.append(middle[:, 0])
         own.append(np.abs(beside - middle))
     return float(np.sqrt(np.square(common).sum(0).mean())), float(np.median(np.hypot(*own).mean(0)))
+
+
+def unsteadiness_of(track: Track, local: LocalMotion) -> float | None:
+    """How fast the picture runs and how abruptly it changes its run: root of the product, long sides of the picture a second.
+
+    The speed is the 0.9 quantile over the looks of what the points have in common; the change is the mean from look to look, up to `_WHIP`,
+    of those changes that most points share: things that move before the camera change each by itself. A whip has the speed, a shaking
+    hand the change, an even pan only the speed; None for fewer than four looks that follow one another.
+    """
+    speed = np.stack([local.right, local.down]) * min(1.0, float(track["width"][0] / track["height"][0]))
+    seen = local.weight > 0
+    known = seen.sum(1) >= LEAST_POINTS
+    follows = (seen[1:] & seen[:-1]).sum(1) >= LEAST_POINTS
+    follows &= np.diff(track.pts_us) <= MOST_US
+    if follows.sum() < 4:
+        return None
+    run = np.hypot(*(_median(part[known].T, seen[known].T) for part in speed))
+    change, both = np.diff(speed, axis=1)[:, follows], (seen[1:] & seen[:-1])[follows]
+    common = np.stack([_median(part.T, both.T) for part in change])
+    size = np.hypot(*common)
+    own = _median(np.hypot(*(change - common[..., None])).T, both.T)
+    shared = np.where(own < _SHARED * (size + _UNSURE), np.minimum(size, _WHIP), 0)
+    return float(np.sqrt(np.quantile(run, 0.9) * shared.mean()))
 
 
 def field_of(track: Track, local: LocalMotion, window_s: float) -> Field:

@@ -15,8 +15,9 @@ from curation.shots import false_cuts
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
 
-VERSION = "1"
+VERSION = "2"
 COLUMNS = ("shots_per_s", "slideshow_score", "loop_score", "strobe_per_s", "speed_ramp")
+NEEDS = ("shots", "motion", "camera", "signature", "bends")
 
 SIGNATURE_US = 83_333
 """Spacing of the signatures: each second frame at 24 a second, so that a period is met within one."""
@@ -37,32 +38,56 @@ class EffectsConfig:
     least_loop_us: int = 650_000
     loop_noise: float = 0.3  # levels by which equal pictures differ once coded
     strobe_levels: float = 8.0  # mean luma jumps by as much, and back
-    ramp_window_us: int = 600_000  # speeds before and after are medians over so long
-    ramp_least: float = 0.5  # motion at 1/24 s steps below which speed is not compared
+    ramp_window_us: int = 600_000  # cadences of stretches of so long are compared …
+    ramp_apart: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5)  # … so many stretches apart: a change of pace may be eased
+    ramp_pace: float = 1.25  # the faster one moves at least so many times as much …
+    ramp_most: float = 3.0  # … and no more than so many times what its cadence says: else it came to rest
+    ramp_moving: float = 0.1  # levels a frame on the small plane: what moves less shows no cadence
+    between_bend: float = 0.035  # a frame is a mixture of its neighbours when it bends less than this …
+    between_share: float = 0.6  # … and than this share of what a fifth of the frames around bend by, their knots …
+    between_knots: float = 0.03  # … which are at least so strong
+    repeat_share: float = 0.1  # a frame repeats when it moves by less than this share of what the frames around do
+    cadence_made: int = 7  # a cadence has at most so many mixtures or repeats on end …
+    cadence_new: int = 4  # … and so many others
 
 
 class SignatureObserver:
-    """Track `signature`: the luma of 16 x 9 cells twelve times a second; 1.7 KB a second."""
+    """Tracks `signature`, the luma of 16 x 9 cells twelve times a second, 1.7 KB a second; and `bends`, every frame.
+
+    Bend: by how much the way from the frame before the last over the last to this one is longer than straight on, 1 - |c - a| / (|c - b|
+    + |b - a|), in mean absolute luma. 0 where the frame between is a mixture of its neighbours, or repeats one.
+    """
 
     def __init__(self) -> None:
-        self._recorder = Recorder("signature", ())
+        self._recorder, self._bends = Recorder("signature", ()), Recorder("bends", ("bend",))
         self._due = -(1 << 62)
+        self._last: list[np.ndarray] = []  # the last two small planes
+        self._step = 0.0
 
     def push(self, frame: Frame) -> None:
-        """The frame's cells are kept when it is due."""
+        """The frame's bend is noted, and its cells when it is due."""
+        self._bends.add(frame.pts_us, self._bend(frame))
         if frame.pts_us < self._due:
             return
         self._due = max(self._due + SIGNATURE_US, frame.pts_us + SIGNATURE_US // 2)
         self._recorder.add(frame.pts_us, picture=cv2.resize(frame.y, _CELLS, interpolation=cv2.INTER_AREA))
 
+    def _bend(self, frame: Frame) -> float:
+        last, self._last = self._last, [*self._last[-1:], frame.y]
+        if last and last[-1].shape != frame.y.shape:
+            self._last, last = [frame.y], []
+        step_before, self._step = self._step, cv2.norm(frame.y, last[-1], cv2.NORM_L1) if last and not frame.repeats else 0.0
+        way = step_before + self._step
+        return 1 - cv2.norm(frame.y, last[0], cv2.NORM_L1) / way if len(last) == 2 and way else float("nan")
+
     def finish(self) -> list[Track]:
-        """The one track."""
-        return [self._recorder.track()]
+        """Both tracks."""
+        return [self._recorder.track(), self._bends.track()]
 
 
 def measure_effects(clip: Clip, tracks: Tracks, cfg: EffectsConfig) -> dict[str, Any]:
     """The effect columns of a clip that lies inside one shot; null where it is too short, or shows too little, to tell."""
-    shots, motion, camera, signature = (tracks[n].between(clip.start_us, clip.end_us) for n in ("shots", "motion", "camera", "signature"))
+    shots, motion, camera, signature, bends = (tracks[n].between(clip.start_us, clip.end_us) for n in NEEDS)
     seconds = (clip.end_us - clip.start_us) / 1e6
     # The first frame's change is to a frame outside the clip.
     cuts = false_cuts(shots["change"][1:], shots.pts_us[1:], cfg.sensitive_cut, cfg.sensitive_gap_us)
@@ -71,7 +96,7 @@ def measure_effects(clip: Clip, tracks: Tracks, cfg: EffectsConfig) -> dict[str,
         "slideshow_score": slideshow_score(camera, cfg),
         "loop_score": loop_score(signature, cfg),
         "strobe_per_s": strobe_per_s(motion["luma"], seconds, cfg),
-        "speed_ramp": speed_ramp(motion, cfg),
+        "speed_ramp": speed_ramp(bends, motion, cfg),
     }
 
 
@@ -90,10 +115,6 @@ def slideshow_score(camera: Track, cfg: EffectsConfig) -> float | None:
     slow = (np.hypot(dx, dy) <= cfg.slow_widths) & (np.abs(zoom) <= cfg.slow_zoom)
     even = np.hypot(_unevenness(dx * dt * width), _unevenness(dy * dt * width)) <= cfg.even_px
     return float((whole & slow & even).mean())
-
-
-def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.asarray(np.maximum(a, b) / np.minimum(a, b))
 
 
 def _unevenness(step_px: np.ndarray) -> np.ndarray:
@@ -129,21 +150,52 @@ def strobe_per_s(luma: np.ndarray, seconds: float, cfg: EffectsConfig) -> float 
     return float((np.sign(large[1:]) != np.sign(large[:-1])).sum() / seconds) if len(large) > 1 else 0.0
 
 
-def speed_ramp(motion: Track, cfg: EffectsConfig) -> float | None:
-    """The largest ratio between the pace of neighbouring stretches of `ramp_window_us`, both of which move; 1 for an even pace.
+def speed_ramp(bends: Track, motion: Track, cfg: EffectsConfig) -> float | None:
+    """By how much the share of repeated or mixed frames falls from a stretch to a faster one near it, 0 to 1; 0 for an even cadence.
 
-    None for clips shorter than two stretches. A scene that begins to move is no ramp: both stretches must hold `ramp_least`.
+    Footage slowed down afterwards has fewer pictures than frames, at a regular cadence; film at an even rate that was converted has it
+    throughout. A change of pace without a cadence (frames left out, a fast camera) looks as if the scene changed its pace: not seen here.
+    None for clips shorter than two stretches.
     """
-    pts = motion.pts_us
-    if len(pts) < 4 or pts[-1] - pts[0] < 2 * cfg.ramp_window_us:
+    # The first two frames are compared with some outside the clip.
+    step, bend = motion["motion"][2:].astype(np.float64), np.nan_to_num(bends["bend"][2:].astype(np.float64))
+    usual_us = float(np.median(np.diff(motion.pts_us))) if len(motion) > 1 else 0.0
+    width = max(6, round(cfg.ramp_window_us / usual_us)) if usual_us else 0
+    if not width or len(step) < 2 * width:
         return None
-    total = np.cumsum(np.nan_to_num(motion["motion"]).astype(np.float64))
-    middles = np.arange(pts[0] + cfg.ramp_window_us, pts[-1] - cfg.ramp_window_us + 1, cfg.ramp_window_us // 4)
-    half = cfg.ramp_window_us / 2
-    at = [np.interp(middles + d * half, pts, total) for d in (-2, -1, 0, 1, 2)]
-    pace = np.diff(at, axis=0) / (half * 24 / 1e6) + 1e-6  # of the four half stretches
-    before, after = (pace[0] + pace[1]) / 2, (pace[2] + pace[3]) / 2
-    # What begins or comes to rest within a stretch is no other pace.
-    even = np.maximum(_ratio(pace[0], pace[1]), _ratio(pace[2], pace[3])) <= 2
-    both = even & (np.minimum(before, after) >= cfg.ramp_least)
-    return float(np.exp(np.abs(np.log(after[both] / before[both])).max())) if both.any() else 1.0
+    made = made_frames(step, bend, width, cfg)
+    share, pace = _windows(made, width).mean(1), _windows(step, width).mean(1)
+    regular = _windows(_run(made), width).max(1) <= cfg.cadence_made
+    regular &= _windows(_run(~made), width).max(1) <= cfg.cadence_new
+    slow = regular & (pace >= cfg.ramp_moving)
+    falls = [0.0]
+    for apart in cfg.ramp_apart:
+        lag = width + round(apart * width)
+        first, second = slice(0, max(0, len(share) - lag)), slice(lag, None)
+        for one, other in ((first, second), (second, first)):
+            ratio = pace[other] / np.maximum(pace[one], 1e-6)
+            said = (1 - share[other]) / np.maximum(1 - share[one], 0.1)
+            faster = (ratio >= cfg.ramp_pace) & (ratio <= cfg.ramp_most * said)
+            falls.append(float(np.where(slow[one] & faster, share[one] - share[other], 0.0).max(initial=0.0)))
+    return max(falls)
+
+
+def made_frames(step: np.ndarray, bend: np.ndarray, width: int, cfg: EffectsConfig) -> np.ndarray:
+    """Which frames were made from others, bool [n]: repeats where they are frequent, else mixtures of their neighbours."""
+    fifth = max(1, width // 5)
+    around = [_windows(np.pad(v, (width // 2, width - 1 - width // 2), "edge"), width) for v in (step, bend)]
+    most, knots = (np.partition(v, width - n, axis=1)[:, width - n] for v, n in zip(around, (fifth, max(2, fifth)), strict=True))
+    repeats = step < cfg.repeat_share * most
+    mixed = (bend < np.minimum(cfg.between_bend, cfg.between_share * knots)) & (knots >= cfg.between_knots) & ~repeats
+    # Beside a repeat the way is straight by itself, so there bends tell nothing.
+    return np.asarray(np.where(np.convolve(repeats, np.ones(width), "same") >= 0.25 * width, repeats, mixed))
+
+
+def _windows(values: np.ndarray, width: int) -> np.ndarray:
+    return np.asarray(np.lib.stride_tricks.sliding_window_view(values, width))
+
+
+def _run(flags: np.ndarray) -> np.ndarray:
+    """How many flags on end are set up to each place."""
+    places = np.arange(len(flags))
+    return np.asarray(places - np.maximum.accumulate(np.where(flags, -1, places)))

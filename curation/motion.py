@@ -1,4 +1,4 @@
-"""Motion of a clip: VMAF's motion at full size and a fixed time step, and the share of still steps, from one decode.
+"""Motion of a clip: VMAF's motion at full size and a fixed time step, and the share of the time that is still, from one decode.
 
 VMAF motion is the mean absolute luma difference of neighbouring frames after a 5-tap Gaussian blur, at full size (FFmpeg's `vmafmotion`).
 Blurring every full frame costs more than decoding it. So the small plane says how motion goes from frame to frame, and a few tiles of the
@@ -18,7 +18,7 @@ from curation.observe import SMALL_PX, Frame
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
 
-VERSION = "2"
+VERSION = "3"
 """Version of the motion measure."""
 COLUMNS = ("motion", "static_fraction")
 
@@ -184,7 +184,7 @@ def measure_motion(clip: Clip, tracks: Tracks, cfg: MotionConfig) -> dict[str, A
     at_own_step = full_size_ratio(clip, samples, tracks["motion_samples"], cfg) * steps.sum() / elapsed_us * REFERENCE_STEP_US
     return {
         "motion": float(at_own_step * (step_us / REFERENCE_STEP_US) ** (cfg.growth_bend * (1 - growth(samples, clip.start_us, cfg)))),
-        "static_fraction": float((track["change"][1:] < cfg.still_levels).mean()),
+        "static_fraction": float(np.average(track["change"][1:] < cfg.still_levels, weights=np.maximum(np.diff(track.pts_us), 1))),
     }
 
 

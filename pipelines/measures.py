@@ -43,7 +43,7 @@ MEASURES = (
     Measure(name="motion", measure=motion.measure_motion, config=motion.MotionConfig, version=motion.VERSION, columns=motion.COLUMNS, needs=("motion", "motion_samples")),
     Measure(name="vectors", measure=vectors.measure_vectors, config=vectors.VectorsConfig, version=vectors.VERSION, columns=vectors.COLUMNS, needs=("vectors", "motion")),
     Measure(name="camera", measure=camera.measure_camera, config=camera.CameraConfig, version=camera.VERSION, columns=camera.COLUMNS, needs=("camera",)),
-    Measure(name="effects", measure=effects.measure_effects, config=effects.EffectsConfig, version=effects.VERSION, columns=effects.COLUMNS, needs=("shots", "motion", "camera", "signature")),
+    Measure(name="effects", measure=effects.measure_effects, config=effects.EffectsConfig, version=effects.VERSION, columns=effects.COLUMNS, needs=effects.NEEDS),
     Measure(name="borders", measure=borders.measure_clip_borders, config=borders.BordersConfig, version=borders.VERSION, columns=borders.COLUMNS, needs=("borders",)),
     Measure(name="quality", measure=quality.measure_clip_quality, config=quality.QualityConfig, version=quality.VERSION, columns=quality.COLUMNS, needs=("quality",), also=("steps",)),
     Measure(name="sound", measure=audio.measure_sound, config=audio.AudioConfig, version=audio.VERSION, columns=audio.COLUMNS, needs=("sound",)),

@@ -76,6 +76,19 @@ def test_shake_is_handheld() -> None:
     found = measured(track_of([wide[y : y + 90, x : x + 160] for x, y in path]))
     assert found["camera"] == "handheld_shot"
     assert 0.3 < found["shake"] < 0.9
+    assert found["unsteadiness"] > 0.23  # the paper configuration's rule
+
+
+def test_an_even_run_is_steady() -> None:
+    """A pan of 15 % of the picture a second runs evenly: unsteadiness below 0.05; of a portrait it is told in heights, the longer side."""
+    frames = pan(6, 96, dx=1, width=160, height=90)
+    assert measured(track_of(frames))["unsteadiness"] < 0.05
+    rng = np.random.Generator(np.random.Philox(key=8))
+    wide = scene(6, 150, 220)
+    path = np.clip(rng.normal(30, 3, (96, 2)), 0, 59).astype(int)
+    upright = measured(track_of([wide[x : x + 160, y : y + 90] for x, y in path]))["unsteadiness"]
+    across = measured(track_of([wide.transpose(1, 0, 2)[y : y + 90, x : x + 160] for x, y in path]))["unsteadiness"]
+    assert upright == pytest.approx(across, rel=0.2)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,18 @@
 """Effects: each is told from a filmed scene on tracks whose truth is known."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
 from curation.effects import EffectsConfig, SignatureObserver, loop_score, slideshow_score, speed_ramp, strobe_per_s
 from curation.global_motion import GlobalMotionObserver
+from curation.motion import MotionWatch
+from curation.observe import Frame
 from curation.scan import tracks_of
-from curation.tracks import Track
+from curation.tracks import Track, by_name
 from tests.media_makers import pan, scene, write_video
 
 CFG = EffectsConfig()
@@ -18,12 +22,6 @@ def signature(pictures: np.ndarray) -> Track:
     """A signature track of these pictures."""
     times = np.arange(len(pictures)) * 83_333
     return Track(name="signature", fields=(), pts_us=times, values=np.zeros((len(pictures), 0), np.float32), pictures=pictures)
-
-
-def motion(values: list[float]) -> Track:
-    """A motion track of 24 frames a second."""
-    times = np.arange(len(values)) * 41_667
-    return Track(name="motion", fields=("motion",), pts_us=times, values=np.array(values, np.float32)[:, None])
 
 
 def walk(n: int, seed: int = 1) -> np.ndarray:
@@ -49,12 +47,50 @@ def test_a_strobe_is_counted_and_a_fade_is_not() -> None:
     assert strobe_per_s(np.array([1.0, 100, 1]), 0.1, CFG) is None
 
 
-def test_a_ramp_is_a_change_of_pace_not_a_beginning() -> None:
-    """A pace that is four times as high from one second to the next reads as 4; what starts from rest, and an even pace, as 1."""
-    assert speed_ramp(motion([1.0] * 60 + [4.0] * 60), CFG) == pytest.approx(4, rel=0.1)
-    assert speed_ramp(motion([0.1] * 60 + [4.0] * 60), CFG) < 2.5
-    assert speed_ramp(motion([3.0] * 120), CFG) == pytest.approx(1)
-    assert speed_ramp(motion([3.0] * 20), CFG) is None
+def ramp_of(tmp_path: Path, frames: list[np.ndarray], fps: int = 24) -> float | None:
+    """The score of the frames as a video."""
+    path = str(write_video(tmp_path / "ramp.mp4", frames, fps=fps))
+    found = by_name(tracks_of(path, [SignatureObserver(), MotionWatch()]))
+    return speed_ramp(found["bends"], found["motion"], CFG)
+
+
+def mixture(frames: list[np.ndarray], at: float) -> np.ndarray:
+    """The picture between two frames, as editors blend it."""
+    before, part = int(at), at - int(at)
+    return np.asarray(frames[before] * (1 - part) + frames[before + 1] * part).astype(np.uint8)
+
+
+def test_a_ramp_is_a_cadence_in_the_slower_part_alone(tmp_path: Path) -> None:
+    """A pan slowed to a third by repeats or by mixtures scores over the rule's 0.35; even, or slowed throughout, it scores low."""
+    source = pan(1, 130, dx=3)
+    turn = [float(t) for t in range(60)] + [60 + k / 3 for k in range(60)]
+    assert ramp_of(tmp_path, [source[int(t)] for t in turn]) > 0.5
+    assert ramp_of(tmp_path, [mixture(source, t) for t in turn]) > 0.4
+    assert ramp_of(tmp_path, source[:120]) < 0.1
+    assert ramp_of(tmp_path, [source[i // 3] for i in range(120)]) < 0.2
+    assert ramp_of(tmp_path, source[:20]) is None
+
+
+def test_rest_and_a_slower_camera_are_no_ramps(tmp_path: Path) -> None:
+    """A camera that comes to rest, and one that goes on at a third of its pace, have no cadence and score below 0.2."""
+    source, slow = pan(1, 60, dx=3), pan(1, 240, dx=1)[177:237]
+    assert ramp_of(tmp_path, source + source[-1:] * 60) < 0.2
+    assert ramp_of(tmp_path, source + slow) < 0.2
+
+
+def test_a_bend_is_none_for_mixtures_and_repeats(tmp_path: Path) -> None:
+    """The bend at a frame between two is 0 where it is their mixture or a repeat, large where the picture goes and comes back; nan at first."""
+    a, b = np.full((90, 160), 40, np.uint8), np.full((90, 160), 80, np.uint8)
+    b[:, ::2] = 20
+    middle = (a.astype(int) + b).astype(int) // 2
+    watch = SignatureObserver()
+    for i, y in enumerate((a, middle.astype(np.uint8), b, b, a, b)):
+        frame = SimpleNamespace(pts_us=i * 41_667, y=y, repeats=i == 3)
+        watch.push(cast(Frame, frame))
+    bends = by_name(watch.finish())["bends"]["bend"]
+    assert np.isnan(bends[:2]).all()
+    assert bends[2:5] == pytest.approx([0, 0, 0], abs=0.02)
+    assert bends[5] == pytest.approx(1)
 
 
 def test_a_still_that_slides_is_a_slideshow_and_a_scene_with_depth_is_not(tmp_path: Path) -> None:
@@ -73,8 +109,9 @@ def test_a_still_that_slides_is_a_slideshow_and_a_scene_with_depth_is_not(tmp_pa
 
 
 def test_signatures_are_small_and_evenly_spaced(tmp_path: Path) -> None:
-    """Twelve pictures of 16 x 9 a second, whatever the frame rate."""
+    """Twelve pictures of 16 x 9 a second, whatever the frame rate; a bend every frame."""
     for fps in (24, 60):
-        (track,) = tracks_of(str(write_video(tmp_path / "v.mp4", pan(1, 2 * fps, dx=1), fps=fps)), [SignatureObserver()])
+        track, bends = tracks_of(str(write_video(tmp_path / "v.mp4", pan(1, 2 * fps, dx=1), fps=fps)), [SignatureObserver()])
+        assert len(bends) == 2 * fps
         assert track.pictures.shape[1:] == (9, 16)
         assert len(track) == pytest.approx(24, abs=1)
