@@ -155,7 +155,12 @@ def _check_key(folder: Path, release: Release, signer: Any) -> None:
 
 
 def _places(folder: Path, tree: Any, keys: list[bytes]) -> list[int]:
-    file = treefile.open_tree(folder, tree)
+    try:
+        file = treefile.open_tree(folder, tree)
+    except (OSError, ValueError) as error:
+        raise ReleaseError(
+            f"{folder}: expected the tree of {tree.name} to erase rows from, found none that can be read ({error})"
+        ) from error
     return [place for key in keys if (place := file.find(key)) is not None]
 
 

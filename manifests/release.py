@@ -7,10 +7,12 @@ The folder appears whole, by one rename, or not at all. Hashes of shards are tho
 written: a release of 100 TB is then a matter of minutes, and `dailies verify` reads every byte.
 """
 
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +27,7 @@ from manifests.exports.openlineage import StageRun
 from manifests.files import sync_folder
 from manifests.leaves import TREES
 from manifests.query import connect, rows
+from manifests.release_check import check_root, check_signature
 from manifests.release_file import (
     FORMAT,
     PREDICATE,
@@ -87,27 +90,34 @@ def make_release(store: ManifestStore, request: Request, images: Images, said: S
     said("tables")
     tables = {table: _table_entries(store, root, table, version) for table in TABLES}
     shards = _shard_entries(store, root, version)
-    if folder.exists():
-        return _same(folder, version, tables, shards, signer)
-    earlier = newest_release(root)
-    temporary = _fresh(root / RELEASES, name)
-    try:
-        raw = _fill(temporary, store, request, version, tables, shards, earlier, signer, images, said)
-        said("sign")
-        release = _seal(temporary, raw, signer)
-        os.rename(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)  # what could not be finished is not left behind
-        raise
-    sync_folder(folder.parent)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _one_at_a_time(folder.parent):
+        if folder.exists():
+            return _same(folder, version, tables, shards, signer)
+        earlier = newest_release(root)
+        temporary = _fresh(folder.parent, name)
+        try:
+            raw = _fill(temporary, store, request, version, tables, shards, earlier, signer, images, said)
+            said("sign")
+            release = _seal(temporary, raw, signer)
+            os.rename(temporary, folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)  # what could not be finished is not left behind
+            raise
+        sync_folder(folder.parent)
     return Made(folder=folder, release=release, already=False)
 
 
 def newest_release(dataset: Path) -> Release | None:
-    """The release with the longest chain of earlier ones, or None."""
+    """The release with the longest chain of earlier ones, or None. ReleaseError when its release.json is not what was released."""
     folder = dataset / RELEASES
     found = [read_release(f) for f in sorted(folder.iterdir()) if (f / RELEASE_JSON).is_file()] if folder.is_dir() else []
-    return max(found, key=lambda r: (len(r.chain), r.name), default=None)
+    newest = max(found, key=lambda r: (len(r.chain), r.name), default=None)
+    if newest is not None:
+        _, faults = check_signature(folder / newest.name, newest, None)
+        if faults := [*check_root(newest), *faults]:
+            raise ReleaseError(f"{folder / newest.name}: expected the newest release to be as it was released, found: {faults[0]}")
+    return newest
 
 
 def _fill(
@@ -184,7 +194,7 @@ def _write_exports(
     document = json.dumps(croissant.write_croissant(facts, tables), indent=1, ensure_ascii=False, allow_nan=False)
     for name, data in {
         removals.NAME: removed,
-        attribution.NAME: attribution.write_attribution(rows(con, attribution.SQL)),
+        attribution.NAME: attribution.write_attribution(_stream(con, attribution.SQL)),
         croissant.NAME: document.encode() + b"\n",
         data_card.NAME: data_card.write_card(facts).encode(),
         eu_summary.JSON_NAME: eu_summary.to_json(summary),
@@ -192,6 +202,12 @@ def _write_exports(
         openlineage.NAME: openlineage.write_lineage(facts, stages),
     }.items():
         (folder / name).write_bytes(data)
+
+
+def _stream(con: "duckdb.DuckDBPyConnection", sql: str) -> Iterator[dict[str, Any]]:
+    """The rows of our own SQL, a batch in memory at a time."""
+    for batch in con.sql(sql).to_arrow_reader():
+        yield from batch.to_pylist()
 
 
 def _seal(folder: Path, raw: dict[str, Any], signer: "CryptoSigner | None") -> Release:
@@ -272,9 +288,19 @@ def _plain_row(row: dict[str, Any]) -> dict[str, Any]:
     return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in row.items()}
 
 
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """No other process makes a release here meanwhile: two at once would both follow the same one, and the chain would fork."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _fresh(folder: Path, name: str) -> Path:
     """An empty folder that no reader takes for a release; what a killed attempt at the same name left is gone."""
-    folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f".{name}.*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
     temporary = folder / f".{name}.{os.getpid()}.tmp"

@@ -80,7 +80,7 @@ def check_release(folder: Path, trust: Trust, dataset: Path | None = None, advan
     """
     release = read_release(folder)
     dataset = folder.absolute().parent.parent if dataset is None else dataset
-    faults = list(_check_root(release))
+    faults = list(check_root(release))
     signed_by, of_signature = check_signature(folder, release, trust.key)
     faults += of_signature
     try:
@@ -142,8 +142,8 @@ def _amending_key(release: Release, trust: Trust) -> "SSlibKey | None":
         raise ReleaseError(f"{RELEASE_JSON}: expected an Ed25519 public key as its signer's, found something else ({error})") from error
 
 
-def _check_root(release: Release) -> Iterator[Fault]:
-    """The root follows from the parts."""
+def check_root(release: Release) -> Iterator[Fault]:
+    """The root follows from the parts, and the previous release is the last of the earlier ones."""
     tables = {name: plain(entries) for name, entries in release.tables.items()}
     roots = {name: tree.root for name, tree in release.trees.items()}
     found = combined_root(release.chain, roots, tables, plain(release.shards))

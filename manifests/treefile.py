@@ -3,7 +3,7 @@
     tree/<name>.rows     state 1 byte · key and its salt (key bytes + 16) · field salt 16 · field commitment 32
     tree/<name>.nodes    32 bytes for every block of rows
 
-97 bytes a clip, 113 an asset; a proof touches one block, so it takes milliseconds whatever the size. The state says what is left of
+81 bytes a clip, 97 an asset; a proof touches one block, so it takes milliseconds whatever the size. The state says what is left of
 a row: everything, the key alone (fields erased), or nothing but its leaf (key erased too: its key commitment stands in their place).
 Erasing overwrites in place.
 """

@@ -46,7 +46,7 @@ def release(dataset: Path, name: str, version: int | None, key: Path | None, sai
         code_version=provenance.code_version(),
         stages=tuple(stage_runs(dataset, store, version)),
     )
-    return make_release(store, request, reporting.images(dataset), said)
+    return make_release(store, request, reporting.images(dataset, version), said)
 
 
 def stage_runs(dataset: Path, store: ManifestStore, version: int) -> Iterator[StageRun]:

@@ -20,11 +20,11 @@ def write_report(dataset: Path) -> Path:
     return report.write_report(ManifestStore(dataset), dataset, images(dataset), title=dataset.absolute().name)
 
 
-def images(dataset: Path) -> Images:
-    """A small picture of any clip of the newest version, from its key frames."""
+def images(dataset: Path, version: int | None = None) -> Images:
+    """A small picture of any clip of a version (the newest if none is given), from its key frames."""
     from curation.keyframes import KeyFrameError, decode_jpeg, of_clip, read_keyframes, spread
 
-    con = connect(ManifestStore(dataset))
+    con = connect(ManifestStore(dataset), version)
 
     @cache
     def middle(clip_id: str, part: str) -> bytes | None:

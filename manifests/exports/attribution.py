@@ -23,19 +23,22 @@ GROUP BY ALL ORDER BY a.asset_sha256
 def write_attribution(assets: Iterable[dict[str, Any]]) -> bytes:
     """The rows of `SQL` as CSV."""
     rows = ({**a, "asset_sha256": a["asset_sha256"].hex(), "changes": CHANGES} for a in assets)
-    return _encode([[_cell(row[c]) for c in COLUMNS] for row in rows])
+    return _encode([_cell(row[c]) for c in COLUMNS] for row in rows)
 
 
 def without(data: bytes, sha256: Sequence[str]) -> bytes:
     """The list without these assets."""
-    _, *rows = csv.reader(io.StringIO(data.decode(), newline=""))
-    return _encode([row for row in rows if row[0] not in set(sha256)])
+    rows = csv.reader(io.StringIO(data.decode(), newline=""))
+    next(rows)  # the names
+    gone = set(sha256)
+    return _encode(row for row in rows if row[0] not in gone)
 
 
-def _encode(rows: list[list[str]]) -> bytes:
+def _encode(rows: Iterable[list[str]]) -> bytes:
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerows([list(COLUMNS), *rows])
+    writer.writerow(COLUMNS)
+    writer.writerows(rows)
     return out.getvalue().encode()
 
 

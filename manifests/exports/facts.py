@@ -10,6 +10,7 @@ from typing import Any
 
 import duckdb
 
+from manifests.policy import numbers_in_force
 from manifests.query import rows
 from manifests.schema import TABLES
 
@@ -148,14 +149,13 @@ SELECT t.captioner, t.captioner_version, count(*) captions, count(*) FILTER ({_K
 FROM captions t JOIN clips c USING (clip_no) GROUP BY ALL ORDER BY captions DESC, 1, 2 LIMIT {MAX_ROWS}
 """
 _POLICY = """
-WITH last AS (SELECT max(decided_run_no) AS run_no FROM clips),
-counted AS (
+WITH counted AS (
     SELECT rule_no, coalesce(sum(n) FILTER (verdict = 'pass'), 0)::BIGINT passed, coalesce(sum(n) FILTER (verdict = 'reject'), 0)::BIGINT rejected,
            coalesce(sum(n) FILTER (verdict = 'unknown'), 0)::BIGINT "unknown"
-    FROM cubes WHERE name = 'funnel' AND run_no = (SELECT run_no FROM last) GROUP BY 1
+    FROM cubes WHERE name = 'funnel' AND run_no = (SELECT max(run_no) FROM cubes WHERE name = 'funnel') GROUP BY 1
 )
 SELECT r.*, c.passed, c.rejected, c."unknown" FROM rules r LEFT JOIN counted c USING (rule_no)
-WHERE c.rule_no IS NOT NULL OR NOT EXISTS (FROM counted) ORDER BY r.position, r.rule_no
+WHERE list_contains(?::INTEGER[], r.rule_no) ORDER BY list_position(?::INTEGER[], r.rule_no)
 """
 _DOMAIN = r"lower(regexp_extract(source_url, '^[a-zA-Z][a-zA-Z0-9+.-]*://([^/@]*@)?([^/:?#]+)', 2))"
 _DOMAINS = f"""
@@ -173,7 +173,9 @@ def _rows(con: duckdb.DuckDBPyConnection, sql: str) -> tuple[Row, ...]:
 
 
 def _policy(con: duckdb.DuckDBPyConnection) -> tuple[Row, ...]:
-    return _rows(con, _POLICY)
+    """The rules in force, with what the newest run counted where it did."""
+    numbers = numbers_in_force(con)
+    return tuple(rows(con, _POLICY, numbers, numbers))
 
 
 def _domains(con: duckdb.DuckDBPyConnection) -> tuple[Row, ...]:

@@ -53,7 +53,8 @@ def _events(facts: Facts, run: Row, stages: Sequence[StageRun]) -> Iterator["Run
     start = run["started_at"] or facts.created_at
     end = max(run["ended_at"] or start, start)
     whole = _Part(facts, run, start, None)
-    sources = [_dataset("input", facts, f"source/{s['source_no']}") for s in facts.sources]
+    reads, writes = _ends(facts, str(run["command"]))
+    sources = [_dataset("input", facts, name) for name in reads]
     yield whole.event("START", start, sources, [])
     for stage in stages:
         part = _Part(facts, run, start, stage)
@@ -63,8 +64,17 @@ def _events(facts: Facts, run: Row, stages: Sequence[StageRun]) -> Iterator["Run
         inputs = [_dataset("input", facts, name) for name in stage.reads]
         yield part.event("START", began, inputs, [])
         yield part.event("COMPLETE", done, inputs, [_dataset("output", facts, name, stage) for name in stage.writes])
-    tables = [_dataset("output", facts, f"manifest/{name}", rows=n) for name, n in facts.tables.items() if n]
+    tables = [_dataset("output", facts, f"manifest/{name}", rows=facts.tables[name]) for name in writes if facts.tables[name]]
     yield whole.event("COMPLETE", end, sources, tables)
+
+
+def _ends(facts: Facts, command: str) -> tuple[list[str], list[str]]:
+    """What a run reads, and the tables that it writes."""
+    if command.startswith("train"):
+        return ["shards", "manifest/shards", "manifest/members"], ["exposures", "runs"]
+    if command == "curate":
+        return [f"source/{s['source_no']}" for s in facts.sources], list(facts.tables)
+    return ["manifest/assets", "manifest/clips", "manifest/rules"], ["decisions", "rules", "runs", "assets", "clips", "cubes"]
 
 
 class _Part:

@@ -178,6 +178,18 @@ def test_the_times_of_stages_lie_in_their_run(facts: Facts) -> None:
     assert times == sorted(times)
 
 
+def test_every_kind_of_run_is_told(facts: Facts) -> None:
+    """A training run reads shards and writes exposures; a new decision reads the tables and writes the ledger; neither has stages."""
+    runs = tuple({**facts.runs[0], "run_no": n, "command": c} for n, c in enumerate(("train tae", "decide"), 2))
+    tables = facts.tables | {"exposures": 3}
+    lines = [
+        json.loads(line) for line in openlineage.write_lineage(dataclasses.replace(facts, runs=runs, tables=tables), STAGES).splitlines()
+    ]
+    assert [e["job"]["name"] for e in lines] == ["train tae", "train tae", "decide", "decide"]
+    assert "shards" in [i["name"] for i in lines[0]["inputs"]] and "manifest/exposures" in [o["name"] for o in lines[1]["outputs"]]
+    assert "manifest/decisions" in [o["name"] for o in lines[3]["outputs"]]
+
+
 def _leaves(value: Any) -> list[Any]:
     if isinstance(value, dict):
         return [leaf for v in value.values() for leaf in _leaves(v)] or [value]

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -317,3 +318,20 @@ def test_parsing_keeps_every_entry(pristine: Path) -> None:
     data = (pristine / "set" / "releases" / "v1" / "release.json").read_bytes()
     parsed = parse_release(data)
     assert len(parsed.entries()) == sum(map(len, parsed.raw["tables"].values())) + len(parsed.raw["shards"]) + len(parsed.raw["files"])
+
+
+def test_a_release_follows_only_one_that_is_whole(place: Path) -> None:
+    """A changed release.json of the newest release is found when the next would be made: the chain never takes a false root in."""
+    path = place / "set" / "releases" / "v2" / "release.json"
+    path.write_text(path.read_text().replace('"code_version": "test"', '"code_version": "tesT"', 1))
+    with pytest.raises(ReleaseError, match="expected the newest release to be as it was released"):
+        release(ManifestStore(place / "set"), "v3", place / "key")
+
+
+def test_releases_made_at_once_form_one_chain(place: Path) -> None:
+    """Three at the same time: three releases, each after another."""
+    store = ManifestStore(place / "set")
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(lambda n: release(store, f"w{n}"), range(3)))
+    assert sorted(len(m.release.chain) for m in made) == [2, 3, 4]
+    assert len({m.release.root for m in made}) == 3

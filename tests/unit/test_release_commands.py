@@ -1,0 +1,97 @@
+"""keygen, release, prove and verify as commands: exit status, text, JSON, and errors in a sentence."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from pipelines.cli import app
+from tests.release_maker import make_dataset
+
+
+def run(*arguments: object) -> Result:
+    """The command, in this process."""
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def told(result: Result) -> dict[str, object]:
+    """The last line as JSON."""
+    found: dict[str, object] = json.loads(result.stdout.strip().splitlines()[-1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset, a key, and a release made by the command."""
+    root = tmp_path_factory.mktemp("commands")
+    make_dataset(root / "set")
+    assert run("keygen", root / "key").exit_code == 0
+    done = run("release", root / "set", "v1", "--key", root / "key")
+    assert done.exit_code == 0, done.output
+    return root
+
+
+def test_a_key_is_made_once(place: Path) -> None:
+    """Status 2 and a sentence when the file is there."""
+    again = run("keygen", place / "key")
+    assert again.exit_code == 2 and "never overwritten" in again.output
+    assert set(told(run("keygen", place / "second", "--json"))) == {"private", "public", "keyid"}
+
+
+def test_a_release_is_made_and_verified(place: Path) -> None:
+    """Made, there already, verified with the key, refused with another, unknown key file told."""
+    assert told(run("release", place / "set", "v1", "--key", place / "key", "--json"))["already"] is True
+    found = told(run("verify", place / "set" / "releases" / "v1", "--key", place / "key.pub", "--json"))
+    assert found["faults"] == 0 and found["trusted"] is True
+    text = run("verify", place / "set" / "releases" / "v1")
+    assert text.exit_code == 0 and "compare it with one from the provider" in text.output
+    run("keygen", place / "other")
+    wrong = run("verify", place / "set" / "releases" / "v1", "--key", place / "other.pub")
+    assert wrong.exit_code == 1 and "by another key" in wrong.output and "1 FAULTS" in wrong.output
+    assert run("verify", place / "set" / "releases" / "v1", "--key", place / "nothing").exit_code == 2
+    assert run("release", place / "set", "../x").exit_code == 2
+
+
+def test_an_older_release_fails_to_verify(place: Path) -> None:
+    """Status 1 for the older one, given the newer's root or its release.json."""
+    root = told(run("release", place / "set", "v2", "--key", place / "key", "--json"))["merkle_root"]
+    old = place / "set" / "releases" / "v1"
+    assert run("verify", old, "--latest-known", root).exit_code == 1
+    assert run("verify", old, "--after", place / "set" / "releases" / "v2" / "release.json").exit_code == 1
+    assert run("verify", place / "set" / "releases" / "v2", "--after", old / "release.json").exit_code == 0
+    assert run("verify", old, "--after", place / "key").exit_code == 2
+
+
+def test_proofs_go_from_command_to_command(place: Path, tmp_path: Path) -> None:
+    """By clip id, by hash, of a file; absent; checked with the key alone or with the folder; a forged one has status 1."""
+    clip = told(run("query", place / "set", "select clip_id from clips limit 1", "--json"))[0]["clip_id"]  # type: ignore[index]
+    folder, key = place / "set" / "releases" / "v1", place / "key.pub"
+    (tmp_path / "film.mp4").write_bytes(b"not in it")
+    absent = hashlib.sha256(b"not in it").hexdigest()
+    for arguments, claim in (((clip,), "included"), (("--absent", absent), "absent"), (("--absent", tmp_path / "film.mp4"), "absent")):
+        done = run("prove", folder, *arguments, "--out", tmp_path / "proof.json")
+        assert done.exit_code == 0, done.output
+        for known in ((folder,), ("--key", key)):
+            shown = told(run("verify", *known, "--proof", tmp_path / "proof.json", "--json"))
+            assert (shown["claim"], shown["faults"]) == (claim, 0)
+    assert run("verify", "--proof", tmp_path / "proof.json").exit_code == 1
+    forged = json.loads((tmp_path / "proof.json").read_text()) | {"key": "00" * 32}
+    (tmp_path / "proof.json").write_text(json.dumps(forged))
+    assert run("verify", "--proof", tmp_path / "proof.json", "--key", key).exit_code == 1
+    assert json.loads(run("prove", folder, clip, "--json").stdout)["key"] == clip
+
+
+def test_what_is_asked_wrongly_has_status_2(place: Path) -> None:
+    """Neither or both of id and --absent; nothing to verify; no release there."""
+    folder = place / "set" / "releases" / "v1"
+    assert run("prove", folder).exit_code == run("prove", folder, "ab" * 16, "--absent", "ab" * 16).exit_code == 2
+    assert run("verify").exit_code == 2
+    assert run("prove", place, "ab" * 16).exit_code == 2
+    assert run("prove", folder, "junk").exit_code == 2
+
+
+def test_verify_still_takes_a_dataset(place: Path) -> None:
+    """The same command on a dataset checks shards and members against the newest version."""
+    assert told(run("verify", place / "set", "--json"))["faults"] == 0
