@@ -11,7 +11,7 @@ rows, takes the assets out of `attribution.csv`, adds their hashes to `removals.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from manifests import signing, treefile
 from manifests.exports import attribution, removals
 from manifests.files import write_atomic
 from manifests.leaves import ASSETS, CLIPS, TREES
-from manifests.release_file import AMENDMENTS, RELEASE_JSON, Entry, Release, ReleaseError, hash_file, read_release
+from manifests.release_file import AMENDMENTS, RELEASE_JSON, RELEASES, Entry, Release, ReleaseError, hash_file, read_release
 from manifests.signing import SigningError, Statement
 
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ class Amendment:
     `paths` are the tables' and shards' files that it changed or removed, under the dataset; those that are not of this release are
     passed over. `clip_ids` and `asset_sha256` are the rows whose fields are erased; with `keys_too` their keys as well, so that
     nobody who holds the file can see that it was there (then nothing can be proved absent right beside it any more).
+
+    A table's file is best rewritten in place, without the rows or with their texts nulled: where one of clips, assets or members is
+    removed altogether, the other rows of it can no longer be compared with their leaves.
     """
 
     takedown_no: int
@@ -103,6 +106,13 @@ def amend(release_folder: Path, amendment: Amendment, key: Path | None = None) -
     statement = Statement(subject=RELEASE_JSON, sha256=release.sha256, predicate_type=PREDICATE, predicate=predicate)
     _append(release_folder / AMENDMENTS, json.dumps(signing.seal(statement, signer), sort_keys=True))
     return True
+
+
+def releases_with(dataset: Path, clip_ids: Sequence[str], asset_sha256: Sequence[bytes]) -> list[Path]:
+    """The folders of the releases in which one of these clips or files stands, sorted by name: what a takedown has to amend."""
+    folders = sorted(p.parent for p in (dataset / RELEASES).glob(f"*/{RELEASE_JSON}"))
+    keys = [(CLIPS, [bytes.fromhex(i) for i in clip_ids]), (ASSETS, list(asset_sha256))]
+    return [folder for folder in folders if any(_places(folder, tree, wanted) for tree, wanted in keys)]
 
 
 def read_amendments(folder: Path, release: Release, key: "SSlibKey | None") -> Amended:

@@ -57,7 +57,10 @@ class Trust:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """What was looked at, and every fault. `signed_by` is the key whose signature holds, None without one."""
+    """What was looked at, and every fault. `signed_by` is the key whose signature holds, None without one.
+
+    `rows` are those compared with their leaves: not the erased ones, and none of a tree whose tables a takedown removed.
+    """
 
     release: Release
     signed_by: str | None
@@ -90,14 +93,15 @@ def check_release(folder: Path, trust: Trust, dataset: Path | None = None, advan
         amended = read_amendments(folder.parent / ".none", release, None)  # as if there were none: what was amended then shows
     faults += _check_chain(folder, release, trust.latest_known)
     faults += _check_files(folder, dataset, release, amended, advance)
-    faults += _check_trees(folder, dataset, release, amended)
+    compared = _comparable(release, amended)
+    faults += _check_trees(folder, dataset, release, amended, compared)
     return Checked(
         release=release,
         signed_by=signed_by,
         trusted=trust.key is not None and signed_by is not None,
         amendments=amended.count,
         files=len(amended.files),
-        rows=sum(t.rows for t in release.trees.values()),
+        rows=sum(release.trees[tree.name].rows - len(amended.erased[tree.name]) for tree in compared),
         faults=tuple(faults),
     )
 
@@ -225,7 +229,7 @@ def _samples(dataset: Path, release: Release, path: str) -> Iterator[Fault]:
     try:
         shards = _dataset(Shard, files.get("shards", ())).to_table(["shard_no"], filter=pc.field("path") == path)
         rows = _dataset(Member, files.get("members", ())).to_table(filter=pc.field("shard_no").isin(shards.column(0).combine_chunks()))
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, ValueError):
         return  # the table's own fault is told beside this one
     with (dataset / path).open("rb") as tar:
         for m in rows.to_pylist():
@@ -238,8 +242,14 @@ def _dataset(record: type, paths: Sequence[Path]) -> pds.Dataset:
     return pds.dataset([str(p) for p in paths], schema=arrow_schema(record), format="parquet")
 
 
-def _check_trees(folder: Path, dataset: Path, release: Release, amended: Amended) -> Iterator[Fault]:
-    files = {name: [dataset / e.path for e in entries if amended.files[e.path] is not None] for name, entries in release.tables.items()}
+def _comparable(release: Release, amended: Amended) -> tuple[Tree, ...]:
+    """The trees whose tables are all still there; of the others the leaves alone can be checked."""
+    removed = {name for name, entries in release.tables.items() if any(amended.files[e.path] is None for e in entries)}
+    return tuple(tree for tree in TREES if not removed & set(tree.tables))
+
+
+def _check_trees(folder: Path, dataset: Path, release: Release, amended: Amended, compared: Sequence[Tree]) -> Iterator[Fault]:
+    files = release.table_files(dataset)
     yield from _check_row_counts(dataset, release, amended)
     for tree in TREES:
         said = release.trees[tree.name]
@@ -252,7 +262,8 @@ def _check_trees(folder: Path, dataset: Path, release: Release, amended: Amended
             yield Fault(treefile.rows_path(tree), f"{said.rows} rows", f"{len(file)}")
         if (root := treefile.root_of_rows(file).hex()) != said.root:
             yield Fault(treefile.rows_path(tree), f"the root {said.root} over {tree.name}", root)
-        yield from _check_rows(tree, file, files)
+        if tree in compared:
+            yield from _check_rows(tree, file, files)
 
 
 def _check_row_counts(dataset: Path, release: Release, amended: Amended) -> Iterator[Fault]:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests import signing
-from manifests.amendments import Amendment, amend, read_amendments
+from manifests.amendments import Amendment, amend, read_amendments, releases_with
 from manifests.integrity import Fault
 from manifests.release_check import Trust, check_release
 from manifests.release_file import AMENDMENTS, ReleaseError, read_release
@@ -180,3 +180,38 @@ def test_an_unsigned_release_takes_unsigned_amendments(tmp_path: Path) -> None:
     amendment = take_down(tmp_path)
     amend(folder(tmp_path), amendment)
     assert check_release(folder(tmp_path), Trust()).faults == ()
+
+
+def test_a_purged_table_leaves_the_leaves_to_be_checked(place: Path) -> None:
+    """Where a takedown removed a table's file, its trees are checked by their leaves alone, and the count of compared rows says so."""
+    path = Path(ManifestStore(place / "set").files("members")[0])
+    path.unlink()
+    amend(
+        folder(place),
+        Amendment(takedown_no=1, reason_code="privacy", at=CREATED, paths=(path.relative_to(place / "set").as_posix(),)),
+        place / "key",
+    )
+    found = check_release(folder(place), Trust(key=signing.load_public(place / "key.pub")))
+    assert found.faults == () and found.rows == 10
+    rows = folder(place) / "tree" / "clips.rows"
+    data = bytearray(rows.read_bytes())
+    data[-1] ^= 1
+    rows.write_bytes(data)
+    assert any("the root" in f.expected for f in faults(place))
+
+
+def test_the_releases_of_a_clip_are_found(place: Path) -> None:
+    """By clip or by file; none where neither stands."""
+    release(ManifestStore(place / "set"), "v2", place / "key")
+    clip = ManifestStore(place / "set").read("clips").to_pylist()[0]["clip_id"]
+    digest = ManifestStore(place / "set").read("assets").to_pylist()[0]["asset_sha256"]
+    both = [place / "set" / "releases" / n for n in ("v1", "v2")]
+    assert releases_with(place / "set", [clip], []) == releases_with(place / "set", [], [digest]) == both
+    assert releases_with(place / "set", ["00" * 16], [bytes(32)]) == []
+
+
+@pytest.mark.parametrize("line", ["", "{}", "[]", "null", "x", '{"payload": "!", "payloadType": 1, "signatures": 3}', "[" * 50_000])
+def test_junk_in_amendments_is_a_fault(place: Path, line: str) -> None:
+    """Any line that is no amendment is told, and never raises."""
+    (folder(place) / AMENDMENTS).write_text(line + "\n")
+    assert AMENDMENTS in {f.path for f in faults(place)}

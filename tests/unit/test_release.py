@@ -1,5 +1,7 @@
 """Releases: frozen whole or not at all, and every kind of tampering is found and named."""
 
+import base64
+import hashlib
 import json
 import os
 import shutil
@@ -9,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from manifests import release as releases
 from manifests import signing
@@ -335,3 +338,17 @@ def test_releases_made_at_once_form_one_chain(place: Path) -> None:
         made = list(pool.map(lambda n: release(store, f"w{n}"), range(3)))
     assert sorted(len(m.release.chain) for m in made) == [2, 3, 4]
     assert len({m.release.root for m in made}) == 3
+
+
+def test_the_signature_is_plain_dsse_and_in_toto(pristine: Path) -> None:
+    """Checked by hand, as any other tool would: Ed25519 over the DSSE pre-authentication encoding, a Statement v1 inside."""
+    folder = pristine / "set" / "releases" / "v1"
+    envelope = json.loads((folder / "release.dsse.json").read_text())
+    payload, kind = base64.b64decode(envelope["payload"]), envelope["payloadType"].encode()
+    public = load_pem_public_key((pristine / "key.pub").read_bytes())
+    signed = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+    public.verify(base64.b64decode(envelope["signatures"][0]["sig"]), signed)  # type: ignore[union-attr,call-arg]
+    statement = json.loads(payload)
+    assert statement["_type"] == "https://in-toto.io/Statement/v1" and kind == b"application/vnd.in-toto+json"
+    assert statement["subject"][0]["digest"]["sha256"] == hashlib.sha256((folder / "release.json").read_bytes()).hexdigest()
+    assert statement["predicate"]["merkle_root"] == read_release(folder).root
