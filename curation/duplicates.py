@@ -21,7 +21,7 @@ pictures of two clips lie in one another.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ from curation.near_hashes import to_frames, to_own, to_words
 from curation.near_vectors import read_vectors
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
 OUTPUT = pa.schema(
     [
@@ -188,22 +188,28 @@ def _root(parent: list[int], i: int) -> int:
 
 def label_duplicates_on_spark(rows: "DataFrame", cfg: DuplicatesConfig) -> "DataFrame":
     """The rows of `label_duplicates` in any order. Of clips it collects only the vectors that centroids are trained on; some jobs run eagerly."""
-    from pyspark.sql import Window
-    from pyspark.sql import functions as F
-
-    clips = _prepared(rows)
+    clips = prepared(rows)
     edges = _hash_edges(clips, cfg) if "pdq" in rows.columns else None
     if "vector" in rows.columns:
         found = near_vectors.edges_on_spark(clips, cfg.min_cosine, cfg.cells)
         edges = found if edges is None else edges.unionByName(found)
     if edges is None:
         raise ValueError(f"duplicates: a column pdq or vector expected, found {', '.join(rows.columns)}")
+    labelled = label_groups(clips, connected_components(edges)).hint("shuffle_hash")
+    return rows.select("clip_id").join(labelled, "clip_id", "left").fillna(0, "dup_rank").select(*OUTPUT.names)
+
+
+def label_groups(clips: "DataFrame", groups: "DataFrame", before: Sequence["Column"] = ()) -> "DataFrame":
+    """OUTPUT of the clips (as from `prepared`) that are in a group (clip_id, label); the keeper is first by `before`, then as always."""
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    usual = (F.desc_nulls_last("quality"), F.desc_nulls_last("n_pixels"), F.asc("clip_id"))
+    order = Window.partitionBy("label").orderBy(*before, *usual)
     # Few clips are in a group: they are built into a table, and all clips stream past it.
-    groups = connected_components(edges).hint("shuffle_hash")
-    order = Window.partitionBy("label").orderBy(F.desc_nulls_last("quality"), F.desc_nulls_last("n_pixels"), F.asc("clip_id"))
     ranked = (
         clips.drop("kind", "pdq_frame")
-        .join(groups, "clip_id")
+        .join(groups.hint("shuffle_hash"), "clip_id")
         .select(
             "clip_id",
             F.first("clip_id").over(order).alias("dup_group"),
@@ -211,11 +217,10 @@ def label_duplicates_on_spark(rows: "DataFrame", cfg: DuplicatesConfig) -> "Data
             *(c for n in ("pdq", "pdq_own", "vector") for c in (F.col(n), F.first(n).over(order).alias(f"keeper_{n}"))),
         )
     )
-    labelled = ranked.mapInArrow(_measure, spark_schema(OUTPUT)).hint("shuffle_hash")
-    return rows.select("clip_id").join(labelled, "clip_id", "left").fillna(0, "dup_rank").select(*OUTPUT.names)
+    return ranked.mapInArrow(_measure, spark_schema(OUTPUT))
 
 
-def _prepared(rows: "DataFrame") -> "DataFrame":
+def prepared(rows: "DataFrame") -> "DataFrame":
     """The rows with every column of the input, null where it is not given, and null for a quality that is not a number."""
     from pyspark.sql import functions as F
 
@@ -264,11 +269,11 @@ def _measure(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         both = [(to_words(a, i), to_words(b, i), to_own(x, len(a or []), i), to_own(y, len(b or []), i)) for i, a, x, b, y in rows]
         found = pa.array([nearest(*pair) for pair in both], pa.int32())
         yield pa.RecordBatch.from_arrays(
-            [batch["clip_id"], batch["dup_group"], batch["dup_rank"], found, similarities(batch)], schema=OUTPUT
+            [batch["clip_id"], batch["dup_group"], batch["dup_rank"], found, _similarities(batch)], schema=OUTPUT
         )
 
 
-def similarities(batch: pa.RecordBatch) -> pa.Array:
+def _similarities(batch: pa.RecordBatch) -> pa.Array:
     """The cosine float of `vector` and `keeper_vector` in each row; null where one is missing."""
     where = pc.and_(pc.is_valid(batch["vector"]), pc.is_valid(batch["keeper_vector"]))
     out = np.zeros(batch.num_rows)

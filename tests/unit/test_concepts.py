@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation import kmeans
-from curation.concepts import OUTPUT, ConceptsConfig, keep_probabilities, label_concepts
+from curation.concepts import OUTPUT, ConceptsConfig, exempt, keep_probabilities, label_concepts
 from curation.near_vectors import VectorError
 
 SIZES = (400, 100, 25)
@@ -134,7 +134,78 @@ def test_chains_of_alike_centroids_take_the_smallest_name() -> None:
     assert kmeans.merge(c, 1.5).tolist() == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("bad", [{"max_probability": 0.0}, {"rate": -1.0}, {"kept_share": 1.5}, {"min_clusters": 0}])
+def test_a_cap_keeps_so_many_of_each_cluster() -> None:
+    """MetaCLIP's way: clusters of 400 and 100 at a cap of 50 are kept at 1/8 and 1/2, one of 25 whole."""
+    rows = label_concepts(vectors(), ConceptsConfig(method="cap", max_per_cluster=50, merge_cosine=0.9)).to_pylist()
+    assert {r["cluster_size"]: r["keep_probability"] for r in rows} == {400: 0.125, 100: 0.5, 25: 1.0}
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=10, deadline=None)
+def test_semdedup_keeps_the_farthest_of_those_alike(seed: int) -> None:
+    """A clip is dropped exactly when its leaf holds one farther from the centroid within the cosine; the order of the rows does not matter."""
+    table = vectors((60, 30, 9), spread=0.12)
+    cfg = ConceptsConfig(method="semdedup", max_cosine=0.97, clusters=3, merge_cosine=0.999)
+    out = label_concepts(table, cfg).to_pylist()
+    x = kmeans.to_whole(np.array(table["vector"].to_pylist(), np.float64))
+    centre = {
+        p: kmeans.to_whole(x[[r["cluster_path"] == p for r in out]].sum(axis=0, keepdims=True))[0] for p in {r["cluster_path"] for r in out}
+    }
+    dropped = {r["clip_id"] for r in out if r["keep_probability"] == 0}
+    assert 10 < len(dropped) < 90 and all(r["keep_probability"] in (0, 1) for r in out)
+    for i, r in enumerate(out):
+        alike = [j for j, o in enumerate(out) if j != i and o["cluster_path"] == r["cluster_path"] and x[i] @ x[j] >= 0.97 * 2**40]
+        farther = [j for j in alike if x[j] @ centre[r["cluster_path"]] < x[i] @ centre[r["cluster_path"]]]
+        assert (r["clip_id"] in dropped) == bool(farther)
+    order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(table))
+    assert label_concepts(table.take(pa.array(order)), cfg).sort_by("clip_id").to_pylist() == out
+
+
+def test_exempt_clips_are_kept() -> None:
+    """An exempt clip has probability 1, counts in its cluster, and without a vector stays unknown."""
+    table = vectors()
+    flags = pa.array([i % 2 == 0 for i in range(len(table))])
+    plain = label_concepts(table, ConceptsConfig(merge_cosine=0.9)).to_pylist()
+    for method in ("balance", "cap", "semdedup"):
+        cfg = ConceptsConfig(method=method, max_per_cluster=10, merge_cosine=0.9)
+        rows = label_concepts(table.append_column("exempt", flags), cfg).to_pylist()
+        assert all(r["keep_probability"] == 1 and r["concept_margin"] > 0 for r in rows[::2])
+        assert [r["cluster_size"] for r in rows] == [r["cluster_size"] for r in plain]
+        assert any(r["keep_probability"] < 1 for r in rows[1::2])
+    unknown = table_of([None, [1.0, 0.0]]).append_column("exempt", pa.array([True, True]))
+    assert label_concepts(unknown, ConceptsConfig()).to_pylist()[0]["keep_probability"] is None
+
+
+def test_the_first_measured_says_who_is_exempt() -> None:
+    """The taxonomy of actions decides where it was run, a person detector where it was not; with neither, or switched off, nobody is exempt."""
+    clips = pa.table(
+        {
+            "human_action": pa.array([1.0, 0.0, None, None, None], pa.float32()),
+            "has_people": pa.array([0.0, 1.0, 1.0, 0.0, None], pa.float32()),
+        }
+    )
+    assert exempt(clips, ConceptsConfig()).to_pylist() == [True, False, True, False, False]
+    assert exempt(clips, ConceptsConfig(exempt=("human_action",))).to_pylist() == [True, False, False, False, False]
+    assert exempt(clips, ConceptsConfig(exempt=())).to_pylist() == [False] * 5
+
+
+def test_two_levels_name_the_same_concepts() -> None:
+    """Concepts found in two levels are those found in one, by other paths; a path is 'top/leaf' and belongs to one cluster."""
+    one, two = (label_concepts(vectors(), ConceptsConfig(levels=n, clusters=16, merge_cosine=0.9)).to_pylist() for n in (1, 2))
+    assert [r["cluster_size"] for r in one] == [r["cluster_size"] for r in two]
+    assert {r["cluster_path"].split("/")[0] for r in one} == {"0"}
+    assert len({r["cluster_path"] for r in two}) == len({(r["cluster_path"], r["cluster_no"]) for r in two}) == 3
+
+
+def test_outliers_do_not_thin_the_others() -> None:
+    """A cluster smaller than `smallest` counts as that large: the others are kept as if it had that many."""
+    p = keep_probabilities({0: 2, 1: 100, 2: 400}, ConceptsConfig(min_clips=1, smallest=25))
+    assert p == {0: 1.0, 1: 0.5, 2: 0.25}
+
+
+@pytest.mark.parametrize(
+    "bad", [{"max_probability": 0.0}, {"rate": -1.0}, {"kept_share": 1.5}, {"min_clusters": 0}, {"method": "none"}, {"levels": 3}]
+)
 def test_impossible_configs_are_refused(bad: dict[str, Any]) -> None:
     """A probability, rate, share or number of clusters that cannot be is refused at once."""
     with pytest.raises(ValueError, match="concepts: "):

@@ -1,5 +1,6 @@
 """Near-duplicate groups, keepers and distances, and the completeness of the search by blocks."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -124,7 +125,54 @@ def test_broken_rows_are_named() -> None:
         label_duplicates(clips({"pdq": [b"x" * 32], "pdq_frame": [0, 1]}), CFG)
 
 
-@pytest.mark.parametrize("bad", [{"max_distance": 32}, {"min_share": 0.0}, {"min_matches": 0}])
+def pointing(degrees: float) -> list[float]:
+    """A vector of the plane; two of them 8.1 degrees apart have cosine 0.99."""
+    return [math.cos(math.radians(degrees)), math.sin(math.radians(degrees))]
+
+
+def test_vectors_join_clips_too() -> None:
+    """Cosine 0.99 and more is a copy, less is not, and both ends of a chain are in one group with their own similarity to the keeper."""
+    table = pa.table(
+        {
+            "clip_id": list("abcd"),
+            "kind": ["image"] * 4,
+            "quality": [1.0, 2.0, 1.0, 1.0],
+            "n_pixels": [1] * 4,
+            "vector": pa.array([pointing(d) for d in (0, 8, 16, 24.2)], pa.list_(pa.float32())),
+        }
+    )
+    rows = label_duplicates(table, CFG).to_pylist()
+    assert [(r["dup_group"], r["dup_rank"], r["dup_distance"]) for r in rows] == [
+        ("b", 1, None),
+        ("b", 0, None),
+        ("b", 2, None),
+        (None, 0, None),
+    ]
+    assert [r["dup_similarity"] for r in rows] == pytest.approx([math.cos(math.radians(8)), 1, math.cos(math.radians(8)), None], abs=1e-4)
+
+
+def test_hashes_and_vectors_make_one_group() -> None:
+    """A clip near one clip by its hash and near another by its vector joins all three; each states what it shares with the keeper."""
+    x = picture(1)
+    base = {"kind": "image", "quality": 1.0, "n_pixels": 1}
+    table = pa.Table.from_pylist(
+        [
+            {"clip_id": "a", **base, "pdq": [flipped(x, 0)], "vector": None},
+            {"clip_id": "b", **base, "pdq": [flipped(x, 5)], "vector": pointing(0)},
+            {"clip_id": "c", **base, "pdq": [], "vector": pointing(5)},
+            {"clip_id": "d", **base, "pdq": None, "vector": [0.0, 0.0]},
+        ]
+    )
+    rows = label_duplicates(table, CFG).to_pylist()
+    assert [(r["dup_group"], r["dup_rank"], r["dup_distance"], r["dup_similarity"]) for r in rows] == [
+        ("a", 0, 0, None),
+        ("a", 1, 5, None),
+        ("a", 2, None, None),
+        (None, 0, None, None),
+    ]
+
+
+@pytest.mark.parametrize("bad", [{"max_distance": 32}, {"min_share": 0.0}, {"min_matches": 0}, {"min_cosine": 0.0}])
 def test_impossible_configs_are_refused(bad: dict[str, Any]) -> None:
     """A distance for which pairs would be missed, or a share or number of no frames, is refused at once."""
     with pytest.raises(ValueError, match=f"duplicates: {next(iter(bad))} is"):
