@@ -5,7 +5,8 @@
 
 81 bytes a clip, 97 an asset; a proof touches one block, so it takes milliseconds whatever the size. The state says what is left of
 a row: everything, the key alone (fields erased), or nothing but its leaf (key erased too: its key commitment stands in their place).
-Erasing overwrites in place.
+Erasing overwrites in place. One core salts, hashes and writes 0.49 M clips a second, finds the root of 0.71 M and compares 0.30 M with
+their table (benchmarks/releases.py, 2 M clips, CPU time).
 """
 
 import os
