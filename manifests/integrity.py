@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from manifests.rebuild import compare
 from manifests.records import Member, Shard
 from manifests.schema import from_table
 from manifests.shards import list_members
@@ -35,7 +36,7 @@ def verify(store: ManifestStore, version: int | None = None, on_shard: Callable[
         if on_shard:
             on_shard(shard)
     faults += [Fault(f"shard {n}", "a row in the shards table", "members only") for n in sorted(members)]
-    return [*faults, *_verify_clips(store, version, {s.shard_no for s in shards})]
+    return [*faults, *_verify_clips(store, version, {s.shard_no for s in shards}), *_verify_ledger(store, version)]
 
 
 def _verify_shard(root: Path, shard: Shard, members: list[Member]) -> Iterator[Fault]:
@@ -78,13 +79,21 @@ def _verify_members(path: Path, shard: Shard, members: list[Member]) -> Iterator
 
 
 def _verify_clips(store: ManifestStore, version: int | None, shards: set[int]) -> Iterator[Fault]:
-    """Kept clips have a shard that exists, and dropped ones have none."""
-    clips = store.read("clips", version, ["clip_id", "decision", "shard_no"])
-    for clip_id, decision, shard_no in zip(*(clips.column(c).to_pylist() for c in clips.schema.names), strict=True):
-        if (decision == "keep") != (shard_no is not None):
+    """Kept clips have a shard that exists, or wait for one since a run that only decided; dropped ones have none."""
+    runs = store.read("runs", version, ["run_no", "command"])
+    waiting = {n for n, command in zip(*(c.to_pylist() for c in runs.columns), strict=True) if command == "decide"}
+    clips = store.read("clips", version, ["clip_id", "decision", "shard_no", "decided_run_no"])
+    for clip_id, decision, shard_no, run_no in zip(*(c.to_pylist() for c in clips.columns), strict=True):
+        if (decision == "keep") != (shard_no is not None) and not (decision == "keep" and run_no in waiting):
             yield Fault(f"clip {clip_id}", f"{'a' if decision == 'keep' else 'no'} shard as it is '{decision}'", f"shard {shard_no}")
         elif shard_no is not None and shard_no not in shards:
             yield Fault(f"clip {clip_id}", f"shard {shard_no} in the shards table", "none")
+
+
+def _verify_ledger(store: ManifestStore, version: int | None) -> Iterator[Fault]:
+    """The stored state of assets and clips is what the decisions give."""
+    for d in compare(store, version):
+        yield Fault(f"{d.table}: {d.n} rows, first {d.example}", f"{d.expected} by the ledger", d.found)
 
 
 def _sha256(path: Path) -> bytes:

@@ -76,6 +76,49 @@ class Asset:
     optout_state: int | None = _small("0 none seen, 1 training reserved; null when no signal was looked for")
     optout_signals: str | None = _text("raw signals as seen, one 'name=value' a line")
     supplied_caption: str | None = _text("caption that came with the file (purgeable)")
+    canonical_url: str | None = _text("address that its publisher names as the right one (purgeable)")
+    page_url: str | None = _text("page it was found on (purgeable)")
+    platform: str | None = _text("platform it was published on")
+    platform_id: str | None = _text("its id there (purgeable)")
+    channel_id: str | None = _text("the channel or account it was published by (purgeable)")
+    rights_holder: str | None = _text("who holds the rights, where it is not the creator (purgeable)")
+    licence_evidence_uri: str | None = _text("page, contract or answer that the licence was read from")
+    licence_evidence_sha256: str | None = _text("SHA-256 of a copy of it, hexadecimal")
+    licence_verified_by: str | None = _text("person or rule that checked the licence; null when nobody did")
+    licence_verified_at: str | None = _text("when, ISO 8601")
+    licence_confidence: float | None = _score("how sure the verifier is, 0 to 1")
+    annotation_licence: str | None = _text("SPDX expression for captions and metadata, apart from the media")
+    legal_basis: str | None = _text("licence, own, consent, tdm-exception, public-domain, user-terms or unknown")
+    contract_id: str | None = _text("contracts it was delivered under, comma separated; what they permit stands in the configuration")
+    consent_ref: str | None = _text("pointer to the release or consent form, never a name")
+    consent_expires: str | None = _text("day after which the consent no longer holds, ISO 8601")
+    acquired_at: str | None = _text("when it was fetched or delivered, ISO 8601")
+    acquired_by: str | None = _text("crawler, person or supplier that fetched it")
+    user_agent: str | None = _text("what the crawler called itself")
+    http_status: int | None = _small("status it was fetched with")
+    etag: str | None = _text("ETag at the time")
+    last_modified: str | None = _text("Last-Modified at the time")
+    robots_sha256: str | None = _text("SHA-256 of the robots.txt seen at the time, hexadecimal")
+    robots_verdict: str | None = _text("what it said to the crawler: allowed or disallowed, as seen")
+    x_robots_tag: str | None = _text("X-Robots-Tag as seen")
+    tdm_reservation: int | None = _small("TDMRep: 1 reserved, 0 not; null when not seen")
+    tdm_policy_url: str | None = _text("TDMRep: where the terms stand")
+    aipref_raw: str | None = _text("IETF AIPREF: the Content-Usage text as seen")
+    aipref_parsed: str | None = _text("our reading of it, 'category=value' comma separated; null when it could not be read")
+    aipref_parser: str | None = _text("version of the parser that read it")
+    optout_checks: str | None = _text("answers of opt-out registries as given, JSON")
+    training_permission: str | None = _text("what is stated of training, in the word used: allowed, reserved, no_training …")
+    c2pa_state: str | None = _text("Content Credentials: none, valid, untrusted, invalid or unreadable; null when not looked for")
+    c2pa_train_mine: str | None = _text("their training and mining entries, one 'name=use' a line")
+    c2pa_source_type: str | None = _text("their digital source type, e.g. trainedAlgorithmicMedia")
+    c2pa_manifest_sha256: str | None = _text("SHA-256 of their active manifest as JSON, hexadecimal")
+    synthetic_flag: int | None = _small("1 made by a model, 0 not; null when not stated")
+    personal_data_flag: int | None = _small("1 shows people who can be told, 0 not; null when not stated")
+    minors_flag: int | None = _small("1 shows minors, 0 not; null when not stated")
+    # derived from the statements, so that rules can compare them
+    reservation: float | None = _score("1 when training is reserved and no contract permits it, 0 when not; null when no signal was looked for")
+    consent_valid: float | None = _score("1 consent given or not needed, 0 refused or expired; null when not stated")
+    blocked: float | None = _score("1 when its hash or address is on the blocklist, else 0")
     # container facts
     container: str | None = _text("container format")
     vcodec: str | None = _text("video codec")
@@ -174,6 +217,9 @@ class Clip:
     text_overlay_score: float | None = _score("as text_score, of text laid over the picture; null where a single frame cannot tell")
     subtitle_score: float | None = _score("as text_score, of short-standing lines low in the middle; null where a single frame cannot tell")
     corner_mark_score: float | None = _score("as text_score, of small lasting marks in a corner; null where a single frame cannot tell")
+    corner_logo_score: float | None = _score(
+        "how surely a mark without letters stands in a corner while the picture moves; null where it does not move"
+    )
     scene_text_score: float | None = _score("as text_score, of text that belongs to the scene; null where a single frame cannot tell")
     text_frames: int | None = _small("key frames in which text was looked for; unchanged ones are not looked at again", "frame")
     aesthetic: float | None = _score("LAION-style aesthetic score of the middle frame")
@@ -209,6 +255,7 @@ class Clip:
     dup_group: str | None = _text("clip_id of the keeper of its near-duplicate group; null when alone")
     dup_rank: int | None = _small("0 keeper or alone, 1.. the rank of a copy in its group")
     dup_distance: int | None = _small("smallest PDQ Hamming distance to the keeper", "bit")
+    block_distance: int | None = _small("smallest PDQ distance of its pictures to those on the blocklist; null when it holds none", "bit")
     dup_similarity: float | None = _score("cosine of the copy-detection descriptors of clip and keeper; null where no network ran")
     cluster_no: int | None = _small("concept cluster after merging")
     cluster_path: str | None = _text("the cluster's place in the tree of concepts, 'top/leaf'")
@@ -219,7 +266,9 @@ class Clip:
     mix_keep: float | None = _score("1 when the landscape/portrait mix of its set keeps the clip, else 0")
     set_name: str | None = _text("set it belongs to")
     bucket: str | None = _text("aspect x duration bucket, e.g. 16x9_128f")
-    n_tokens: int | None = _small("tokens of its sample in its set's transformer: latent frames x height / 16 x width / 16; 25 a second of sound")
+    n_tokens: int | None = _small(
+        "tokens of its sample in its set's transformer: latent frames x height / 16 x width / 16; 25 a second of sound"
+    )
     fits_sets: str | None = _text("all sets that take it, strictest first, comma separated")
     set_fit: float | None = _score("1 when some set takes its size and duration, else 0")
     captioned: float | None = _score("1 when a caption was written for it; null when none was, or not yet")
@@ -244,7 +293,9 @@ class Decision:
     clip_no: int | None = _whole("the clip; null for rules on assets")
     score: float | None = _score("what was compared; null = not measured")
     passed: bool | None = _flag("true pass, false reject, null unknown")
-    reason_code: str = column(pa.string(), "pass, threshold, not_run, failed_earlier, measure_failed; not_applicable withdraws an earlier row")
+    reason_code: str = column(
+        pa.string(), "pass, threshold, not_run, failed_earlier, measure_failed; not_applicable withdraws an earlier row"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,7 +305,7 @@ class RuleRow:
     rule_no: int = column(pa.int32(), "dense key; a changed threshold is a new row")
     name: str = column(pa.string(), "name")
     version: int = column(pa.int32(), "version of the rule's meaning")
-    position: int = column(pa.int32(), "place in the funnel")
+    position: int = column(pa.int32(), "place in the funnel of the run that used it first; runs.policy has the places of each run")
     stage: str = column(pa.string(), "facts, motion, content, tables or rights")
     subject: str = column(pa.string(), "asset or clip")
     kinds: str = column(pa.string(), "media kinds it applies to, comma separated")
@@ -283,7 +334,9 @@ class Run:
     started_at: datetime | None = column(UTC, "wall clock", default=None)
     ended_at: datetime | None = column(UTC, "wall clock", default=None)
     policy: list[int] | None = column(
-        pa.list_(pa.int32()), "rule_no of the rules in force from this run on, in funnel order; null when the run decided nothing", default=None
+        pa.list_(pa.int32()),
+        "rule_no of the rules in force from this run on, in funnel order; null when the run decided nothing",
+        default=None,
     )
 
 
@@ -356,21 +409,26 @@ class Exposure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Takedown:
-    """A request to stop using or destroy something, and what was done."""
+    """A request to stop using or destroy something, and what was done. Append only; the newest row of a number holds."""
 
     takedown_no: int = column(pa.int32(), "dense key")
     received_at: datetime | None = column(UTC, "when it arrived", default=None)
-    basis: str = column(pa.string(), "copyright, privacy, contract or opt-out")
-    selector: str = column(pa.string(), "what it names")
+    basis: str = column(pa.string(), "copyright, privacy, contract, opt-out or unlawful")
+    selector: str = column(pa.string(), "what it names; addresses and channels as SHA-256")
     state: str = column(pa.string(), "open, executed or closed")
+    reason: str | None = _text("reason as given by the person who ran it")
+    n_assets: int | None = _whole("assets taken down")
+    n_clips: int | None = _whole("clips taken down")
+    executed_at: datetime | None = column(UTC, "when all of it was done", default=None)
+    receipt: str | None = _text("path of the receipt under the dataset")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """A hash or address that must not enter again. Read at ingest."""
+    """A hash or address that must not enter again. Read at ingest, and of pictures once a clip's are hashed."""
 
-    kind: str = column(pa.string(), "sha256, md5 or url")
-    value: str = column(pa.string(), "the value, hexadecimal for hashes")
+    kind: str = column(pa.string(), "sha256, md5, url (SHA-256 of its normal form), pdq (canonical), or pdq_area (as curation.pdq makes it)")
+    value: str = column(pa.string(), "the value, hexadecimal")
     takedown_no: int | None = _small("the request behind it")
 
 

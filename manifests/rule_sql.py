@@ -1,7 +1,7 @@
 """A rule as SQL expressions, for DuckDB and for Spark: the same verdicts as `Rule.verdict` and `manifests.rules.applies`.
 
 Names become quoted identifiers after a check, values become literals; nothing that a configuration says is ever read as SQL.
-A threshold is written as the double that its float32 is, so that no engine rounds it in its own way; NaN is an error everywhere.
+A threshold is written as the float32 that it is, so that no engine rounds it in its own way; NaN is an error everywhere.
 """
 
 import re
@@ -34,12 +34,17 @@ def literal(text: str, dialect: Dialect = "duckdb") -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def verdict_sql(rule: "Rule", dialect: Dialect = "duckdb", alias: str = "") -> str:
-    """The verdict over the measure's column: true, false, or null when there is no score."""
+def verdict_sql(rule: "Rule", dialect: Dialect = "duckdb", alias: str = "", *, may_be_nan: bool = True) -> str:
+    """The verdict over the measure's column: true, false, or null when there is no score.
+
+    NaN raises an error, unless the rows come from a manifest, which holds none (`may_be_nan=False`): that compares twice as fast.
+    """
     column = _column(rule.measure, dialect, alias)
     score = f"CAST({column} AS FLOAT)"
+    compared = f"({score} {'=' if rule.op == '==' else rule.op} {_number(float(np.float32(rule.threshold)))})"
+    if not may_be_nan:
+        return compared
     message = literal(f"rule {rule.name}: {rule.measure} is NaN; what was not measured is null", dialect)
-    compared = f"CAST({score} AS DOUBLE) {'=' if rule.op == '==' else rule.op} {_number(float(np.float32(rule.threshold)))}"
     return (
         f"(CASE WHEN isnan({score}) THEN CAST({_ERROR[dialect]}({message}) AS BOOLEAN) WHEN {column} IS NULL THEN NULL ELSE {compared} END)"
     )
@@ -62,11 +67,15 @@ def drops_sql(rule: "Rule", dialect: Dialect = "duckdb", alias: str = "") -> str
     return f"({applies_sql(rule, dialect, alias)} AND NOT coalesce({verdict_sql(rule, dialect, alias)}, {survives}))"
 
 
-def first_drop_sql(rules: Sequence[tuple[int, "Rule"]], dialect: Dialect = "duckdb", alias: str = "") -> str:
-    """The number of the first rule, in order, that the subject does not survive; null when it survives all."""
-    if not rules:
-        return "CAST(NULL AS INTEGER)"
-    return "CASE " + " ".join(f"WHEN {drops_sql(rule, dialect, alias)} THEN {int(number)}" for number, rule in rules) + " END"
+def first_place_sql(conditions: Sequence[str]) -> str:
+    """The place, from 0, of the first condition that is true; null when none is."""
+    whens = " ".join(f"WHEN {c} THEN {place}" for place, c in enumerate(conditions) if c != "FALSE")
+    return f"(CASE {whens} END)" if whens else "CAST(NULL AS INTEGER)"
+
+
+def survives_all_sql(rules: Sequence["Rule"], dialect: Dialect = "duckdb") -> str:
+    """True or false: whether the subject survives all of the rules."""
+    return "(" + " AND ".join(f"NOT {drops_sql(r, dialect)}" for r in rules) + ")" if rules else "(TRUE)"
 
 
 def _column(name: str, dialect: Dialect, alias: str) -> str:
@@ -74,6 +83,6 @@ def _column(name: str, dialect: Dialect, alias: str) -> str:
 
 
 def _number(value: float) -> str:
-    """The double as text that both engines turn into exactly that double."""
+    """A float32 as text that both engines turn into exactly that float32."""
     text = {"inf": "Infinity", "-inf": "-Infinity"}.get(repr(value), repr(value))
-    return f"CAST('{text}' AS DOUBLE)"
+    return f"CAST('{text}' AS FLOAT)"

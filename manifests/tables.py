@@ -201,6 +201,10 @@ class ManifestStore:
         # The random part keeps two drivers of one run from writing the same name.
         stem = f"part-{version:012d}-{run_id[:12]}-{secrets.token_hex(4)}"
         written = write_rows(self.folder / table, stem, _without_nan(table, rows), schema, _LOOKED_UP.get(table, ()))
+        if mode == "append" and not any(w.n_rows for w in written):
+            for file in written:
+                file.path.unlink()
+            return {"table": table, "mode": mode, "files": []}
         return {"table": table, "mode": mode, "files": [_file_entry(w) for w in written]}
 
     def _rename(self, writes: list[dict[str, Any]], version: int) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines import cli_audit, cli_release, cli_train
+from pipelines import cli_audit, cli_ledger, cli_release, cli_train
 from pipelines.console import AsJson, Overrides, errors, print_table
 
 app = typer.Typer(
@@ -54,6 +54,10 @@ def curate(
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder of the dataset, made or continued.")],
     config: Annotated[str, typer.Option("--config", help="tiny, paper, or the path of a YAML file.")] = "tiny",
+    rights: Annotated[
+        Path | None,
+        typer.Option("--rights", help="Rights table (CSV): file or sha256, and fields as in a sidecar; goes before all others."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Curate media into audited shards: ingest, probe, scan, clips, measures, rules, duplicates, concepts, captions, shards, report.
@@ -71,6 +75,8 @@ def curate(
     from pipelines.settings import CurateConfig
 
     paths, overrides = _split_overrides(inputs)
+    if rights is not None:
+        overrides.append(f"ingest.rights_csv={json.dumps(str(rights.absolute()))}")
     with errors(ConfigError, InputError):
         settings = load(CurateConfig, "curate", config, overrides)
         progress = Progress(quiet=as_json)
@@ -143,7 +149,7 @@ def _print_summary(summary: Any, report: Path) -> None:
     print_table(["", "nothing left to do" if summary.nothing_left else "curated"], rows)
 
 
-for _part in (cli_audit.app, cli_release.app, cli_train.app):
+for _part in (cli_audit.app, cli_ledger.app, cli_release.app, cli_train.app):
     app.registered_commands += _part.registered_commands
     app.registered_groups += _part.registered_groups
 

@@ -92,6 +92,11 @@ def to_json(config: Any) -> str:
     return json.dumps(dataclasses.asdict(config), sort_keys=True, default=str)
 
 
+def to_record(config: Any) -> str:
+    """The resolved configuration as JSON for a run's record: with the rules in funnel order, which `to_json` sorts away."""
+    return json.dumps(dataclasses.asdict(config), default=str)
+
+
 def digest(config: Any) -> str:
     """32 hexadecimal digits that change with any value of the configuration."""
     return ids.digest("config/v1", to_json(config))

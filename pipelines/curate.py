@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import actions, diegetic
-from curation.ingest import Listing, list_inputs, merge_copies
+from curation.blocklist import Blocklist, block_distances
+from curation.ingest import Listing, complete, list_inputs, merge_copies
+from curation.rights import from_fields, settle
+from curation.rights_table import RightsTable
 from manifests import ids, ledger
 from manifests.cubes import build_cubes
 from manifests.policy import DECIDING
-from manifests.records import Asset, Caption, Clip, Run, Source
+from manifests.purgeable import redact
+from manifests.records import Asset, Block, Caption, Clip, Run, Source
 from manifests.rules import Rule
 from manifests.schema import arrow_schema, from_table, to_table
 from manifests.tables import ManifestStore
 from pipelines import jobs, on_ray, plan, provenance, sharding, tables
 from pipelines.batches import ERRORS
-from pipelines.config import digest, to_json
+from pipelines.config import digest, to_record
 from pipelines.measures import MEASURES
 from pipelines.on_ray import EngineConfig
 from pipelines.progress import Progress
 from pipelines.settings import CurateConfig
 from pipelines.stage import Place, Stage
 from pipelines.work import merge_columns, missing, read, set_column
+
+LIVE = "live"
+"""The state of an asset that nobody took down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +65,7 @@ class Summary:
 class Curation:
     """One run: the configuration, the place, and the two tables that grow column by column."""
 
-    def __init__(self, dataset: Path, config: CurateConfig, progress: Progress) -> None:
+    def __init__(self, dataset: Path, config: CurateConfig, progress: Progress, today: date) -> None:
         self.config, self.progress = config, progress
         self.place = Place(dataset.absolute())
         self.store = ManifestStore(self.place.dataset)
@@ -67,6 +74,9 @@ class Curation:
         self.assets = arrow_schema(Asset).empty_table()
         self.clips = arrow_schema(Clip).empty_table()
         self.sources = arrow_schema(Source).empty_table()
+        self.blocks = self.store.read("blocklist")
+        self.blocklist = Blocklist.of(from_table(Block, self.blocks))
+        self.today = today
 
     def do(self, *stages: Stage, inputs: pa.Table) -> None:
         """The outputs of the stages, which need nothing of one another, exist for all rows of the input."""
@@ -93,9 +103,11 @@ class Curation:
 def curate(inputs: list[str], dataset: Path, config: CurateConfig, progress: Progress) -> Summary:
     """The dataset holds everything of the inputs that passes, as shards, and a row with a reason for everything else."""
     begun, started_at = time.monotonic(), datetime.now(UTC)
-    run = Curation(dataset, config, progress)
+    run = Curation(dataset, config, progress, started_at.date())
     listed = ingest(run, inputs)
-    inputs_digest = ids.digest("inputs/v1", _content_digest(run.assets), digest(_without_engine(config)), provenance.code_version())
+    inputs_digest = ids.digest(
+        "inputs/v2", _content_digest(run.assets), _content_digest(run.blocks), digest(_without_engine(config)), provenance.code_version()
+    )
     if (previous := _last_run(run.store)) is not None and previous.inputs_digest == inputs_digest:
         progress.say("nothing left to do: these inputs were curated with this configuration before")
         return _summary(run, listed, (), begun, nothing_left=True)
@@ -114,37 +126,67 @@ def curate(inputs: list[str], dataset: Path, config: CurateConfig, progress: Pro
 
 def ingest(run: Curation, inputs: list[str]) -> int:
     """`run.assets` holds every asset of the dataset and of the inputs, with rights; returns how many files were listed."""
-    listings = to_table(Listing, list_inputs(inputs, run.config.ingest))
+    listings = to_table(Listing, list_inputs(inputs))
     run.do(plan.INGEST, inputs=listings)
-    found = merge_copies(from_table(Asset, run.outputs(plan.INGEST, listings)))
+    sources = _source_numbers(run.store, listings)
+    found = merge_copies(_with_rights(run, listings, sources))
     known = {a.asset_id: a for a in from_table(Asset, run.store.read("assets"))}
     for asset in found:
         old = known.get(asset.asset_id)
-        known[asset.asset_id] = asset if old is None else dataclasses.replace(asset, asset_no=old.asset_no, source_no=old.source_no)
+        if old is None:
+            known[asset.asset_id] = asset
+        elif old.state == LIVE:  # what was taken down stays as it is, whatever the inputs say
+            known[asset.asset_id] = dataclasses.replace(asset, asset_no=old.asset_no, source_no=old.source_no)
     fresh = sorted(i for i, a in known.items() if a.asset_no < 0)
     first = max((a.asset_no for a in known.values()), default=-1) + 1
-    sources = _source_numbers(run.store, listings)
-    origin = {
-        uri: sources[name] for uri, name in zip(listings.column("uri").to_pylist(), listings.column("source").to_pylist(), strict=True)
-    }
     for number, asset_id in enumerate(fresh, first):
-        known[asset_id] = dataclasses.replace(known[asset_id], asset_no=number, source_no=origin[known[asset_id].uri])
+        known[asset_id] = dataclasses.replace(known[asset_id], asset_no=number)
     # Facts and verdicts are made again below, from the stages' own outputs.
-    run.assets = to_table(Asset, [jobs.without_facts(known[i]) for i in sorted(known, key=lambda i: known[i].asset_no)])
-    run.sources = to_table(Source, [Source(source_no=n, name=s) for s, n in sorted(sources.items(), key=lambda item: item[1])])
+    run.assets = to_table(Asset, [_settled(run, known[i]) for i in sorted(known, key=lambda i: known[i].asset_no)])
+    run.sources = to_table(Source, [_source(run, n, s) for s, n in sorted(sources.items(), key=lambda item: item[1])])
     return int(listings.num_rows)
+
+
+def _with_rights(run: Curation, listings: pa.Table, sources: dict[str, int]) -> Iterable[Asset]:
+    """Every listed file as an asset with all that is stated of it: beside it, in the rights table, of its source."""
+    config = run.config.ingest
+    table = None if config.rights_csv is None else RightsTable(Path(config.rights_csv))
+    source_of = dict(zip(listings.column("key").to_pylist(), listings.column("source").to_pylist(), strict=True))
+    rows = run.outputs(plan.INGEST, listings)
+    for asset, key in zip(from_table(Asset, rows), rows.column("key").to_pylist(), strict=True):
+        source = source_of[key]
+        placed = dataclasses.replace(asset, source_no=sources[source])
+        # Of what is on the blocklist nothing is known but its hashes.
+        yield placed if run.blocklist.blocks(asset) else complete(placed, source, config, table)
+    if table is not None and (unused := table.unused()):
+        run.progress.say(f"{config.rights_csv}: {len(unused)} lines match no file of these inputs, the first is line {unused[0]}")
+
+
+def _settled(run: Curation, asset: Asset) -> Asset:
+    """The asset as rules may judge it today: contracts, consent and blocklist."""
+    blocked = run.blocklist.blocks(asset) or asset.state != LIVE
+    if asset.state == LIVE:
+        asset = jobs.without_facts(redact(asset) if blocked else asset)
+    return dataclasses.replace(settle(asset, run.config.rights, run.today), blocked=float(blocked))
+
+
+def _source(run: Curation, number: int, name: str) -> Source:
+    said = from_fields(run.config.ingest.source_defaults.get(name, {}), "source default")
+    licence = said.licence_expr or run.config.ingest.default_licence
+    return Source(source_no=number, name=name, supplier=said.supplier, licence_default=licence)
 
 
 def measure_assets(run: Curation) -> None:
     """Facts of every readable asset; scan and clips of every asset that passes the rules on rights and facts."""
-    readable = run.assets.filter(pc.is_null(run.assets.column("error_stage")))
+    readable = run.assets.filter(pc.and_(pc.is_null(run.assets.column("error_stage")), pc.equal(run.assets.column("blocked"), 0.0)))
     run.do(plan.PROBE, inputs=readable)
     run.assets = merge_columns(run.assets, run.outputs(plan.PROBE, readable), "asset_id", jobs.FACT_COLUMNS)
     passing = run.assets.filter(pa.array(ledger.survivors(run.rules("rights", "facts"), run.assets)))
+    passing = passing.filter(pc.equal(passing.column("blocked"), 0.0))  # whatever the rules say, nothing blocked is opened
     run.do(plan.SCAN, inputs=passing)
     # Clips of assets that a rule has dropped since stay in the manifest; their asset's verdict drops them too.
     run.assets = merge_columns(run.assets, run.outputs(plan.SCAN, run.assets), "asset_id", jobs.SCANNED_COLUMNS)
-    scanned = run.assets.filter(pc.is_valid(run.assets.column("scan_part")))
+    scanned = run.assets.filter(pc.and_(pc.is_valid(run.assets.column("scan_part")), pc.equal(run.assets.column("state"), LIVE)))
     run.do(plan.SPLIT, inputs=scanned)
     run.assets = merge_columns(run.assets, run.outputs(plan.SPLIT, scanned), "asset_id", ("n_clips",))
     run.clips = run.outputs(plan.SPLIT, scanned, "clips", key="asset_id")
@@ -162,7 +204,10 @@ def measure_clips(run: Curation) -> None:
     for stage, batch in plan.wanted_batches(run.config):
         alive = run.alive("analysed")
         run.do(stage, inputs=alive)
-        run.clips = merge_columns(run.clips, run.outputs(stage, alive), "clip_id", (*batch.columns, *ERRORS))
+        made = run.outputs(stage, alive)
+        run.clips = merge_columns(run.clips, made, "clip_id", (*batch.columns, *ERRORS))
+        if stage is plan.DESCRIBE and run.blocklist.has_pictures:
+            run.clips = merge_columns(run.clips, block_distances(run.blocklist, made), "clip_id", ("block_distance",))
     clips = from_table(Clip, run.clips)
     for names, derive, settings in _DERIVED:
         derived = [derive(clip, getattr(run.config, settings)) for clip in clips]
@@ -210,6 +255,7 @@ def place_and_commit(run: Curation, captions: pa.Table, inputs_digest: str, star
     run.assets, run.clips = ledger.with_state(run.assets, of_assets.first_fail), ledger.with_state(run.clips, of_clips.first_fail)
     run.clips = set_column(run.clips, "decided_run_no", [run_no] * run.clips.num_rows)
     caption_rows = _number_captions(run, captions)
+    cubes = build_cubes(run_no, run.assets, of_assets, run.clips, of_clips)
     shards, members = sharding.write_shards(run, caption_rows, run_no)
     record = Run(
         run_no=run_no,
@@ -218,7 +264,7 @@ def place_and_commit(run: Curation, captions: pa.Table, inputs_digest: str, star
         inputs_digest=inputs_digest,
         code_version=provenance.code_version(),
         config_sha256=digest(run.config),
-        config_json=to_json(run.config),
+        config_json=to_record(run.config),
         parent_version=run.parent if run.parent >= 0 else None,
         started_at=started_at,
         ended_at=datetime.now(UTC),
@@ -230,14 +276,23 @@ def place_and_commit(run: Curation, captions: pa.Table, inputs_digest: str, star
         replace={
             "sources": run.sources,
             "assets": run.assets,
-            "clips": run.clips,
+            "clips": _with_removed(run),
             "captions": to_table(Caption, caption_rows),
             "shards": shards,
             "members": members,
-            "cubes": build_cubes(run_no, run.assets, of_assets, run.clips, of_clips),
+            "cubes": cubes,
         },
         parent=run.parent,
     )
+
+
+def _with_removed(run: Curation) -> pa.Table:
+    """The clips, and as they were those of what was taken down: no row disappears, and nothing decides on them any more."""
+    gone = run.assets.filter(pc.not_equal(run.assets.column("state"), LIVE)).column("asset_no").combine_chunks()
+    if not len(gone):
+        return run.clips
+    stored = run.store.read("clips")
+    return pa.concat_tables([run.clips, stored.filter(pc.is_in(stored.column("asset_no"), value_set=gone))]).sort_by("clip_no")
 
 
 def _source_numbers(store: ManifestStore, listings: pa.Table) -> dict[str, int]:
@@ -276,9 +331,9 @@ def _number_captions(run: Curation, captions: pa.Table) -> list[Caption]:
     return rows
 
 
-def _content_digest(assets: pa.Table) -> str:
-    """Digest of every asset's content and rights: what the dataset is made of."""
-    return ids.digest(*(json.dumps(row, sort_keys=True, default=str) for row in assets.to_pylist()))
+def _content_digest(rows: pa.Table) -> str:
+    """Digest of every asset's content and rights, or of the blocklist: what the dataset is made of."""
+    return ids.digest(*(json.dumps(row, sort_keys=True, default=str) for row in rows.to_pylist()))
 
 
 def _without_engine(config: CurateConfig) -> CurateConfig:

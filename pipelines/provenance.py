@@ -45,10 +45,13 @@ def check_packages() -> None:
 
 def number_rules(store: ManifestStore, policy: tuple[Rule, ...]) -> tuple[list[int], pa.Table]:
     """The ledger's number of each rule, and the rows of those it does not know yet: a changed threshold is a new rule row."""
-    known = {_identity(row): row.rule_no for row in from_table(RuleRow, store.read("rules"))}
-    numbers, new = [], []
+    rows: list[RuleRow] = sorted(from_table(RuleRow, store.read("rules")), key=lambda row: row.rule_no)
+    first = rows[-1].rule_no + 1 if rows else 0
+    known = {_identity(row): row.rule_no for row in rows}
+    numbers: list[int] = []
+    new: list[RuleRow] = []
     for position, rule in enumerate(policy):
-        row = _row(rule, position, len(known))
+        row = _row(rule, position, first + len(new))
         identity = _identity(row)
         if identity not in known:
             known[identity] = row.rule_no
@@ -63,4 +66,5 @@ def _row(rule: Rule, position: int, number: int) -> RuleRow:
 
 
 def _identity(row: RuleRow) -> tuple[object, ...]:
-    return tuple(getattr(row, f.name) for f in dataclasses.fields(RuleRow) if f.name != "rule_no")
+    """What makes two rules one: not their place in a funnel, which the runs keep, or a rule switched off would renumber all behind it."""
+    return tuple(getattr(row, f.name) for f in dataclasses.fields(RuleRow) if f.name not in ("rule_no", "position"))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.files import write_atomic
@@ -39,11 +40,17 @@ class Sample:
 
 
 def load_samples(dataset: Path, version: int) -> list[Sample]:
-    """The samples of a dataset at a manifest version, in index order."""
+    """The samples of a dataset at a manifest version, in index order: the members of the clips that it keeps.
+
+    A clip that was decided again lies in its shard until the next curation writes that anew; it is no sample from then on.
+    """
     from manifests.tables import ManifestStore
 
     store = ManifestStore(dataset)
-    return index_samples(store.read("shards", version), store.read("members", version), store.read("clips", version))
+    clips = store.read("clips", version)
+    kept = clips.filter(pc.equal(clips.column("decision"), "keep")).column("clip_id").combine_chunks()
+    members = store.read("members", version)
+    return index_samples(store.read("shards", version), members.filter(pc.is_in(members.column("clip_id"), value_set=kept)), clips)
 
 
 def index_samples(shards: pa.Table, members: pa.Table, clips: pa.Table | None = None) -> list[Sample]:
