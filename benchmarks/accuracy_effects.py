@@ -40,8 +40,8 @@ EFFECT_RULES = {
 }
 STILL_RULES, WILD_RULES = ("static", "slideshow"), ("jitter", "shake", "unsteady")
 LEAST_SHOT_US = 2_500_000
-SEED = 3
-"""Of the generated cases; 1 and 2 were looked at while settings were chosen."""
+SEED = 5
+"""Of the generated cases; 1 to 4 were looked at while settings were chosen."""
 
 
 def scanned(path: Path) -> tuple[Any, dict[str, Track]]:

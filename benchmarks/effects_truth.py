@@ -11,6 +11,8 @@ import numpy as np
 SIZE = (320, 180)
 FPS = 24
 N_FRAMES = 120
+MOVING = 0.4
+"""Levels a frame: under it a scene rests, but for noise and coding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +111,13 @@ def ramp(frames: list[np.ndarray], rng: np.random.Generator, how: str) -> list[n
     repeated   0.2 to 0.5 of the pace, the nearest frame of the source
     flowed     0.2 to 0.5 of the pace, frames between two of the source by optical flow, as from a fast camera
     dropped    2.5 to 4 times the pace, frames left out
+
+    Empty where the scene rests in either stretch: of it no pace is to be seen.
     """
     other = rng.uniform(2.5, 4) if how == "dropped" else rng.uniform(0.2, 0.5)
     first, last = sorted((rng.uniform(0.2, 0.4), rng.uniform(0.65, 1.0)))
     if rng.random() < 0.3:
-        first = -1.0  # from the start on
+        first, last = -1.0, last - 0.25  # from the start on; a second and more is left at full pace
     ease = max(1.0, rng.uniform(0, 0.5) * FPS)
     # As many frames of the result as the source lasts for: fewer when it is run through faster.
     n = N_FRAMES
@@ -122,8 +126,16 @@ def ramp(frames: list[np.ndarray], rng: np.random.Generator, how: str) -> list[n
         share = np.clip((i - first * n) / ease, 0, 1) * np.clip((last * n - i) / ease, 0, 1)
         at = np.concatenate([[0], np.cumsum(np.exp(share * np.log(other)))[:-1]])
         if at[-1] <= len(frames) - 1:
-            return [_between(frames, float(t), how) for t in at]
+            shown = all(_moves(frames, at[part]) for part in (share == 0, share == 1))
+            return [_between(frames, float(t), how) for t in at] if shown else []
         n -= 1
+
+
+def _moves(frames: list[np.ndarray], at: np.ndarray) -> bool:
+    """Whether at half of these places or more the source changes by MOVING levels and more from frame to frame."""
+    small = [frames[int(t) + k][::2, ::2].mean(2) for t in at for k in (0, 1) if int(t) + 1 < len(frames)]
+    steps = [float(np.abs(b - a).mean()) for a, b in zip(small[::2], small[1::2], strict=True)]
+    return bool(steps) and float(np.median(steps)) >= MOVING
 
 
 def _between(frames: list[np.ndarray], at: float, how: str) -> np.ndarray:
@@ -172,7 +184,9 @@ def cases(videos: list[Path], pictures: list[Path], seed: int = 1) -> Iterator[C
         yield Case(path.name, "none", frames[:N_FRAMES])
         for k, (effect, make) in enumerate(EFFECTS.items()):
             rng = np.random.Generator(np.random.Philox(key=[seed, 100 * number + k]))
-            yield Case(path.name, effect, make(frames, rng))
+            made = make(frames, rng)
+            if made:
+                yield Case(path.name, effect, made)
     loaded = [cv2.cvtColor(cv2.imread(str(p)), cv2.COLOR_BGR2RGB) for p in pictures]
     for number, (path, picture) in enumerate(zip(pictures, loaded, strict=True)):
         rng = np.random.Generator(np.random.Philox(key=[seed, 9000 + number]))
