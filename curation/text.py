@@ -7,13 +7,14 @@ at least `min_characters` letters or digits and at least two different ones.
 
 What that rule leaves out must not pass in silence: `text_unread_score` is the detection score of the surest box that is as long as a line
 of text and reads as nothing (scripts that the models do not know: Arabic, Thai), or that is one large letter or digit, surely read. What kind a text is, is told by how it stands over time: `text_layout`.
-How a clip is looked at for little is `text_gate`.
+How a clip is looked at for little is `text_gate`. The same key frames show marks without letters: `corner_logo`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from curation.corner_logo import LogoConfig, corner_logo_score
 from curation.keyframes import KeyFrame, KeyFrameError, decode_all, spread
 from curation.text_gate import Found, GateConfig, Reader, ReadError, Sweep, TextBox
 from curation.text_layout import LayoutConfig, Line, Look, sort_lines
@@ -21,7 +22,7 @@ from manifests.records import Clip
 
 __all__ = ["COLUMNS", "Found", "ReadError", "Reader", "ScoreText", "TextBox", "TextConfig", "TextScore", "counts", "score_boxes"]
 
-VERSION = "2"
+VERSION = "3"
 
 COLUMNS = (
     "text_score",
@@ -30,6 +31,7 @@ COLUMNS = (
     "text_overlay_score",
     "subtitle_score",
     "corner_mark_score",
+    "corner_logo_score",
     "scene_text_score",
     "text_frames",
 )
@@ -52,6 +54,7 @@ class TextConfig:
     lone_recognition: float = 0.95  # from which one letter or digit alone is believed; into texture less is read
     gate: GateConfig = field(default_factory=GateConfig)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
+    logo: LogoConfig = field(default_factory=LogoConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +68,7 @@ class TextScore:
     text_overlay_score: float | None = None
     subtitle_score: float | None = None
     corner_mark_score: float | None = None
+    corner_logo_score: float | None = None
     scene_text_score: float | None = None
     text_frames: int | None = None
     error_code: str | None = None
@@ -117,6 +121,7 @@ class ScoreText:
             text_overlay_score=layout.overlay,
             subtitle_score=layout.subtitle,
             corner_mark_score=layout.corner_mark,
+            corner_logo_score=corner_logo_score(pictures, self.cfg.logo),
             scene_text_score=layout.scene,
             text_frames=sweep.looked,
         )
