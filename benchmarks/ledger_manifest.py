@@ -42,13 +42,13 @@ def build(root: Path, n_clips: int, overrides: list[str], seed: int = 0) -> Mani
 
     def assets() -> Iterator[pa.RecordBatch]:
         for start in range(0, n_assets, CHUNK_ASSETS):
-            table = make_assets(start, min(start + CHUNK_ASSETS, n_assets), seed)
+            table = make_assets(start, min(start + CHUNK_ASSETS, n_assets), seed, of_assets)
             yield from ledger.with_state(table, ledger.decide(of_assets, table).first_fail).combine_chunks().to_batches()
 
     def clips(decisions: bool) -> Iterator[pa.RecordBatch]:
         first, placed = 0, 0
         for start in range(0, n_assets, CHUNK_ASSETS):
-            table = make_assets(start, min(start + CHUNK_ASSETS, n_assets), seed)
+            table = make_assets(start, min(start + CHUNK_ASSETS, n_assets), seed, of_assets)
             asset_verdicts = ledger.decide(of_assets, table)
             made = make_clips(table, asset_verdicts.kept, first, seed, of_clips)
             decided = ledger.decide(of_clips, made)
@@ -75,7 +75,7 @@ def build(root: Path, n_clips: int, overrides: list[str], seed: int = 0) -> Mani
     return store
 
 
-def make_assets(start: int, end: int, seed: int) -> pa.Table:
+def make_assets(start: int, end: int, seed: int, policy: list[Any]) -> pa.Table:
     """Assets numbered [start, end)."""
     draw, n = np.random.default_rng((seed, 1, start)), end - start
     kind = draw.choice(["video", "image", "audio"], n, p=[0.87, 0.1, 0.03])
@@ -100,7 +100,7 @@ def make_assets(start: int, end: int, seed: int) -> pa.Table:
         "aspect_ratio": (size.max(1) / size.min(1)).astype(np.float32), "duration_s": seconds.astype(np.float32),
         "n_clips": clips.astype(np.float32), "decision": ["pending"] * n, "state": ["live"] * n,
     }  # fmt: skip
-    return _table(Asset, n, own)
+    return _table(Asset, n, _passing(n, policy) | own)
 
 
 def _n_clips(kind: Column, start: int, seed: int) -> Column:
@@ -115,7 +115,7 @@ def make_clips(assets: pa.Table, asset_kept: Column, first: int, seed: int, poli
     per_asset = assets.column("n_clips").to_numpy().astype(np.int64)
     of = np.repeat(np.arange(assets.num_rows), per_asset)
     n = len(of)
-    columns = _identity(draw, assets, of, n, first, per_asset)
+    columns = _passing(n, policy) | _identity(draw, assets, of, n, first, per_asset)
     columns["asset_kept"] = asset_kept[of].astype(np.float32)
     video, picture = columns["kind"] == "video", columns["kind"] != "audio"
     columns |= _masked(_on_tracks(draw, n, columns), video) | _masked(_of_pictures(draw, n), picture)
@@ -241,6 +241,11 @@ def _of_tables(draw: Draw, n: int, columns: dict[str, Column]) -> dict[str, Colu
 
 def _alive(columns: dict[str, Column], n: int, policy: list[Any], stages: tuple[str, ...]) -> Column:
     return ledger.survivors([r for r in policy if r[1].stage in stages], _table(Clip, n, columns))
+
+
+def _passing(n: int, policy: list[Any]) -> dict[str, Column]:
+    """A value that passes for every measure of the rules: it stands where nothing here makes that measure."""
+    return {r.measure: np.full(n, r.threshold + {"<": -1, ">": 1}.get(r.op, 0)) for _, r in policy}
 
 
 def _masked(columns: dict[str, Column], there: Column) -> dict[str, Column]:

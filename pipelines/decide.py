@@ -24,6 +24,7 @@ from manifests import ids, ledger, whatif
 from manifests.cubes import SCORES, Cubes
 from manifests.policy import DECIDING, Numbered, policy_at
 from manifests.records import Asset, Clip, Cube, Run
+from manifests.rules import Rule
 from manifests.schema import TABLES, arrow_schema, from_table, to_table
 from manifests.tables import ManifestStore
 from pipelines import provenance
@@ -71,8 +72,7 @@ def decide(dataset: Path, overrides: list[str], *, commit: bool = False) -> Deci
     parent = store.version()
     before = policy_at(store, parent)
     settings = _settings(store, overrides, [rule.name for _, rule in before])
-    after = settings.policy()
-    _check_measures(after)
+    after = _policy(settings)
     numbers, new_rules = provenance.number_rules(store, after)
     numbered: list[Numbered] = list(zip(numbers, after, strict=True))
     begun = time.monotonic()
@@ -112,13 +112,19 @@ def _settings(store: ManifestStore, overrides: list[str], order: list[str]) -> C
     return bind(CurateConfig, settings, f"{store.root}: settings of the last run")
 
 
-def _check_measures(policy: Sequence[Any]) -> None:
+def _policy(settings: CurateConfig) -> tuple[Rule, ...]:
+    """The rules, each on a column of numbers that its subject has."""
     schemas = {"asset": arrow_schema(Asset), "clip": arrow_schema(Clip)}
+    try:
+        policy = settings.policy()
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     for rule in policy:
         schema = schemas[rule.subject]
         numeric = [f.name for f in schema if pa.types.is_floating(f.type) or pa.types.is_integer(f.type) or pa.types.is_boolean(f.type)]
         if rule.measure not in numeric:
             raise ConfigError(f"rules.{rule.name}.measure: expected a column of numbers of the {rule.subject}s, found {rule.measure!r}")
+    return policy
 
 
 def _changed_rules(before: Sequence[Numbered], after: Sequence[Numbered]) -> tuple[RuleChange, ...]:
@@ -129,7 +135,7 @@ def _changed_rules(before: Sequence[Numbered], after: Sequence[Numbered]) -> tup
     return tuple(RuleChange(name=name, before=old[1], after=new[1]) for name, old, new in changed if old[0] != new[0] and old[1] != new[1])
 
 
-def _sentence(rule: Any) -> str:
+def _sentence(rule: Rule) -> str:
     unknown = ", unknown accepted" if rule.on_unknown == "accept" else ""
     return f"{rule.measure} {rule.op} {rule.threshold:g} {rule.unit}".rstrip() + unknown
 
