@@ -93,7 +93,7 @@ def child(cpus: int, folder: Path, by_name: bool) -> dict[str, Any]:
 
     config = load(CurateConfig, "curate", "tiny", [f"engine.cpus={cpus}"])
     place = Place(folder)
-    listed = list_inputs([str(media_folder() / "video")], config.ingest)
+    listed = list_inputs([str(media_folder() / "video")])
     assets = []
     for number, listing in enumerate(sorted(listed, key=lambda x: x.uri)):
         asset = Asset(asset_id=f"{number:032x}", asset_sha256=b"", asset_md5=b"", size_bytes=1, uri=listing.uri)

@@ -1,7 +1,8 @@
 """From what a person names on the command line to assets: listing, hashing, rights.
 
 `list_inputs` (folders, globs, file lists, CSV and Parquet tables, WebDataset tars) gives listings; `ingest` is a map stage,
-Listing -> Asset, that hashes the bytes and reads the rights; `merge_copies` keeps each content once.
+Listing -> Asset, that hashes the bytes and reads what stands beside them; `complete` adds what a rights table and the source say (see
+`rights` for the precedence); `merge_copies` keeps each content once.
 """
 
 import contextlib
@@ -12,9 +13,9 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote, unquote_to_bytes
 
 import pyarrow as pa
@@ -25,6 +26,9 @@ from curation.rights import Rights
 from manifests import ids
 from manifests.records import Asset, column
 from manifests.shards import list_members
+
+if TYPE_CHECKING:
+    from curation.rights_table import RightsTable
 
 _DOCUMENTS = {".json", ".txt", ".csv", ".tsv", ".md", ".parquet", ".xml", ".yaml", ".yml", ".srt", ".vtt", ".log", ".html", ".pdf"}
 """Names in a folder that are never media: sidecars, tables and texts. Everything else is listed and judged by its content."""
@@ -38,11 +42,22 @@ class InputError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestConfig:
-    """How assets come in. `default_licence` (SPDX) holds for the whole source where no sidecar states a licence."""
+    """How assets come in. `default_licence` (SPDX) holds for every source where nothing states a licence."""
 
     default_licence: str | None = None
+    source_defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """For sources, by the name they are given on the command line: fields as in a sidecar, which hold where a file states nothing."""
+    rights_csv: str | None = None
+    """A rights table (CSV): `file` or `sha256`, and fields as in a sidecar; it goes before every other statement."""
+    trust_anchors: str | None = None
+    """PEM file of the authorities whose signers of Content Credentials are trusted; without one no signer is."""
     max_bytes: int = 64 << 30
     """Largest file taken in: ours; a guard against endless files."""
+
+    def __post_init__(self) -> None:
+        for name, fields in self.source_defaults.items():
+            if unknown := sorted(set(fields) - rights.FIELDS):
+                raise ValueError(f"source_defaults.{name}: expected fields of a sidecar, found {', '.join(unknown)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,19 +72,19 @@ class Listing:
     fields_json: str | None = column(pa.string(), "fields of the table row or tar members that state rights", default=None)
 
 
-def list_inputs(inputs: Iterable[str], config: IngestConfig) -> list[Listing]:
+def list_inputs(inputs: Iterable[str]) -> list[Listing]:
     """Every file behind the inputs, sorted by address, each once."""
     found: dict[str, Listing] = {}
     for given in inputs:
-        for listing in _list_one(given, config):
+        for listing in _list_one(given):
             found.setdefault(listing.uri, listing)
     return [found[uri] for uri in sorted(found)]
 
 
 def ingest(listing: Listing, config: IngestConfig, fetched: Path) -> Asset:
     """The asset behind a listing: hashed, with the rights its sidecars state. Bytes that are not a plain local file are kept under `fetched`."""
-    stated = _rights(listing, config)
-    values: dict[str, Any] = {n: getattr(stated, n) for n in Rights.__slots__ if n != "supplier"}
+    stated = _rights(listing)
+    values: dict[str, Any] = {n: getattr(stated, n) for n in rights.STORED}
     try:
         sha256, md5, size = _hash(listing.uri, fetched, config)
     except (OSError, ValueError, ImportError) as error:
@@ -81,6 +96,19 @@ def ingest(listing: Listing, config: IngestConfig, fetched: Path) -> Asset:
         }
         return Asset(asset_id=missing, asset_sha256=b"", asset_md5=b"", size_bytes=0, uri=listing.uri, readable=0.0, **values)
     return Asset(asset_id=ids.asset_id(sha256), asset_sha256=sha256, asset_md5=md5, size_bytes=size, uri=listing.uri, **values)
+
+
+def complete(asset: Asset, source: str, config: IngestConfig, table: "RightsTable | None" = None) -> Asset:
+    """The asset with what the rights table says of it, and, where nothing is stated, what its source or the default licence says."""
+    stated = rights.of_asset(asset)
+    if table is not None:
+        for row in table.of(asset):
+            stated = rights.merge(row, stated)
+    if fields := config.source_defaults.get(source):
+        stated = rights.fill(stated, rights.from_fields(fields, "source default"))
+    if config.default_licence:
+        stated = rights.fill(stated, rights.from_fields({"licence": config.default_licence}, "source default"))
+    return rights.put(asset, stated)
 
 
 def merge_copies(assets: Iterable[Asset]) -> list[Asset]:
@@ -114,44 +142,44 @@ def _path_of(uri: str) -> Path:
     return Path(os.fsdecode(unquote_to_bytes(uri[5:]))) if uri.startswith("file:") else Path(uri)
 
 
-def _list_one(given: str, config: IngestConfig) -> Iterator[Listing]:
+def _list_one(given: str) -> Iterator[Listing]:
     path = Path(given)
     if path.is_dir():
-        yield from _list_folder(path, given, config)
+        yield from _list_folder(path, given)
     elif path.suffix == ".tar" and path.is_file():
-        yield from _list_tar(path, given, config)
+        yield from _list_tar(path, given)
     elif path.suffix in (".csv", ".parquet") and path.is_file():
-        yield from _list_table(path, given, config)
+        yield from _list_table(path, given)
     elif path.suffix in (".txt", ".lst") and path.is_file():
-        yield from _list_lines(path, given, config)
+        yield from _list_lines(path, given)
     elif path.is_file():
-        yield _listing(path, given, config)
+        yield _listing(path, given)
     elif matches := sorted(glob.glob(given, recursive=True)):
         for match in matches:
-            yield from _list_one(match, config)
+            yield from _list_one(match)
     else:
         raise InputError(
             f"{given}: expected a folder, media file, glob, file list (.txt), table (.csv, .parquet) or .tar; found nothing there"
         )
 
 
-def _list_folder(folder: Path, given: str, config: IngestConfig) -> Iterator[Listing]:
+def _list_folder(folder: Path, given: str) -> Iterator[Listing]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(n for n in folders if not n.startswith("."))
         for name in sorted(names):
             path = Path(parent, name)
             if name.startswith(".") or path.suffix.lower() in _DOCUMENTS or not path.is_file():
                 continue
-            yield from _list_tar(path, given, config) if path.suffix == ".tar" else [_listing(path, given, config)]
+            yield from _list_tar(path, given) if path.suffix == ".tar" else [_listing(path, given)]
 
 
-def _list_lines(path: Path, given: str, config: IngestConfig) -> Iterator[Listing]:
+def _list_lines(path: Path, given: str) -> Iterator[Listing]:
     for line in path.read_text("utf-8", "replace").splitlines():
         if entry := line.strip():
-            yield _entry(entry, path.parent, given, config, None)
+            yield _entry(entry, path.parent, given, None)
 
 
-def _list_table(path: Path, given: str, config: IngestConfig) -> Iterator[Listing]:
+def _list_table(path: Path, given: str) -> Iterator[Listing]:
     if path.suffix == ".csv":
         with path.open(newline="", encoding="utf-8") as source:
             rows: list[dict[str, Any]] = list(csv.DictReader(source))
@@ -165,10 +193,10 @@ def _list_table(path: Path, given: str, config: IngestConfig) -> Iterator[Listin
     for row in rows:
         if row[name]:
             stated = {str(k): v for k, v in row.items() if k != name and isinstance(v, (str, int)) and v != ""}
-            yield _entry(str(row[name]), path.parent, given, config, json.dumps(stated, sort_keys=True) if stated else None)
+            yield _entry(str(row[name]), path.parent, given, json.dumps(stated, sort_keys=True) if stated else None)
 
 
-def _list_tar(path: Path, given: str, config: IngestConfig) -> Iterator[Listing]:
+def _list_tar(path: Path, given: str) -> Iterator[Listing]:
     """One listing per media member; members of the same stem named .json or .txt state its rights and caption."""
     with path.open("rb") as source:
         members = list(list_members(source))
@@ -180,7 +208,7 @@ def _list_tar(path: Path, given: str, config: IngestConfig) -> Iterator[Listing]
         stated = _member_fields(documents.get(_stem(name) + ".json"), documents.get(_stem(name) + ".txt"))
         uri = f"{uri_of(path)}#{offset}+{size}"
         yield Listing(
-            key=ids.digest("listing/v1", uri, stat.st_size, stat.st_mtime_ns, stated, config),
+            key=ids.digest("listing/v2", uri, stat.st_size, stat.st_mtime_ns, stated),
             uri=uri,
             source=given,
             fields_json=json.dumps(stated | {"title": stated.get("title", name)}, sort_keys=True),
@@ -210,19 +238,19 @@ def _read_at(source: BinaryIO, offset: int, size: int) -> bytes:
     return source.read(min(size, rights.MAX_SIDECAR_BYTES + 1))
 
 
-def _entry(entry: str, base: Path, given: str, config: IngestConfig, fields: str | None) -> Listing:
+def _entry(entry: str, base: Path, given: str, fields: str | None) -> Listing:
     """The listing of one line or row: a path relative to the list's own folder, or an address with a scheme."""
     if "://" in entry:
-        return Listing(key=ids.digest("listing/v1", entry, fields, config), uri=entry, source=given, fields_json=fields)
-    return _listing(base / entry, given, config, fields)
+        return Listing(key=ids.digest("listing/v2", entry, fields), uri=entry, source=given, fields_json=fields)
+    return _listing(base / entry, given, fields)
 
 
-def _listing(path: Path, given: str, config: IngestConfig, fields: str | None = None) -> Listing:
+def _listing(path: Path, given: str, fields: str | None = None) -> Listing:
     sidecar = next((p for p in (path.with_name(path.name + ".json"), path.with_suffix(".json")) if p.is_file()), None)
     caption = next((p for p in (path.with_name(path.name + ".txt"), path.with_suffix(".txt")) if p.is_file()), None)
     marks = [(p.stat().st_size, p.stat().st_mtime_ns) if p is not None and p.exists() else None for p in (path, sidecar, caption)]
     return Listing(
-        key=ids.digest("listing/v1", uri_of(path), marks, fields, config),
+        key=ids.digest("listing/v2", uri_of(path), marks, fields),
         uri=uri_of(path),
         source=given,
         sidecar=uri_of(sidecar) if sidecar else None,
@@ -231,8 +259,8 @@ def _listing(path: Path, given: str, config: IngestConfig, fields: str | None = 
     )
 
 
-def _rights(listing: Listing, config: IngestConfig) -> Rights:
-    """Sidecar before table row before source default."""
+def _rights(listing: Listing) -> Rights:
+    """Sidecar before table row."""
     stated = Rights()
     if listing.sidecar:
         stated = rights.merge(stated, rights.read_sidecar(_head(listing.sidecar), f"sidecar {Path(listing.sidecar).name}"))
@@ -241,15 +269,6 @@ def _rights(listing: Listing, config: IngestConfig) -> Rights:
     if listing.caption_file and stated.supplied_caption is None:
         caption = rights.clean_text(_head(listing.caption_file).decode("utf-8", "replace"))
         stated = dataclasses.replace(stated, supplied_caption=caption or None)
-    if config.default_licence and stated.licence_expr is None:
-        expression, licence_class = rights.parse_licence(config.default_licence)
-        stated = dataclasses.replace(
-            stated,
-            licence_expr=expression,
-            licence_class=licence_class,
-            licence_evidence="source default",
-            optout_state=stated.optout_state or 0,
-        )
     return stated
 
 
@@ -294,8 +313,8 @@ def _keep(source: Any, fetched: Path, config: IngestConfig) -> tuple[bytes, byte
 
 
 def _merge(copies: list[Asset]) -> Asset:
-    names = [n for n in Rights.__slots__ if n != "supplier"]
-    stated = Rights(**{n: getattr(copies[0], n) for n in names})
+    """The first copy with the strictest statements of all, and whichever Content Credentials say most."""
+    stated = rights.of_asset(copies[0])
     for copy in copies[1:]:
-        stated = rights.merge(stated, Rights(**{n: getattr(copy, n) for n in names}))
-    return dataclasses.replace(copies[0], n_copies=len(copies), **{n: getattr(stated, n) for n in names})
+        stated = rights.merge(stated, rights.of_asset(copy))
+    return dataclasses.replace(rights.put(copies[0], stated), n_copies=len(copies))

@@ -1,48 +1,139 @@
-"""Rights as stated: licences as SPDX expressions, opt-outs as signals, read from sidecars before any media is touched.
+"""Rights as stated: claims with their evidence, never a judgement, from sidecars, a rights table and source defaults.
 
-Everything here is a claim with its evidence, never a judgement. Where copies of the same bytes disagree, the strictest wins.
+Precedence: the rights table that the person who runs it names (`--rights`), then the file's sidecar, then the row or archive it was listed
+from, then its source's default. Of each field the first statement counts; but of licence classes, opt-outs, consent and flags the strictest
+does, whoever states it, and so it is among copies of the same bytes. Only a contract of the configuration lifts a reservation.
 """
 
+import dataclasses
 import json
-import re
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
+
+from curation.credentials import Credentials
+from curation.licences import Class, parse_licence
+from curation.optouts import SIGNALS, read_signals
+from manifests.records import Asset
 
 MAX_SIDECAR_BYTES = 1 << 20
 MAX_TEXT = 8192
-COMMERCIAL, NON_COMMERCIAL, ACADEMIC, UNSPECIFIED = range(4)
 
-_CLASSES = (
-    (
-        COMMERCIAL,
-        re.compile(
-            r"^(CC0-1\.0|CC-BY(-SA)?-[\d.]+(-[A-Z]+)?|CC-PDDC|CC-PDM-1\.0|MIT(-0)?|Apache-2\.0|BSD-[\w-]+|ISC|Unlicense|PDDL-1\.0|0BSD)$"
-        ),
-    ),
-    (NON_COMMERCIAL, re.compile(r"^CC-BY-NC(-SA|-ND)?-[\d.]+")),
-)
-"""Licences of media that people meet. Copyleft software licences and no-derivatives are left to a person: unspecified."""
+_DROPPED = dict.fromkeys([*range(9), *range(0x0B, 0x20), 0x7F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
+"""Control and direction-changing characters; tab and line feed stay."""
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
-_TRAINING = {"allowed": 0, "reserved": 1}
+_CONSENT = ("not-needed", "given")
+"""Words that are a consent; every other is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContractConfig:
+    """What a contract says of training, whatever the file's own signals are."""
+
+    training: bool
+    expires: str | None = None
+    """Last day on which it holds, ISO 8601."""
+    evidence: str | None = None
+    """Where the contract is kept."""
+
+    def __post_init__(self) -> None:
+        if self.expires is not None and _day(self.expires) is None:
+            raise ValueError(f"expires: expected a day like 2027-12-31, found {self.expires!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RightsConfig:
+    """What only you can know: your contracts by id, and the class of LicenseRefs that SPDX does not list."""
+
+    contracts: dict[str, ContractConfig] = field(default_factory=dict)
+    licences: dict[str, Class] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rights:
-    """The rights fields of an asset that a sidecar, a table row or a source default can state; None = not stated."""
+    """The rights fields of an asset that somebody can state; None = not stated. Meanings: `manifests.records.Asset`."""
 
     licence_expr: str | None = None
     licence_class: int | None = None
     licence_evidence: str | None = None
+    licence_evidence_uri: str | None = None
+    licence_evidence_sha256: str | None = None
+    licence_verified_by: str | None = None
+    licence_verified_at: str | None = None
+    licence_confidence: float | None = None
+    annotation_licence: str | None = None
+    legal_basis: str | None = None
+    contract_id: str | None = None
     source_url: str | None = None
+    canonical_url: str | None = None
+    page_url: str | None = None
+    platform: str | None = None
+    platform_id: str | None = None
+    channel_id: str | None = None
     title: str | None = None
     creator: str | None = None
+    rights_holder: str | None = None
     consent: str | None = None
+    consent_ref: str | None = None
+    consent_expires: str | None = None
     supplier: str | None = None
     supplied_caption: str | None = None
+    acquired_at: str | None = None
+    acquired_by: str | None = None
+    user_agent: str | None = None
+    http_status: int | None = None
+    etag: str | None = None
+    last_modified: str | None = None
+    robots_sha256: str | None = None
+    robots_verdict: str | None = None
+    x_robots_tag: str | None = None
+    tdm_reservation: int | None = None
+    tdm_policy_url: str | None = None
+    aipref_raw: str | None = None
+    aipref_parsed: str | None = None
+    aipref_parser: str | None = None
+    optout_checks: str | None = None
+    training_permission: str | None = None
     optout_state: int | None = None
     optout_signals: str | None = None
+    synthetic_flag: int | None = None
+    personal_data_flag: int | None = None
+    minors_flag: int | None = None
+
+
+STORED = tuple(n for n in Rights.__slots__ if n != "supplier")
+"""The fields that an asset carries; the supplier is its source's."""
+
+_ALIASES: dict[str, tuple[str, ...]] = {
+    "licence_expr": ("licence", "license"),
+    "source_url": ("source_url", "url"),
+    "creator": ("creator", "author"),
+    "supplied_caption": ("caption", "text"),
+    "contract_id": ("contract_id", "contract"),
+    "licence_evidence_uri": ("licence_evidence_uri", "license_url"),
+    "tdm_policy_url": ("tdm_policy_url", "tdm_policy"),
+    "licence_verified_by": ("licence_verified_by", "verified_by"),
+    "licence_verified_at": ("licence_verified_at", "verified_at"),
+}
+"""Where a field may be called otherwise than its column."""
+
+_SIGNAL_ALIASES = {
+    "tdm-reservation": "tdm_reservation",
+    "aipref": "content_usage",
+    "aipref_raw": "content_usage",
+    "robots": "robots_verdict",
+}
+_SPECIAL = {"licence_class", "licence_evidence", "aipref_raw", "aipref_parsed", "aipref_parser", "training_permission", "optout_state"}
+_SPECIAL |= {"optout_signals", "x_robots_tag", "tdm_reservation", "robots_verdict"}
+_INTEGERS = ("http_status", "synthetic_flag", "personal_data_flag", "minors_flag")
+_STRICTEST = ("licence_class", "optout_state", "tdm_reservation", "synthetic_flag", "personal_data_flag", "minors_flag")
+_TEXTS = tuple(n for n in Rights.__slots__ if n not in _SPECIAL and n not in _INTEGERS and n not in ("licence_expr", "licence_confidence"))
+
+FIELDS = frozenset(
+    {n for f in (*_TEXTS, *_INTEGERS, "licence_expr", "licence_confidence") for n in _ALIASES.get(f, (f,))} | {*SIGNALS, *_SIGNAL_ALIASES}
+)
+"""Names that a sidecar or table can state; others are ignored in sidecars and refused in a rights table."""
 
 
 def read_sidecar(data: bytes, evidence: str) -> Rights:
@@ -52,105 +143,153 @@ def read_sidecar(data: bytes, evidence: str) -> Rights:
     try:
         fields = json.loads(data)
     except (ValueError, RecursionError) as error:
-        return Rights(licence_evidence=f"{evidence}: sidecar is not JSON ({_clean(str(error), 200)})")
+        return Rights(licence_evidence=f"{evidence}: sidecar is not JSON ({clean_text(str(error), 200)})")
     if not isinstance(fields, dict):
         return Rights(licence_evidence=f"{evidence}: sidecar holds {type(fields).__name__}, expected an object")
     return from_fields(fields, evidence)
 
 
-def from_fields(fields: dict[str, Any], evidence: str) -> Rights:
+def from_fields(fields: Mapping[str, Any], evidence: str) -> Rights:
     """The rights in a dict of a sidecar or a table row; other keys are ignored."""
 
-    def first(*names: str) -> str | None:
-        return next((t for n in names if (t := _text(fields.get(n)))), None)
+    def first(name: str) -> str | None:
+        return next((t for n in _ALIASES.get(name, (name,)) if (t := _text(fields.get(n)))), None)
 
-    licence = first("licence", "license")
+    licence = first("licence_expr")
     expression, licence_class = parse_licence(licence) if licence else (None, None)
-    state, signals = _optout(fields)
+    signals = {_SIGNAL_ALIASES.get(n, n): v for n, v in fields.items()}
+    values: dict[str, Any] = {n: first(n) for n in _TEXTS}
+    values |= {n: _integer(fields.get(n)) for n in _INTEGERS}
+    values |= read_signals(signals, clean_text)
     return Rights(
         licence_expr=expression,
         licence_class=licence_class,
         licence_evidence=evidence if licence else None,
-        source_url=first("source_url", "url"),
-        title=first("title"),
-        creator=first("creator", "author"),
-        consent=first("consent"),
-        supplier=first("supplier"),
-        supplied_caption=first("caption", "text"),
-        optout_state=state,
-        optout_signals=signals,
+        licence_confidence=_share(fields.get("licence_confidence")),
+        **values,
     )
 
 
-def parse_licence(stated: str) -> tuple[str, int]:
-    """The normal form of an SPDX expression and its class; text that is no SPDX expression is kept as stated, unspecified.
-
-    Of several licences joined by AND the strictest counts, by OR the most open.
-    """
-    from license_expression import ExpressionError
-
-    licensing = _licensing()
-    try:
-        parsed = licensing.parse(stated.strip(), validate=False)
-    except (ExpressionError, ValueError):
-        return stated, UNSPECIFIED
-    return (str(parsed), _class_of(parsed)) if parsed is not None else (stated, UNSPECIFIED)
-
-
 def merge(mine: Rights, theirs: Rights) -> Rights:
-    """What two copies of the same bytes state together: the first statement of each field, the strictest licence class and opt-out."""
+    """What both state together: of each field my statement, else theirs; the strictest licence class, opt-out, consent and flags."""
     values = {n: getattr(mine, n) if getattr(mine, n) is not None else getattr(theirs, n) for n in Rights.__slots__}
-    for name in ("licence_class", "optout_state"):
-        stated = [v for v in (getattr(mine, name), getattr(theirs, name)) if v is not None]
-        values[name] = max(stated, default=None)
-    if theirs.licence_class is not None and theirs.licence_class == values["licence_class"] != mine.licence_class:
-        values |= {"licence_expr": theirs.licence_expr, "licence_evidence": theirs.licence_evidence}
+    for name in _STRICTEST:
+        values[name] = max((v for v in (getattr(mine, name), getattr(theirs, name)) if v is not None), default=None)
+    if mine.licence_class is None and theirs.licence_class is not None:
+        values["licence_evidence"] = theirs.licence_evidence
+    elif theirs.licence_class is not None and theirs.licence_class == values["licence_class"] != mine.licence_class:
+        values |= {n: getattr(theirs, n) for n in Rights.__slots__ if n.startswith("licence_")}
+    values["contract_id"] = ", ".join(sorted(_contracts(mine.contract_id) | _contracts(theirs.contract_id))) or None
+    values["optout_signals"] = "\n".join(dict.fromkeys(_lines(mine.optout_signals) + _lines(theirs.optout_signals))) or None
+    if theirs.consent is not None and theirs.consent not in _CONSENT:
+        values |= {n: getattr(theirs, n) for n in ("consent", "consent_ref", "consent_expires")}
     return Rights(**values)
+
+
+def fill(stated: Rights, default: Rights) -> Rights:
+    """What is stated, completed by a default; a default never replaces a statement, but what it reserves is reserved."""
+    values = {n: getattr(stated, n) if getattr(stated, n) is not None else getattr(default, n) for n in Rights.__slots__}
+    owner = stated if stated.licence_expr is not None or default.licence_expr is None else default
+    values |= {n: getattr(owner, n) for n in Rights.__slots__ if n.startswith("licence_")}
+    values["optout_state"] = max((v for v in (stated.optout_state, default.optout_state) if v is not None), default=None)
+    values["optout_signals"] = "\n".join(dict.fromkeys(_lines(stated.optout_signals) + _lines(default.optout_signals))) or None
+    return Rights(**values)
+
+
+def of_asset(asset: Asset) -> Rights:
+    """What an asset states."""
+    return Rights(**{n: getattr(asset, n) for n in STORED})
+
+
+def put(asset: Asset, stated: Rights) -> Asset:
+    """The asset with these statements."""
+    return dataclasses.replace(asset, **{n: getattr(stated, n) for n in STORED})
+
+
+def with_credentials(asset: Asset, found: Credentials) -> Asset:
+    """The asset with what its Content Credentials say; what they reserve is reserved."""
+    columns: dict[str, Any] = {f.name: getattr(found, f.name) for f in dataclasses.fields(Credentials)}
+    if found.reserves_training:
+        signal = "c2pa=" + ", ".join(_lines(found.c2pa_train_mine))
+        columns |= {"optout_state": 1, "optout_signals": "\n".join([*_lines(asset.optout_signals), clean_text(signal, 500)])}
+    if found.is_synthetic:
+        columns["synthetic_flag"] = 1
+    return dataclasses.replace(asset, **columns)
+
+
+def settle(asset: Asset, config: RightsConfig, today: date) -> Asset:
+    """The asset with the columns that rules compare: licence class, reservation and consent as they stand today under your contracts."""
+    licence_class = asset.licence_class
+    if asset.licence_expr is not None:
+        licence_class = parse_licence(asset.licence_expr, config.licences)[1]
+    return dataclasses.replace(
+        asset,
+        licence_class=licence_class,
+        reservation=_reservation(asset, config, today),
+        consent_valid=_consent(asset, today),
+    )
 
 
 def clean_text(text: str, limit: int = MAX_TEXT) -> str:
     """Text from outside without control and direction-changing characters, at most `limit` characters."""
-    return _clean(text, limit)
+    return text.encode("utf-8", "replace").decode().translate(_DROPPED)[:limit].strip()
 
 
-def _optout(fields: dict[str, Any]) -> tuple[int, str | None]:
-    """State and raw signals: `training`, TDMRep's `tdm_reservation`, robots tags. An unknown word is a reservation: never a pass."""
-    signals, state = [], 0
-    if "training" in fields:
-        word = str(fields["training"]).strip().lower()
-        signals.append(f"training={_clean(word, 100)}")
-        state = max(state, _TRAINING.get(word, 1))
-    if "tdm_reservation" in fields:
-        value = str(fields["tdm_reservation"]).strip()
-        signals.append(f"tdm_reservation={_clean(value, 100)}")
-        state = max(state, 0 if value == "0" else 1)
-    if "x_robots_tag" in fields:
-        tags = str(fields["x_robots_tag"]).lower()
-        signals.append(f"x_robots_tag={_clean(tags, 200)}")
-        state = max(state, int(any(t in tags for t in ("noai", "noimageai", "noml"))))
-    return state, "\n".join(signals) or None
+def _reservation(asset: Asset, config: RightsConfig, today: date) -> float | None:
+    """1 where a signal or a contract reserves training; a contract permits it while it runs, unless another forbids it."""
+    said = [_permits(config.contracts[c], today) for c in _contracts(asset.contract_id) if c in config.contracts]
+    if False in said:
+        return 1.0
+    if True in said:
+        return 0.0
+    return None if asset.optout_state is None else float(asset.optout_state)
 
 
-@cache
-def _licensing() -> Any:
-    from license_expression import get_spdx_licensing
+def _permits(contract: ContractConfig, today: date) -> bool | None:
+    """None once it has ended: then it says nothing any more."""
+    end = _day(contract.expires) if contract.expires else None
+    return None if end is not None and end < today else contract.training
 
-    return get_spdx_licensing()
+
+def _consent(asset: Asset, today: date) -> float | None:
+    if asset.consent is None:
+        return None
+    end = _day(asset.consent_expires) if asset.consent_expires else None
+    unreadable = asset.consent_expires is not None and end is None
+    return float(asset.consent in _CONSENT and not unreadable and (end is None or end >= today))
 
 
-def _class_of(node: Any) -> int:
-    arguments = getattr(node, "args", ())
-    if arguments:
-        classes = [_class_of(a) for a in arguments]
-        return min(classes) if type(node).__name__ == "OR" else max(classes)
-    key = str(getattr(node, "key", node))
-    return next((c for c, pattern in _CLASSES if pattern.match(key)), UNSPECIFIED)
+def _contracts(text: str | None) -> set[str]:
+    return {c for part in (text or "").split(",") if (c := part.strip())}
+
+
+def _lines(text: str | None) -> list[str]:
+    return (text or "").splitlines()
+
+
+def _day(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text[:10])
+    except ValueError:
+        return None
 
 
 def _text(value: Any) -> str | None:
-    return _clean(value, MAX_TEXT) or None if isinstance(value, str) else None
+    return clean_text(value) or None if isinstance(value, str) else None
 
 
-def _clean(text: str, limit: int) -> str:
-    text = text.encode("utf-8", "replace").decode()
-    return _CONTROL.sub("", text)[:limit].strip()
+def _number(value: Any, kind: Callable[[Any], Any]) -> Any:
+    try:
+        return kind(value) if isinstance(value, (int, float, str)) and value != "" else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _integer(value: Any) -> int | None:
+    found: int | None = _number(value, int)
+    return found if found is not None and abs(found) < 1 << 31 else None
+
+
+def _share(value: Any) -> float | None:
+    found: float | None = _number(value, float)
+    return found if found is not None and 0 <= found <= 1 else None

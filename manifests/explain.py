@@ -28,18 +28,12 @@ _LISTED = 8
 _HEX = re.compile(r"[0-9a-f]+")
 _SPAN = {"asset": ("size_bytes", "channels"), "clip": ("shot_no", "mix_keep")}
 """First and last column that says what was measured, in the order of `manifests.records`."""
-_RIGHTS = (
-    "source_url",
-    "title",
-    "creator",
-    "licence_expr",
-    "licence_class",
-    "licence_evidence",
-    "consent",
-    "optout_state",
-    "optout_signals",
-    "state",
-)
+_ASSET_FIELDS = [f.name for f in dataclasses.fields(records.Asset)]
+_STATED = _ASSET_FIELDS[_ASSET_FIELDS.index("source_url") : _ASSET_FIELDS.index("blocked") + 1]
+_RIGHTS = (*(n for n in _STATED if n != "supplied_caption"), "state")
+_ALWAYS = {"licence_expr", "licence_class", "licence_evidence", "consent", "optout_state", "optout_signals", "reservation", "state"}
+_ALWAYS |= {"source_url", "title", "creator"}
+"""Rights that are told also where nobody stated them."""
 _NOT_MEASURES = ("keyframe_part", "scan_part", "set_name", "bucket", "uri", "n_copies", "source_no", "kind", "supplied_caption", *_RIGHTS)
 
 
@@ -301,7 +295,7 @@ def _of_asset(con: duckdb.DuckDBPyConnection, asset: records.Asset | None, asset
         "asset_sha256": asset.asset_sha256.hex() if asset else "",
         "uri": asset.uri if asset else "",
         "kind": kind,
-        "rights": tuple(_measured(asset, fields[name]) for name in _RIGHTS) if asset else (),
+        "rights": tuple(_measured(asset, fields[n]) for n in _RIGHTS if n in _ALWAYS or getattr(asset, n) is not None) if asset else (),
         "source": " / ".join(filter(None, (source[0]["name"], source[0]["supplier"]))) if source else None,
     }
 

@@ -24,7 +24,7 @@ class Finding:
 
 def examine(out: Path) -> list[Finding]:
     """Every finding, good or bad, in the order in which a run would meet them."""
-    return [*_packages(), _java(), *_codecs(), _encoder(), _disk(out), _writable(out)]
+    return [*_packages(), _credentials(), _java(), *_codecs(), _encoder(), _disk(out), _writable(out)]
 
 
 def _packages() -> Iterator[Finding]:
@@ -37,6 +37,18 @@ def _packages() -> Iterator[Finding]:
             ", ".join(names) if not missing else f"missing: {', '.join(missing)}",
             f"pip install 'dailies[{extra}]'",
         )
+
+
+def _credentials() -> Finding:
+    from curation.credentials import library_version
+
+    version = library_version()
+    return Finding(
+        "credentials",
+        version is not None,
+        f"c2pa-python {version}" if version else "no c2pa-python: Content Credentials are not read, opt-outs in them are not seen",
+        "pip install 'c2pa-python>=0.38'",
+    )
 
 
 def _java() -> Finding:

@@ -6,13 +6,16 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from curation import buckets, captions, facts, ingest, keyframes, quarantine, soundtrack, tracks
+from curation import buckets, captions, credentials, facts, ingest, keyframes, quarantine, rights, soundtrack, tracks
+from curation.blocklist import Blocklist
 from curation.captions import CaptionText
 from curation.ingest import Listing
 from curation.media import MediaError
 from manifests import ids
-from manifests.records import Asset, Clip
+from manifests.purgeable import redact
+from manifests.records import Asset, Block, Clip
 from manifests.schema import arrow_schema, from_row, from_table, to_table
+from manifests.tables import ManifestStore
 from pipelines.batches import ERRORS, pictures_of
 from pipelines.provenance import code_version
 from pipelines.settings import CurateConfig
@@ -92,11 +95,30 @@ _GRACE_S = 30.0
 
 
 def make_ingest(config: CurateConfig, place: Place) -> Job:
-    """Listings become assets, hashed and with their rights."""
+    """Listings become assets, hashed and with their rights; of one that is on the blocklist nothing but its hashes is kept."""
+    from curation.isolate import Sandbox
+
+    blocked = Blocklist.of(from_table(Block, ManifestStore(place.dataset).read("blocklist")))
+    anchors = credentials.trust_anchors(config.ingest.trust_anchors)
+    limits = config.scan.media
+    sandbox = Sandbox(limits.max_wall_s + _GRACE_S, limits.memory_bytes) if credentials.library_version() else None
+
+    def take_in(listing: Listing) -> Asset:
+        asset = ingest.ingest(listing, config.ingest, place.fetched)
+        if blocked.blocks(asset):
+            (place.fetched / asset.asset_id).unlink(missing_ok=True)
+            return redact(asset)
+        if sandbox is None or asset.error_stage is not None:
+            return asset
+        try:
+            found = sandbox.call(credentials.read_credentials, str(ingest.local_path(asset, place.fetched)), anchors)
+        except MediaError:  # the native library crashed or hung on it: that is the file's doing, and probing will say more
+            found = credentials.Credentials(c2pa_state="unreadable")
+        return rights.with_credentials(asset, found)
 
     def job(rows: pa.Table, part: str) -> dict[str, pa.Table]:
         listings = from_table(Listing, rows)
-        assets = to_table(Asset, [ingest.ingest(listing, config.ingest, place.fetched) for listing in listings])
+        assets = to_table(Asset, [take_in(listing) for listing in listings])
         return {"rows": assets.append_column("key", pa.array([x.key for x in listings], pa.string()))}
 
     return job

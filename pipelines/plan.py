@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation import captions, keyframes, scan, soundtrack, split, tracks
+from curation import captions, credentials, keyframes, scan, soundtrack, split, tracks
 from curation.ingest import Listing
 from manifests.records import Asset, Clip, Shard
 from manifests.schema import arrow_schema
@@ -27,9 +27,11 @@ def _pixels_to_decode(row: dict[str, Any]) -> float:
 
 
 INGEST = Stage(
-    name="ingest", shape="map", version="1", reads=arrow_schema(Listing), key="key", make=jobs.make_ingest,
+    name="ingest", shape="map", version="2", reads=arrow_schema(Listing), key="key", make=jobs.make_ingest,
     writes={"rows": _ASSET.append(pa.field("key", pa.string()))},
-    depends_on=lambda c: c.ingest, unit_rows=lambda c: 64,
+    # Rights tables and defaults are added later, so that another of them hashes nothing again.
+    depends_on=lambda c: (c.ingest.max_bytes, credentials.VERSION, credentials.library_version(), credentials.trust_digest(c.ingest.trust_anchors)),
+    unit_rows=lambda c: 64,
 )  # fmt: skip
 PROBE = Stage(
     name="probe", shape="map", version="1", reads=_ASSET, key="asset_id", make=jobs.make_probe, writes={"rows": _ASSET},
@@ -87,7 +89,7 @@ CAPTION = Stage(
 ENCODE = Stage(
     name="encode", shape="map", version="1", reads=jobs.CLIP_AND_ASSET, key="clip_id", make=jobs.make_encode,
     writes={"rows": jobs.ENCODED_SCHEMA, "payload": jobs.PAYLOAD_SCHEMA},
-    depends_on=lambda c: (c.encode, c.sets), unit_rows=lambda c: 2,
+    depends_on=lambda c: (c.encode, {name: s.shape for name, s in c.sets.items()}), unit_rows=lambda c: 2,
     cost=lambda row: _pixels_to_decode(row["asset"]),
 )  # fmt: skip
 WRITE_SHARDS = Stage(

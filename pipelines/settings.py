@@ -16,6 +16,7 @@ from curation.encode import EncodeConfig
 from curation.ingest import IngestConfig
 from curation.people import PeopleConfig
 from curation.quarantine import QuarantineConfig
+from curation.rights import RightsConfig
 from curation.scan import ScanConfig
 from curation.sets import SetConfig
 from curation.sound_tags import SoundTagsConfig
@@ -55,6 +56,7 @@ class CurateConfig:
     sets: dict[str, SetConfig]
     seed: int = 0
     ingest: IngestConfig = field(default_factory=IngestConfig)
+    rights: RightsConfig = field(default_factory=RightsConfig)
     scan: ScanConfig = field(default_factory=ScanConfig)
     quarantine: QuarantineConfig = field(default_factory=QuarantineConfig)
     split: SplitConfig = field(default_factory=SplitConfig)

@@ -6,12 +6,13 @@ Every step below is the same function that Ray and Spark run; here each is calle
 import dataclasses
 import tempfile
 from collections.abc import Generator, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from curation import buckets, captions, concepts, duplicates, embeddings, facts, ingest, text
+from curation import buckets, captions, concepts, credentials, duplicates, embeddings, facts, ingest, rights, text
 from curation.encode import encode_clip
 from curation.ffmpeg_program import EncodeError
 from curation.keyframes import KeyFrame, of_clip
@@ -31,10 +32,15 @@ Lines = Iterator[str]
 def walk(file: Path, config: CurateConfig) -> Lines:
     """What each stage makes of the file, as lines for a person; stops where a rule drops it."""
     # 1 ingest: bytes -> asset id, rights from the sidecar
-    (listing,) = ingest.list_inputs([str(file)], config.ingest)
-    asset = ingest.ingest(listing, config.ingest, Path(tempfile.gettempdir()))
+    (listing,) = ingest.list_inputs([str(file)])
+    asset = ingest.complete(ingest.ingest(listing, config.ingest, Path(tempfile.gettempdir())), listing.source, config.ingest)
+    if credentials.library_version():
+        asset = rights.with_credentials(
+            asset, credentials.read_credentials(str(file), credentials.trust_anchors(config.ingest.trust_anchors))
+        )
+    asset = dataclasses.replace(rights.settle(asset, config.rights, date.today()), blocked=0.0)
     yield from _shown(
-        "1 ingest", asset, "asset_id size_bytes licence_expr licence_class optout_state creator supplied_caption error_detail"
+        "1 ingest", asset, "asset_id size_bytes licence_expr licence_class reservation c2pa_state creator supplied_caption error_detail"
     )
     # 2 probe: container facts, first frame decoded
     asset = facts.derive_asset(probe_asset(asset, str(file), config.scan.media))

@@ -152,7 +152,7 @@ def _processing(facts: Facts, removals: int) -> dict[str, Any]:
     honoured = [
         f"{r['name']}: {r['measure']} {r['op']} {r['threshold']:g}, unknown: {r['on_unknown']}"
         for r in facts.policy
-        if r["measure"].startswith(("optout", "consent", "licence", "tdm"))
+        if r["measure"].startswith(("optout", "reservation", "consent", "licence", "tdm"))
     ]
     words = {None: "not looked for", 0: "no reservation seen", 1: "training reserved"}
     seen = [

@@ -44,7 +44,7 @@ def places(tmp_path_factory: pytest.TempPathFactory):
 def inputs(config: CurateConfig, places: dict[str, Place], samples: Path) -> dict[str, pa.Table]:
     """Input rows of every stage, made by running the stages before it in plain Python."""
     place = places["local"]
-    listings = to_table(Listing, list_inputs([str(samples / f) for f in FILES], config.ingest))
+    listings = to_table(Listing, list_inputs([str(samples / f) for f in FILES]))
     found = {"ingest": listings}
     _run(plan.INGEST, config, place, "local", listings)
     assets = to_table(Asset, from_table(Asset, read(plan.INGEST, config, place)))

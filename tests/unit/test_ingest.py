@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curation import rights
-from curation.ingest import IngestConfig, InputError, ingest, list_inputs, local_path, merge_copies
+from curation.ingest import IngestConfig, InputError, complete, ingest, list_inputs, local_path, merge_copies
+from curation.licences import parse_licence
 from manifests.records import Asset
 
 CONFIG = IngestConfig()
@@ -21,7 +22,8 @@ CONFIG = IngestConfig()
 
 def _assets(tmp_path: Path, *inputs: Path | str, config: IngestConfig = CONFIG) -> list[Asset]:
     fetched = tmp_path / "fetched"
-    return merge_copies(ingest(listing, config, fetched) for listing in list_inputs([str(i) for i in inputs], config))
+    listings = list_inputs([str(i) for i in inputs])
+    return merge_copies(complete(ingest(listing, config, fetched), listing.source, config) for listing in listings)
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def test_globs_lists_and_tables_name_the_same_files(tmp_path: Path, folder: Path
     pq.write_table(pa.table({"path": ["in/a.mp4", "in/c.mov"], "licence": ["CC0-1.0"] * 2}), tmp_path / "t.parquet")
     wanted = {str(folder / "a.mp4"), str(folder / "c.mov")}
     for given_input in (f"{folder}/*.m*", tmp_path / "list.txt", tmp_path / "t.csv", tmp_path / "t.parquet"):
-        listed = {x.uri for x in list_inputs([str(given_input)], CONFIG)} - {str(folder / "notes.md")}
+        listed = {x.uri for x in list_inputs([str(given_input)])} - {str(folder / "notes.md")}
         assert listed - {str(folder / "notes.md")} >= wanted
     (asset,) = [a for a in _assets(tmp_path, tmp_path / "t.csv") if a.size_bytes == 5]
     assert (asset.licence_expr, asset.licence_class) == ("CC0-1.0", 0)
@@ -93,7 +95,7 @@ def test_remote_addresses_go_through_fsspec(tmp_path: Path) -> None:
 def test_an_input_that_is_not_there_is_an_error_that_says_what_was_expected() -> None:
     """A mistyped input stops the command at once."""
     with pytest.raises(InputError, match="nowhere: expected a folder"):
-        list_inputs(["nowhere"], CONFIG)
+        list_inputs(["nowhere"])
 
 
 def test_names_that_are_not_unicode_are_ingested(tmp_path: Path) -> None:
@@ -128,7 +130,7 @@ def test_a_broken_sidecar_states_nothing(broken: bytes) -> None:
 )
 def test_licences_are_spdx_expressions_with_a_class(stated: str, expected: tuple[str, int]) -> None:
     """Known licences get their class, AND takes the strictest, OR the most open, anything else is unspecified as stated."""
-    assert rights.parse_licence(stated) == expected
+    assert parse_licence(stated) == expected
 
 
 @given(st.dictionaries(st.text(max_size=12), st.one_of(st.text(), st.integers(), st.none()), max_size=5), st.text(max_size=30))

@@ -1,0 +1,99 @@
+"""A rights table: what a person's rights desk knows of files, as CSV, named with `--rights`.
+
+One row a statement. `file` names files: a path relative to the table's folder, an absolute path, a bare name, or a glob over names;
+`sha256` names bytes. Where a row gives both, both must hold. The other columns are the fields of a sidecar; an unknown column is refused,
+because a mistyped `training` would be a licence to train.
+"""
+
+import csv
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from curation.ingest import InputError, uri_of
+from curation.rights import FIELDS, Rights, from_fields
+from manifests.records import Asset
+
+KEYS = ("file", "sha256")
+_GLOB = frozenset("*?[")
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    line: int
+    file: str | None
+    sha256: bytes | None
+    rights: Rights
+
+
+class RightsTable:
+    """The statements of a table, found by file and by hash; `unused()` are lines that no asset matched so far."""
+
+    def __init__(self, path: Path) -> None:
+        self._named: dict[str, list[_Row]] = {}
+        self._globs: list[_Row] = []
+        self._hashed: dict[bytes, list[_Row]] = {}
+        self._used: set[int] = set()
+        self._lines: list[int] = []
+        for row in _read(path):
+            self._lines.append(row.line)
+            if row.sha256 is not None:
+                self._hashed.setdefault(row.sha256, []).append(row)
+            elif _GLOB & set(row.file or ""):
+                self._globs.append(row)
+            else:
+                self._named.setdefault(row.file or "", []).append(row)
+
+    def of(self, asset: Asset) -> list[Rights]:
+        """What the table says of the asset, in the order of its lines."""
+        name = asset.uri.rpartition("/")[2]
+        found = [*self._named.get(asset.uri, ()), *(self._named.get(name, ()) if name != asset.uri else ())]
+        found += [r for r in self._globs if _matches(r, asset.uri, name)]
+        found += [
+            r
+            for r in self._hashed.get(asset.asset_sha256, ())
+            if r.file is None or r.file in (asset.uri, name) or _matches(r, asset.uri, name)
+        ]
+        self._used |= {r.line for r in found}
+        return [r.rights for r in sorted(found, key=lambda r: r.line)]
+
+    def unused(self) -> list[int]:
+        """Lines that matched nothing."""
+        return [n for n in self._lines if n not in self._used]
+
+
+def _matches(row: _Row, uri: str, name: str) -> bool:
+    return bool(row.file and _GLOB & set(row.file)) and (fnmatchcase(name, row.file or "") or fnmatchcase(uri, row.file or ""))
+
+
+def _read(path: Path) -> list[_Row]:
+    """Every row. InputError names the table, the line, what was expected and what was found."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as source:
+            reader = csv.DictReader(source, strict=True)
+            names = reader.fieldnames or []
+            if unknown := sorted({str(n) for n in names} - FIELDS - set(KEYS)):
+                raise InputError(f"{path}: expected columns among {', '.join([*KEYS, *sorted(FIELDS)])}; found {', '.join(unknown)}")
+            if not set(names) & set(KEYS):
+                raise InputError(f"{path}: expected a column named file or sha256, found {', '.join(names) or 'none'}")
+            return [_row(path, reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: expected a rights table in CSV, found one that cannot be read: {error}") from error
+
+
+def _row(path: Path, line: int, fields: dict[str, str | None]) -> _Row:
+    if None in fields or None in fields.values():
+        raise InputError(f"{path} line {line}: expected as many values as columns, found another number")
+    stated = {n: v for n, v in fields.items() if v and n not in KEYS}
+    file, digest = fields.get("file") or None, (fields.get("sha256") or "").strip().lower() or None
+    try:
+        sha256 = None if digest is None else bytes.fromhex(digest)
+    except ValueError:
+        sha256 = b""
+    if sha256 is not None and len(sha256) != 32:
+        raise InputError(f"{path} line {line}: expected a SHA-256 of 64 hexadecimal digits, found {digest!r}")
+    if file is None and sha256 is None:
+        raise InputError(f"{path} line {line}: expected a file or a sha256, found neither")
+    if file is not None and "/" in file and not _GLOB & set(file) and "://" not in file:
+        file = uri_of(path.parent / file)
+    return _Row(line, file, sha256, from_fields(stated, f"rights table {path.name}"))
