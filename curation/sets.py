@@ -5,7 +5,7 @@ A clip must be large and long enough, then meet the set's needs in their order, 
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -86,6 +86,11 @@ class SetConfig:
     def strictness(self) -> tuple[int, str]:
         """Sorts the strictest set first."""
         return -(self.min_side_px if self.rank is None else self.rank), self.name
+
+    @property
+    def shape(self) -> "SetConfig":
+        """The set without what only decides which clips enter it: what an encoded sample depends on."""
+        return replace(self, landscape_share=None, people_share=None, needs=(), rank=None)
 
 
 def refusal(clip: Any, needs: Sequence[Need]) -> str | None:

@@ -10,10 +10,12 @@ import pyarrow as pa
 import pytest
 
 from curation.buckets import assign_sets, assign_sets_on_spark
+from curation.cells import CellsConfig
 from curation.concepts import ConceptsConfig, label_concepts, label_concepts_on_spark
+from curation.copy_index import CopyIndexError, add_batch, read_index
 from curation.duplicates import DuplicatesConfig, label_duplicates, label_duplicates_on_spark
 from curation.mix import MixConfig, count_strata, count_strata_on_spark, label_mix, label_mix_on_spark
-from curation.sets import DurationRow, SetConfig
+from curation.sets import DurationRow, Need, SetConfig
 from pipelines.on_spark import JavaError, SparkConfig, find_java, java_version, run_table, run_tables, session
 
 pytestmark = pytest.mark.engine
@@ -75,6 +77,75 @@ def test_duplicates_agree(spark: Any, tmp_path: Path, with_frames: bool) -> None
     same_rows(spark, tmp_path, table, plain, lambda df: label_duplicates_on_spark(df, cfg))
 
 
+def described(seed: int, n: int) -> pa.Table:
+    """n clips with vectors of 12 values, some null, some zero, a third near another, and hashes on some."""
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    x = rng.normal(size=(n, 12))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    push = rng.normal(size=x.shape)
+    near = x[rng.integers(0, n, n)] + push / np.linalg.norm(push, axis=1, keepdims=True) * rng.uniform(0, 0.16, (n, 1))
+    chosen = rng.random(n) < 0.35
+    x[chosen] = near[chosen]
+    x[::40] = 0
+    table = pictures(seed, n, False)
+    return table.append_column("vector", pa.array([None if i % 17 == 3 else v.tolist() for i, v in enumerate(x)], pa.list_(pa.float32())))
+
+
+@pytest.mark.parametrize("columns", [("vector",), ("vector", "pdq")])
+def test_vectors_agree(spark: Any, tmp_path: Path, columns: tuple[str, ...]) -> None:
+    """Cells on Spark find the groups that all pairs of vectors find, alone and together with hashes: one cell, or many with full reach."""
+    table = described(6, 300).select(["clip_id", "kind", "quality", "n_pixels", *columns])
+    cfg = DuplicatesConfig(cells=CellsConfig(rows_per_cell=30, reach=1.0, max_visits=1000))
+    plain = label_duplicates(table, cfg)
+    assert sum(s is not None and s < 0.9999 for s in plain["dup_similarity"].to_pylist()) > 10
+    same_rows(spark, tmp_path, table, plain, lambda df: label_duplicates_on_spark(df, cfg))
+
+
+def batches_of(table: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
+    cut = len(table) // 3
+    return table.slice(0, cut), table.slice(cut, cut), table.slice(2 * cut)
+
+
+def test_new_batches_meet_what_was_kept(spark: Any, tmp_path: Path) -> None:
+    """Batch after batch: what was kept stays, a copy of it is one of it, no two kept clips of different batches are alike, and the order of
+    a batch's rows changes nothing."""
+    table = described(8, 360).select(["clip_id", "kind", "quality", "n_pixels", "vector"])
+    cfg = DuplicatesConfig(cells=CellsConfig(rows_per_cell=30, reach=1.0, max_visits=1000))
+    found: list[dict[str, dict[str, Any]]] = []
+    for way in ("given", "turned"):
+        seen: dict[str, dict[str, Any]] = {}
+        for number, batch in enumerate(batches_of(table)):
+            rows = batch if way == "given" else batch.take(pa.array(range(len(batch) - 1, -1, -1)))
+            part = spark.createDataFrame(rows).repartition(1 if way == "given" else 4)
+            out = add_batch(part, f"b{number}", tmp_path / way, cfg).toArrow()
+            assert sorted(out["clip_id"].to_pylist()) == sorted(batch["clip_id"].to_pylist())
+            seen |= {r["clip_id"]: r for r in out.to_pylist()}
+        found.append(seen)
+    assert found[0] == found[1]
+    kept = {i for i, r in found[0].items() if r["dup_rank"] == 0}
+    index = read_index(tmp_path / "given")
+    assert index is not None and (index.n_kept, index.batches, index.outgrown) == (len(kept), ("b0", "b1", "b2"), False)
+    assert all(r["dup_group"] in kept for r in found[0].values() if r["dup_rank"] > 0)
+    alone = table.filter(pa.array([i in kept for i in table["clip_id"].to_pylist()]))
+    assert set(label_duplicates(alone, cfg)["dup_rank"].to_pylist()) == {0}
+    first = label_duplicates(batches_of(table)[0], cfg).to_pylist()
+    assert [found[0][r["clip_id"]] for r in first] == first
+    crossing = [r for i, r in found[0].items() if r["dup_rank"] > 0 and r["dup_group"] in {c["clip_id"] for c in first}]
+    assert len(crossing) > len([r for r in first if r["dup_rank"] > 0])
+
+
+def test_an_index_refuses_what_it_cannot_hold(spark: Any, tmp_path: Path) -> None:
+    """A batch that is in already, other settings, and a name that would be a path are refused with the remedy."""
+    rows = spark.createDataFrame(described(9, 20).select(["clip_id", "kind", "quality", "n_pixels", "vector"]))
+    add_batch(rows, "a", tmp_path, DuplicatesConfig())
+    with pytest.raises(CopyIndexError, match="a new batch expected, found a, which is in already"):
+        add_batch(rows, "a", tmp_path, DuplicatesConfig())
+    with pytest.raises(CopyIndexError, match=r"made for min_cosine and reach \(0.99, 0.5\), asked for \(0.9, 0.5\): start an index"):
+        add_batch(rows, "b", tmp_path, DuplicatesConfig(min_cosine=0.9))
+    with pytest.raises(CopyIndexError, match="a batch name of letters"):
+        add_batch(rows, "../b", tmp_path, DuplicatesConfig())
+
+
 def test_a_long_chain_is_one_group(spark: Any, tmp_path: Path) -> None:
     """A chain of 60 pictures, each 20 bits from the next, is one group although its ends have nothing in common."""
     bits = np.zeros(256, np.uint8)
@@ -108,18 +179,28 @@ def label_duplicates_rows(spark: Any, tmp_path: Path, table: pa.Table, cfg: Dupl
     return rows
 
 
-@pytest.mark.parametrize("max_sample", [65_536, 100])
-def test_concepts_agree(spark: Any, tmp_path: Path, max_sample: int) -> None:
-    """Clusters, probabilities, draws and margins are bit-equal, also when centroids are trained on a sample."""
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"max_sample": 100},
+        {"levels": 2, "clusters": 30},
+        {"method": "cap", "max_per_cluster": 20},
+        {"method": "semdedup", "max_cosine": 0.9},
+    ],
+)
+def test_concepts_agree(spark: Any, tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Clusters, paths, probabilities, draws and margins are bit-equal by every method, also when centroids are trained on a sample."""
     rng = np.random.Generator(np.random.Philox(key=7))
     centres = rng.normal(size=(9, 24))
     x = (centres[rng.integers(0, 9, 400) * rng.integers(0, 2, 400)] + 0.3 * rng.normal(size=(400, 24))).astype(np.float32)
     vectors = [None if i % 50 == 3 else v.tolist() for i, v in enumerate(x)]
-    table = pa.table({"clip_id": [f"{i:04}" for i in range(400)], "vector": pa.array(vectors, pa.list_(pa.float32()))})
-    cfg = ConceptsConfig(seed=11, max_sample=max_sample, max_clusters=32)
+    flags = [None if i % 3 else i % 9 == 0 for i in range(400)]
+    table = pa.table({"clip_id": [f"{i:04}" for i in range(400)], "vector": pa.array(vectors, pa.list_(pa.float32())), "exempt": flags})
+    cfg = ConceptsConfig(**{"seed": 11, "max_clusters": 32, **settings})
     plain = label_concepts(table, cfg)
     assert plain["cluster_no"].null_count == 8
-    assert len(set(plain["keep_probability"].to_pylist())) > 3
+    assert len(set(plain["keep_probability"].to_pylist())) > 2
     same_rows(spark, tmp_path, table, plain, lambda df: label_concepts_on_spark(df, cfg))
 
 
@@ -130,7 +211,9 @@ def test_mix_agrees(spark: Any, tmp_path: Path) -> None:
     names = ["low_res", "high_res", "image", None]
     rows = [(f"{i:04}", names[rng.integers(0, 4)], *sizes[min(3, int(rng.exponential(0.8)))]) for i in range(500)]
     table = pa.table(dict(zip(("clip_id", "set_name", "width", "height"), map(list, zip(*rows, strict=True)), strict=True)))
-    cfg = MixConfig(landscape_share={"low_res": 0.6, "high_res": 0.2, "absent": 0.5}, seed=2)
+    table = table.append_column("has_people", pa.array([(1.0, 0.0, 0.0, None)[i] for i in rng.integers(0, 4, 500)], pa.float32()))
+    shares = {"low_res": 0.6, "high_res": 0.2, "absent": 0.5}
+    cfg = MixConfig(landscape_share=shares, people_share={"high_res": 0.6, "image": 0.5}, seed=2)
     plain = label_mix(table, cfg)
     assert set(plain["mix_keep"].to_pylist()) == {0.0, 1.0, None}
     same_rows(spark, tmp_path, table, plain, lambda df: label_mix_on_spark(df, cfg))
@@ -159,9 +242,11 @@ def test_sets_agree(spark: Any, tmp_path: Path) -> None:
         }
     )
     video = (DurationRow(min_s=4, max_s=16, n_frames=32, min_fps=2, max_fps=8),)
+    table = table.append_column("motion", pa.array([None if m > 9 else m for m in rng.uniform(0, 10, n)], pa.float32()))
+    needs = (Need(measure="motion", op=">", threshold=2, unmeasured="accept"), Need(measure="motion", op="<", threshold=8))
     sets = (
         SetConfig(name="small", kind="video", min_side_px=240, short_side_px=144, durations=video),
-        SetConfig(name="large", kind="video", min_side_px=720, area_side_px=768, durations=video),
+        SetConfig(name="large", kind="video", min_side_px=720, area_side_px=768, durations=video, needs=needs),
         SetConfig(name="image", kind="image", area_side_px=256),
         SetConfig(name="audio", kind="audio", durations=(DurationRow(min_s=4),)),
     )

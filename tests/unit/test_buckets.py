@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 
 from curation.buckets import OUTPUT, Bucket, assign_set, assign_sets, bucket_of, columns_of, crop_share, size_of
 from curation.sets import DurationRow, Need, SetConfig, find_unmeasured
+from pipelines.config import load as load_config
+from pipelines.plan import ENCODE
+from pipelines.settings import CurateConfig
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "sets"
 
@@ -230,6 +233,14 @@ def test_five_rows_of_duration() -> None:
     found = [bucket_of(lasting(s), load("low_res")) for s in (20, 13, 11, 10, 5)]
     assert [(f.bucket.n_frames, f.fps_num) if f.bucket else None for f in found] == [(256, 16), (256, 20), (256, 24), (192, 20), (128, 26)]
     assert len(load("low_res").aspects) == len(load("low_res").durations) == 5
+
+
+def test_what_a_clip_must_be_changes_no_sample() -> None:
+    """Other needs and shares leave the settings that samples are encoded by, and so the samples; another size does not."""
+    config = load_config(CurateConfig, "curate", "paper")
+    looser = load_config(CurateConfig, "curate", "paper", ["sets.high_res.needs=[]", "sets.low_res.landscape_share=0.5"])
+    larger = load_config(CurateConfig, "curate", "paper", ["sets.low_res.area_side_px=512"])
+    assert ENCODE.digest(config) == ENCODE.digest(looser) != ENCODE.digest(larger)
 
 
 def test_table_of_sets() -> None:
