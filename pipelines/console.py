@@ -28,6 +28,7 @@ def errors(*kinds: type[Exception]) -> Iterator[None]:
 
 
 def store_of(dataset: Path) -> ManifestStore:
+    """The manifest of the dataset; where there is none, a sentence says how to make one, with exit status 2."""
     store = ManifestStore(dataset)
     if store.version() < 0:
         print(
@@ -39,6 +40,7 @@ def store_of(dataset: Path) -> ManifestStore:
 
 
 def print_table(names: list[str], rows: list[list[str]]) -> None:
+    """The rows under their names, for people: no lines, no colours, nothing in the cells is read as markup."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -52,8 +54,10 @@ def print_table(names: list[str], rows: list[list[str]]) -> None:
 
 
 def cell(value: Any) -> str:
+    """A value as a table shows it: nothing for null, hexadecimal for bytes."""
     return "" if value is None else value.hex() if isinstance(value, bytes) else str(value)
 
 
 def plain(value: Any) -> Any:
+    """What JSON has no type for, as text."""
     return value.hex() if isinstance(value, bytes) else str(value)
