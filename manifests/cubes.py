@@ -1,16 +1,16 @@
-"""Counts made at commit: the funnel per rule and a histogram per score, so that no page ever scans the clips.
+"""Counts made at commit: the funnel per rule, the same by source, and a histogram per score, so that no page ever scans the clips.
 
 Subjects are added table by table, so that a manifest of any size is counted in bounded memory.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.ledger import PASS, THRESHOLD, Decided
+from manifests.ledger import PASS, THRESHOLD, Decided, Verdicts
 from manifests.records import Clip, Cube
 from manifests.schema import arrow_schema, to_table
 
@@ -26,22 +26,26 @@ _VERDICTS = ("pass", "reject", "unknown")
 
 
 class Cubes:
-    """Counts of one run, as subjects are added: n and time by rule, media kind and verdict, and `BINS`-bin histograms by decision."""
+    """Counts of one run, as subjects are added, assets first: n and time by rule, media kind, source and verdict, and histograms by decision."""
 
     def __init__(self, run_no: int, ends: Ends) -> None:
         self._run_no, self._ends = run_no, ends
-        self._funnel: dict[tuple[int, str, str], npt.NDArray[np.int64]] = {}
+        self._funnel: dict[tuple[int, str, int, str], npt.NDArray[np.int64]] = {}  # by rule (-1: all on clips), kind, source, verdict
+        self._source_of = (np.empty(0, np.int64), np.empty(0, np.int64))
         self._bins: dict[tuple[str, str, str], npt.NDArray[np.int64]] = {}
 
     def add_assets(self, assets: pa.Table, decided: Decided) -> None:
         """The assets, with what the rules said of them, are counted."""
-        self._add_funnel(assets, decided, pc.fill_null(assets.column("duration_us"), 0).to_numpy())
+        numbers, sources = assets.column("asset_no").to_numpy(), assets.column("source_no").to_numpy()
+        self._source_of = (np.append(self._source_of[0], numbers), np.append(self._source_of[1], sources))
+        self._add_funnel(assets, decided.verdicts, pc.fill_null(assets.column("duration_us"), 0).to_numpy(), sources)
 
     def add_clips(self, clips: pa.Table, decided: Decided) -> None:
         """The clips, with what the rules said of them, are counted; `decision` of the table is what the histograms go by."""
         spans = pc.subtract(clips.column("end_us"), clips.column("start_us")).to_numpy()
-        self._add_funnel(clips, decided, spans)
         kept = pc.equal(clips.column("decision"), "keep").to_numpy()
+        together = Verdicts(-1, np.arange(len(kept)), np.where(kept, PASS, THRESHOLD).astype(np.int8), np.empty(0, np.float32))
+        self._add_funnel(clips, (*decided.verdicts, together), spans, self._sources(clips.column("asset_no").to_numpy()))
         for kind in clips.column("kind").unique().to_pylist():
             mine = np.flatnonzero(pc.equal(clips.column("kind"), kind).to_numpy())
             for score in SCORES:
@@ -50,11 +54,21 @@ class Cubes:
 
     def table(self) -> pa.Table:
         """The counts as rows of `cubes`."""
+        whole: dict[tuple[int, str, str], npt.NDArray[np.int64]] = {}
+        for (rule_no, kind, _, verdict), found in self._funnel.items():
+            if rule_no >= 0:
+                whole[rule_no, kind, verdict] = whole.get((rule_no, kind, verdict), np.zeros(2, np.int64)) + found
         funnel = [
             Cube(run_no=self._run_no, name="funnel", kind=kind, rule_no=rule_no, verdict=verdict, n=int(n), duration_us=int(time))
-            for (rule_no, kind, verdict), (n, time) in sorted(self._funnel.items())
-            if n
+            for (rule_no, kind, verdict), (n, time) in sorted(whole.items())
         ]
+        by_source = [
+            Cube(
+                run_no=self._run_no, name="source", kind=kind, rule_no=None if rule_no < 0 else rule_no,
+                source_no=None if source < 0 else source, verdict=verdict, n=int(n), duration_us=int(time),
+            )
+            for (rule_no, kind, source, verdict), (n, time) in sorted(self._funnel.items())
+        ]  # fmt: skip
         histograms = []
         for (kind, score, verdict), (counts, times) in sorted(self._bins.items()):
             edges = _edges(*self._ends[kind, score])
@@ -65,18 +79,32 @@ class Cubes:
                 )
                 for b in np.flatnonzero(counts)
             ]  # fmt: skip
-        return to_table(Cube, [*funnel, *histograms])
+        return to_table(Cube, [*funnel, *by_source, *histograms])
 
-    def _add_funnel(self, subjects: pa.Table, decided: Decided, times: npt.NDArray[np.int64]) -> None:
+    def _sources(self, asset_nos: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The source of each asset by its number, -1 where it was not added."""
+        numbers, sources = self._source_of
+        if not len(numbers):
+            return np.full(len(asset_nos), -1, np.int64)
+        if (np.diff(numbers) < 0).any():
+            order = np.argsort(numbers, kind="stable")
+            numbers, sources = self._source_of = numbers[order], sources[order]
+        at = np.minimum(np.searchsorted(numbers, asset_nos), len(numbers) - 1)
+        return np.where(numbers[at] == asset_nos, sources[at], -1)
+
+    def _add_funnel(
+        self, subjects: pa.Table, verdicts: Sequence[Verdicts], times: npt.NDArray[np.int64], sources: npt.NDArray[np.int64]
+    ) -> None:
         kinds = pc.fill_null(subjects.column("kind"), "unknown").combine_chunks().dictionary_encode()
         names, places = kinds.dictionary.to_pylist(), kinds.indices.to_numpy()
-        for said in decided.verdicts:
-            verdict = np.select([said.codes == PASS, said.codes == THRESHOLD], [0, 1], 2)
-            group = places[said.rows] * 3 + verdict
-            n = np.bincount(group, minlength=3 * len(names))
-            time = _sums(group, times[said.rows], 3 * len(names))
+        source_nos, source_at = np.unique(sources, return_inverse=True)
+        cell, n_cells = source_at * len(names) + places, len(source_nos) * len(names) * 3
+        for said in verdicts:
+            group = cell[said.rows] * 3 + np.select([said.codes == PASS, said.codes == THRESHOLD], [0, 1], 2)
+            n = np.bincount(group, minlength=n_cells)
+            time = _sums(group, times[said.rows], n_cells)
             for g in np.flatnonzero(n):
-                key = (said.rule_no, names[g // 3], _VERDICTS[g % 3])
+                key = (said.rule_no, names[g // 3 % len(names)], int(source_nos[g // 3 // len(names)]), _VERDICTS[g % 3])
                 self._funnel[key] = self._funnel.get(key, np.zeros(2, np.int64)) + np.array([n[g], time[g]])
 
     def _add_bins(
@@ -103,6 +131,14 @@ def build_cubes(run_no: int, assets: pa.Table, of_assets: Decided, clips: pa.Tab
     cubes.add_assets(assets, of_assets)
     cubes.add_clips(clips, of_clips)
     return cubes.table()
+
+
+def with_earlier(cubes: pa.Table, stored: pa.Table) -> pa.Table:
+    """The cubes of a run with the funnels of the runs before it, so that what a rule passed then can be told without old versions."""
+    earlier = stored.filter(pc.equal(stored.column("name"), "funnel"))
+    if cubes.num_rows:
+        earlier = earlier.filter(pc.less(earlier.column("run_no"), pc.min(cubes.column("run_no"))))
+    return pa.concat_tables([earlier, cubes])
 
 
 def score_ends(clips: pa.Table) -> dict[tuple[str, str], tuple[float, float]]:

@@ -437,9 +437,10 @@ class Cube:
     """Counts made at commit, so that a page reads kilobytes whatever the size of the dataset."""
 
     run_no: int = column(pa.int32(), "run")
-    name: str = column(pa.string(), "funnel or histogram")
+    name: str = column(pa.string(), "funnel (kept of earlier runs too), source or histogram")
     kind: str = column(pa.string(), "media kind")
-    rule_no: int | None = _small("rule, for funnels")
+    rule_no: int | None = _small("rule, for funnel and source; null in source for all rules on clips together")
+    source_no: int | None = _small("source of the asset, for source")
     measure: str | None = _text("score column, for histograms")
     bin: int | None = _small("bin, for histograms")
     low: float | None = column(pa.float64(), "lower edge of the bin", default=None)

@@ -23,7 +23,7 @@ from curation.ingest import Listing, complete, list_inputs, merge_copies
 from curation.rights import from_fields, settle
 from curation.rights_table import RightsTable
 from manifests import ids, ledger
-from manifests.cubes import build_cubes
+from manifests.cubes import build_cubes, with_earlier
 from manifests.policy import DECIDING
 from manifests.purgeable import redact
 from manifests.records import Asset, Block, Caption, Clip, Run, Source
@@ -280,7 +280,7 @@ def place_and_commit(run: Curation, captions: pa.Table, inputs_digest: str, star
             "captions": to_table(Caption, caption_rows),
             "shards": shards,
             "members": members,
-            "cubes": cubes,
+            "cubes": with_earlier(cubes, run.store.read("cubes", run.parent)),
         },
         parent=run.parent,
     )

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pds
 
 from manifests import ids, ledger, whatif
-from manifests.cubes import SCORES, Cubes
+from manifests.cubes import SCORES, Cubes, with_earlier
 from manifests.policy import DECIDING, Numbered, policy_at
 from manifests.records import Asset, Clip, Cube, Run
 from manifests.rules import Rule
@@ -216,8 +216,8 @@ class _Redecision:
             yield from new.combine_chunks().to_batches()
 
     def cubes(self) -> Iterator[pa.RecordBatch]:
-        """What was counted of the assets and clips that have gone by."""
-        yield from self._cubes.table().to_batches()
+        """What was counted of the assets and clips that have gone by, and the funnels of earlier runs."""
+        yield from with_earlier(self._cubes.table(), self._store.read("cubes", self._parent)).to_batches()
 
     def _tables(self, subject: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """The stored rows by ranges of numbers, clips with `asset_kept` as the new rules on assets say."""
