@@ -208,7 +208,9 @@ def _checks(con: duckdb.DuckDBPyConnection, head: Headline, funnels: tuple[Funne
         ]
         members = rows(con, "SELECT count(*) AS n FROM (SELECT DISTINCT shard_no, clip_no FROM members)")[0]["n"]
         checks.append(Check(name="kept clips are in a shard", expected=head.kept.n, found=placed["kept"]))
-        checks.append(Check(name="samples in shards = clips placed", expected=head.samples, found=placed["n"]))
+        # Not all samples are of placed clips: one that was decided again since its shard was written lies there and is not read.
+        held = rows(con, "SELECT count(DISTINCT clip_no) AS n FROM clips JOIN members USING (shard_no, clip_no) WHERE shard_no IS NOT NULL")
+        checks.append(Check(name="clips placed = those with a sample in their shard", expected=placed["n"], found=held[0]["n"]))
         checks.append(Check(name="samples in shards = samples in the member index", expected=head.samples, found=members))
     return tuple(checks)
 
