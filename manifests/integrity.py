@@ -5,6 +5,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from manifests.rebuild import compare
 from manifests.records import Member, Shard
 from manifests.schema import from_table
@@ -83,11 +87,14 @@ def _verify_clips(store: ManifestStore, version: int | None, shards: set[int]) -
     runs = store.read("runs", version, ["run_no", "command"])
     waiting = {n for n, command in zip(*(c.to_pylist() for c in runs.columns), strict=True) if command == "decide"}
     clips = store.read("clips", version, ["clip_id", "decision", "shard_no", "decided_run_no"])
-    for clip_id, decision, shard_no, run_no in zip(*(c.to_pylist() for c in clips.columns), strict=True):
-        if (decision == "keep") != (shard_no is not None) and not (decision == "keep" and run_no in waiting):
-            yield Fault(f"clip {clip_id}", f"{'a' if decision == 'keep' else 'no'} shard as it is '{decision}'", f"shard {shard_no}")
-        elif shard_no is not None and shard_no not in shards:
-            yield Fault(f"clip {clip_id}", f"shard {shard_no} in the shards table", "none")
+    kept, placed = pc.equal(clips.column("decision"), "keep").to_numpy(), clips.column("shard_no").is_valid().to_numpy()
+    may_wait = kept & pc.is_in(clips.column("decided_run_no"), value_set=pa.array(sorted(waiting), pa.int32())).to_numpy()
+    known = pc.is_in(clips.column("shard_no"), value_set=pa.array(sorted(shards), pa.int32())).to_numpy()
+    for row in clips.take(np.flatnonzero((kept != placed) & ~may_wait)).to_pylist():
+        expected = "a" if row["decision"] == "keep" else "no"
+        yield Fault(f"clip {row['clip_id']}", f"{expected} shard as it is '{row['decision']}'", f"shard {row['shard_no']}")
+    for row in clips.take(np.flatnonzero((kept == placed) & placed & ~known)).to_pylist():
+        yield Fault(f"clip {row['clip_id']}", f"shard {row['shard_no']} in the shards table", "none")
 
 
 def _verify_ledger(store: ManifestStore, version: int | None) -> Iterator[Fault]:
