@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests import ledger, parquet
-from manifests.records import Asset, Clip
+from manifests.policy import numbers_in_force, rules_in_force
+from manifests.query import connection
+from manifests.records import Asset, Clip, Decision, RuleRow, Run
 from manifests.rules import Rule
 from manifests.schema import to_table
 from manifests.tables import ManifestStore
@@ -125,6 +127,39 @@ def test_ranges_read_only_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sum(read) <= 60
     of_assets = ledger.read_newest(store.files("decisions"), "asset", 0, 10, [7])
     assert ledger.first_fails([(7, rule)], of_assets).tolist() == [7] * 5 + [-1] * 5
+
+
+def test_the_rules_in_force_are_those_of_the_last_run_that_decided() -> None:
+    """A run says which rules it applied; where none says so, as in a manifest of before, they are those of the newest run's rows."""
+    rows = [
+        RuleRow(
+            rule_no=n, position=9 - n, kinds="video", **{k: getattr(r, k) for k in (f.name for f in dataclasses.fields(Rule)) if k != "kinds"}
+        )
+        for n, r in enumerate([*RULES[:2], dataclasses.replace(RULES[0], threshold=5.0)])
+    ]  # fmt: skip
+    said = [
+        Decision(run_no=run, rule_no=rule, asset_no=0, clip_no=0, passed=True, reason_code="pass")
+        for run, rule in ((0, 0), (0, 1), (1, 2), (1, 1))
+    ]
+    tables = {"rules": to_table(RuleRow, rows), "decisions": to_table(Decision, said)}
+    assert numbers_in_force(connection(tables)) == [2, 1]
+    run = {"run_id": "", "inputs_digest": "", "code_version": "", "config_sha256": "", "config_json": ""}
+    runs = [
+        Run(run_no=0, command="curate", **run),
+        Run(run_no=2, command="decide", policy=[1, 0], **run),
+        Run(run_no=3, command="train tae", **run),
+    ]
+    con = connection(tables | {"runs": to_table(Run, runs)})
+    assert [(n, r.name, r.threshold) for n, r in rules_in_force(con, "clip")] == [(1, "text", 0.6), (0, "motion", 2.0)]
+
+
+def test_numbers_of_clips_that_are_gone_are_not_used_again(tmp_path: Path) -> None:
+    """The next number lies beyond every number that the ledger ever had, so a new clip never inherits another's decisions."""
+    store = ManifestStore(tmp_path)
+    assert ledger.next_number(store.files("decisions"), "clip") == 0
+    clips = to_table(Clip, [_clip(i, "video", 3.0, None, None, None) for i in (3, 41, 7)])
+    store.commit("run0", append={"decisions": ledger.decide_table([(0, RULES[0])], clips, 0)[0]})
+    assert ledger.next_number(store.files("decisions"), "clip") == 42
 
 
 def test_nan_is_no_score() -> None:

@@ -150,3 +150,23 @@ def test_a_purge_leaves_a_writer_at_work_alone(tmp_path: Path) -> None:
     os.utime(staged, (old, old))
     assert store.purge().files == (staged,)
     assert store.read("blocklist").num_rows == 1
+
+
+def test_an_intent_of_before_tables_had_several_files_is_completed(tmp_path: Path) -> None:
+    """A crash of an older release left an intent that names one file a table: the next writer completes it."""
+    store = ManifestStore(tmp_path)
+    store.commit("run0", replace={"blocklist": _block("a")})
+    path = store.folder / "blocklist" / "part-000000000001-old.parquet"
+    parquet.write_parquet(path, _block("b", "c"))
+    write = {
+        "table": "blocklist",
+        "mode": "overwrite",
+        "path": path.name,
+        "size_bytes": path.stat().st_size,
+        "modified_ms": 0,
+        "stats": "{}",
+    }
+    (store.folder / "_intents" / "000000000001.json").write_text(json.dumps({"version": 1, "run_id": "old", "writes": [write]}))
+    store.recover()
+    assert store.version() == 1
+    assert store.read("blocklist").column("value").to_pylist() == ["b", "c"]
