@@ -49,7 +49,7 @@ def redact(asset: Asset) -> Asset:
 
 
 def normal_url(url: str) -> str:
-    """An address in the form in which addresses are compared: https for http, host in lower case without www, no fragment or last slash."""
+    """An address in the form in which addresses are compared: https for http, host in lower case without www, no last slash."""
     try:
         parts = urlsplit(url.strip())
     except ValueError:
@@ -57,7 +57,7 @@ def normal_url(url: str) -> str:
     if not parts.netloc:
         return url.strip()
     scheme = "https" if parts.scheme.lower() in ("http", "https") else parts.scheme.lower()
-    return urlunsplit((scheme, parts.netloc.lower().removeprefix("www."), parts.path.rstrip("/"), parts.query, ""))
+    return urlunsplit((scheme, parts.netloc.lower().removeprefix("www."), parts.path.rstrip("/"), parts.query, parts.fragment))
 
 
 def url_key(url: str) -> str:

@@ -43,7 +43,7 @@ _RETENTION = "interval 3650 days"
 
 _TRIES, _RETRY_S = 100, 0.02
 
-_LOOKED_UP = {"clips": ("clip_id",), "assets": ("asset_id",), "members": ("clip_id",)}
+LOOKED_UP = {"clips": ("clip_id",), "assets": ("asset_id",), "members": ("clip_id",)}
 """Columns by which a person asks for one row among millions: they get a Bloom filter."""
 
 
@@ -200,7 +200,7 @@ class ManifestStore:
         schema = arrow_schema(_record(table))
         # The random part keeps two drivers of one run from writing the same name.
         stem = f"part-{version:012d}-{run_id[:12]}-{secrets.token_hex(4)}"
-        written = write_rows(self.folder / table, stem, _without_nan(table, rows), schema, _LOOKED_UP.get(table, ()))
+        written = write_rows(self.folder / table, stem, _without_nan(table, rows), schema, LOOKED_UP.get(table, ()))
         if mode == "append" and not any(w.n_rows for w in written):
             for file in written:
                 file.path.unlink()

@@ -13,5 +13,9 @@ class SampleError(TrainingError):
         self.where, self.action, self.expected, self.found = where, action, expected, found
 
 
+class DeniedError(SampleError):
+    """The clip was taken down: it may not be used, whatever its bytes are."""
+
+
 class CheckpointError(TrainingError):
     """A checkpoint is incomplete or damaged, or does not fit the model; the message names the file."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from manifests.deny import DenyList
 from training.data.batch import DataConfig, load_pixels, to_tensor
 from training.data.index import Sample
 from training.errors import SampleError, TrainingError
@@ -41,7 +42,8 @@ def load_held_out(dataset: Path, samples: list[Sample], config: DataConfig, rank
     that made fewer forward passes would leave the others waiting. A broken clip is an error, as a measurement that silently lost
     clips could not be compared with an earlier one.
     """
-    chosen = tuple(samples[: config.validate_clips])
+    denied = DenyList(dataset).clips()  # what was taken down is not measured on either: from then on the mean is of other clips
+    chosen = tuple([s for s in samples if s.clip_id not in denied][: config.validate_clips])
     turns = []
     for kind in ("video", "image"):
         numbers = [i for i, s in enumerate(chosen) if s.kind == kind]

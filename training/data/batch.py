@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from manifests.deny import DenyList
 from training import keyed
 from training.data.decode import Pixels, decode_image, decode_video
 from training.data.index import Kind, Sample
 from training.data.plan import Place, Plan
 from training.data.read import read_sample
-from training.errors import SampleError, TrainingError
+from training.errors import DeniedError, SampleError, TrainingError
 
 if TYPE_CHECKING:
     import torch
+
+MAX_DENIED = 1000
+"""Reserves drawn for one place before giving up: clips taken down do not count as broken, but a bucket may hold nothing else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +94,7 @@ class BatchLoader:
 
     def __init__(self, dataset: Path, plan: Plan, config: DataConfig, rank: int, world: int) -> None:
         self._dataset, self._plan, self._config, self._rank, self._world = dataset, plan, config, rank, world
+        self._denied = DenyList(dataset)
 
     def batches(self, start: int, end: int) -> Iterator[Batch]:
         """The batches of steps start <= step < end, in order."""
@@ -98,7 +103,9 @@ class BatchLoader:
             for step in range(start, end):
                 while len(ahead) <= self._config.prefetch_batches and step + len(ahead) < end:
                     ahead.append(pool.submit(self.batch, step + len(ahead)))
-                yield ahead.popleft().result()
+                made = ahead.popleft().result()
+                # It was made a few steps ago: what was taken down since then is not trained on.
+                yield self.batch(step) if self._denied.clips().keys() & set(made.clip_ids) else made
 
     def batch(self, step: int) -> Batch:
         """The rank's batch of one step; TrainingError when too many samples in a row are broken."""
@@ -116,26 +123,34 @@ class BatchLoader:
         )
 
     def _sample(self, step: int, place_no: int, place: Place) -> tuple[Pixels, str, Replaced | None]:
-        planned, reason = self._plan.samples[place.position], ""
-        for attempt in range(self._config.max_replacements + 1):
+        planned, reason, broken = self._plan.samples[place.position], "", 0
+        for attempt in range(MAX_DENIED):
             used = planned if attempt == 0 else self._plan.samples[self._plan.reserve(place, attempt).position]
             try:
                 pixels = self._pixels(used, place.epoch)
             except SampleError as error:
                 reason = reason or str(error)
+                broken += not isinstance(error, DeniedError)
+                if broken > self._config.max_replacements:
+                    raise TrainingError(f"step {step}: clip {planned.clip_id} and {broken - 1} reserves are broken: {reason}") from error
                 continue
             swap = Replaced(step=step, place=place_no, planned=planned.clip_id, used=used.clip_id, reason=reason) if attempt else None
             return pixels, used.clip_id, swap
-        raise TrainingError(f"step {step}: clip {planned.clip_id} and {self._config.max_replacements} reserves are broken: {reason}")
+        raise TrainingError(
+            f"step {step}: clip {planned.clip_id}: expected a clip of its bucket that may be used among {MAX_DENIED} draws, found none; "
+            "curate the dataset again and begin a new run on its newest version"
+        )
 
     def _pixels(self, sample: Sample, epoch: int) -> Pixels:
         settings = self._plan.settings
-        return load_pixels(self._dataset, sample, self._config, (settings.seed, settings.stage, sample.clip_id, epoch))
+        return load_pixels(self._dataset, sample, self._config, (settings.seed, settings.stage, sample.clip_id, epoch), self._denied)
 
 
-def load_pixels(dataset: Path, sample: Sample, config: DataConfig, key: tuple[object, ...] | None) -> Pixels:
+def load_pixels(
+    dataset: Path, sample: Sample, config: DataConfig, key: tuple[object, ...] | None, denied: DenyList | None = None
+) -> Pixels:
     """The sample's window and crop, (T, size_px, size_px, 3): drawn by the key, or the first frames and the centre without one."""
-    data, where = read_sample(dataset, sample, config.verify_sha256), f"{sample.shard_path} clip {sample.clip_id}"
+    data, where = read_sample(dataset, sample, config.verify_sha256, denied), f"{sample.shard_path} clip {sample.clip_id}"
     if sample.kind == "image":
         return _crop(decode_image(data, where, config.resize_px), config.size_px, key)
     if not sample.fps_num or not sample.fps_den or sample.n_frames is None:

@@ -1,0 +1,127 @@
+"""The command of takedowns: what is derived from somebody's media, and taking it all out."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from pipelines.console import AsJson, Dataset, errors, print_table, store_of
+
+app = typer.Typer()
+
+Texts = list[str] | None
+
+
+@app.command()
+def takedown(
+    dataset: Dataset,
+    url: Annotated[
+        Texts, typer.Option("--url", help="Address of the media or of its page, as the rights state it. May be repeated.")
+    ] = None,
+    asset: Annotated[Texts, typer.Option("--asset", help="Asset id, 6 or more digits. May be repeated.")] = None,
+    hash: Annotated[Texts, typer.Option("--hash", help="SHA-256 or MD5 of the original file. May be repeated.")] = None,
+    file: Annotated[list[Path] | None, typer.Option("--file", help="The original file itself. May be repeated.")] = None,
+    channel: Annotated[Texts, typer.Option("--channel", help="Channel or creator, as the rights state it. May be repeated.")] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why; goes into the receipt.")] = "not stated",
+    basis: Annotated[
+        Literal["copyright", "privacy", "contract", "opt-out", "unlawful"], typer.Option("--basis", help="Ground.")
+    ] = "copyright",
+    execute: Annotated[bool, typer.Option("--execute", help="Do it. Without this nothing is changed.")] = False,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="Private key file from `dailies keygen`, to sign the receipt and releases' amendments.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List everything derived from somebody's media: clips, times, captions, scores, sets, shards, releases, checkpoints; or remove it.
+
+    Without --execute nothing changes. With it: training refuses the clips at once, texts, vectors, pictures, sound and the shards' bytes
+    are destroyed in every version, the files may not enter again, and a receipt says what was done. A killed run is continued by the
+    same command.
+
+      dailies takedown dataset --url https://example.org/film --reason "request of 2026-11-20" --execute --key lab.key
+    """
+    from manifests.release_file import ReleaseError
+    from manifests.signing import SigningError
+    from manifests.takedown import Selector, TakedownError, survey
+    from pipelines.exposures import first_step
+    from pipelines.progress import Progress
+    from pipelines.stage import Place
+    from pipelines.takedown import STEPS
+    from pipelines.takedown import execute as run
+    from pipelines.takedown_case import Request, find_case, near_copies
+
+    store = store_of(dataset)
+    store.recover()
+    with errors(TakedownError, ReleaseError, SigningError, OSError):
+        given: list[tuple[Any, list[str]]] = [("url", url or []), ("asset", asset or []), ("hash", hash or []), ("channel", channel or [])]
+        selectors = [Selector(kind=k, value=v) for k, values in given for v in values]
+        selectors += [Selector(kind="hash", value=_sha256(path)) for path in file or []]
+        if not selectors:
+            raise TakedownError("expected something to take down, found nothing named; give --url, --asset, --hash, --file or --channel")
+        request = Request(selectors=tuple(selectors), basis=basis, reason=reason)
+        radius = survey(store, selectors, first_step(dataset))
+        facts: dict[str, Any] = dataclasses.asdict(radius) | {"shards": radius.shards, "executed": execute}
+        if execute:
+            with Progress(quiet=as_json).stage("takedown", len(STEPS)) as advance:
+                case, receipt = run(dataset, request, radius, key, lambda step: advance(1))
+            facts |= {"takedown_no": case.takedown_no, "receipt": str(receipt), "assets_removed": len(case.asset_ids)}
+        else:
+            earlier = find_case(dataset, request)
+            facts |= {
+                "near_copies": near_copies(Place(dataset.absolute()), store, radius),
+                "takedown_no": None if earlier is None else earlier.takedown_no,
+            }
+    if execute:
+        _rewrite_report(dataset)
+    print(json.dumps(facts, default=str)) if as_json else _print(facts)
+
+
+def _sha256(path: Path) -> str:
+    from manifests.ids import hash_stream
+
+    with path.open("rb") as source:
+        return hash_stream(source)[0].hex()
+
+
+def _rewrite_report(dataset: Path) -> None:
+    """A report that shows what was taken down is one of before: it is made again."""
+    from pipelines.reporting import write_report
+
+    if (dataset / "report.html").exists() or (dataset / "report.json").exists():
+        write_report(dataset)
+
+
+def _print(facts: dict[str, Any]) -> None:
+    assets, clips = facts["assets"], facts["clips"]
+    if facts["executed"]:
+        print(f"takedown {facts['takedown_no']}: {facts['assets_removed']} assets removed, receipt {facts['receipt']}")
+        return
+    if not assets:
+        print("nothing in this dataset is derived from what is named" + _again(facts))
+        return
+    print_table(["asset", "state", "address", "title"], [[a["asset_id"], a["state"], a["uri"], a["title"] or ""] for a in assets])
+    rows = [[c["clip_id"], _seconds(c), c["decision"], c["set_name"] or "", c["bucket"] or "", " ".join(c["captions"])[:60]] for c in clips]
+    print_table(["clip", "seconds", "decision", "set", "bucket", "caption"], rows)
+    for c in clips:
+        print(f"{c['clip_id']}  " + ", ".join(f"{n} {v:.4g}" for n, v in c["scores"].items()))
+    rows = [["shard", path] for path in facts["shards"]]
+    rows += [["release", f"{r['name']}: {r['clips']} clips, {r['assets']} files"] for r in facts["releases"]]
+    rows += [["checkpoint", _checkpoint(c)] for c in facts["checkpoints"]]
+    rows += [["near copy", f"clip {i}, {bits} bit away: refused from the next curation on"] for i, bits in facts["near_copies"].items()]
+    print_table(["", "also touched"], rows)
+    print(f"{len(assets)} assets, {len(clips)} clips; nothing was changed, --execute removes them" + _again(facts))
+
+
+def _again(facts: dict[str, Any]) -> str:
+    return "" if facts["takedown_no"] is None else f" (takedown {facts['takedown_no']} is the same request)"
+
+
+def _seconds(clip: dict[str, Any]) -> str:
+    return f"{clip['start_us'] / 1e6:.2f} to {clip['end_us'] / 1e6:.2f}"
+
+
+def _checkpoint(found: dict[str, Any]) -> str:
+    seen = ", ".join(f"{clip} at step {step}" for clip, step in sorted(found["first_steps"].items(), key=lambda item: item[1]))
+    return f"{found['run_path']} {found['checkpoint']}: first saw {seen}"

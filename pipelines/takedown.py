@@ -1,0 +1,303 @@
+"""`dailies takedown --execute`: what was named is quarantined at once, then scrubbed from everything under the dataset, then receipted.
+
+    takedowns/000001.case.json       what is being done, written first: ids and hashes, no text; a killed run continues from it
+    deny.txt, manifest version       the clips may not be trained on, the files may not enter again
+    shards                           the members' bytes are filler of the same length
+    work/, fetched media, tables     rows, texts, vectors, pictures, sound and copies are gone, in every version
+    releases/<name>                  amended
+    takedowns/000001.json, .dsse.json    the receipt, last, and what signs it
+
+Every step can be done twice, so the same command after a kill does all of them again and finds most of it done.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from manifests import deny, ids, scrub
+from manifests.amendments import Amendment, amend
+from manifests.files import write_atomic
+from manifests.purgeable import removed_uri
+from manifests.records import Asset, Block, Run, Source, Takedown
+from manifests.schema import from_table, to_table
+from manifests.tables import LOOKED_UP, ManifestStore
+from manifests.takedown import Radius, TakedownError, signer_of
+from pipelines import provenance
+from pipelines.stage import Place
+from pipelines.takedown_case import Case, Request, open_case
+from pipelines.work import set_column
+from pipelines.work_scrub import scrub_work
+
+PREDICATE = "urn:dailies:takedown:v1"
+STEPS = ("quarantine", "shards", "work", "media", "tables", "versions", "releases", "receipt")
+_ABANDONED = re.compile(r"\..*\.(\d+)\.tmp")
+
+Said = Callable[[str], None]
+
+
+def execute(dataset: Path, request: Request, radius: Radius, key: Path | None, said: Said) -> tuple[Case, Path]:
+    """Nothing of what the request names is left under the dataset but hashes and numbers; returns the case and its receipt.
+
+    The same request again continues a case that was killed, or does a finished one again, which finds nothing left to do. What the
+    inputs brought since, and the request names too, is a case of its own.
+    """
+    place, store = Place(dataset.absolute()), ManifestStore(dataset)
+    store.recover()
+    case = open_case(place, store, request, radius)
+    _check_key(dataset, case, key)
+    write_atomic(dataset / case.path, json.dumps(dataclasses.asdict(case), indent=1, sort_keys=True).encode())
+    done: dict[str, Any] = {}
+    quarantine(store, case)
+    said("quarantine")
+    hashes = {p: scrub.overwrite(dataset / p, members) for p, members in sorted(scrub.members_of(store, set(case.clip_ids)).items())}
+    done["shards"] = {p: h.hex() for p, h in hashes.items()}
+    said("shards")
+    done["work_parts"] = scrub_work(place, set(case.asset_ids), set(case.clip_ids), set(hashes))
+    said("work")
+    done["media_copies"] = _remove_media(place, store, case)
+    said("media")
+    done["manifest_version"] = commit_removal(store, case, hashes)
+    said("tables")
+    changed = scrub_versions(store, case, hashes)
+    done["table_files"] = len(changed)
+    said("versions")
+    done["releases"] = _amend(dataset, case, [*hashes, *changed], key)
+    said("releases")
+    receipt = write_receipt(dataset, case, done, key)
+    said("receipt")
+    return case, receipt
+
+
+def quarantine(store: ManifestStore, case: Case) -> None:
+    """Nobody may train on the clips or take the files in again, from now on."""
+    deny.deny(store.root, case.clip_ids, case.takedown_no)
+    run_id = ids.digest("takedown/quarantine/v1", case.takedown_no, case.digest)
+    if store.version_of_run(run_id) is not None:
+        return
+    parent = store.version()
+    assets, clips = store.read("assets"), store.read("clips")
+    blocks: list[Block] = from_table(Block, store.read("blocklist"))
+    known = {(b.kind, b.value) for b in blocks}
+    blocks += [Block(kind=k, value=v, takedown_no=case.takedown_no) for k, v in case.blocks if (k, v) not in known]
+    mine, theirs = _among(assets, "asset_no", case.asset_nos), _among(clips, "clip_no", case.clip_nos)
+    store.commit(
+        run_id,
+        append={"takedowns": to_table(Takedown, [_row(case, "open")]), "runs": to_table(Run, [_run(store, case, run_id)])},
+        replace={
+            "assets": _put(assets, mine, {"state": "quarantined"}),
+            "clips": _put(clips, theirs, {"decision": "quarantine", "shard_no": None}),
+            "blocklist": to_table(Block, blocks),
+        },
+        parent=parent,
+    )
+
+
+def commit_removal(store: ManifestStore, case: Case, hashes: dict[str, bytes]) -> int:
+    """The newest version holds the assets and clips without text, no captions of theirs, and the hashes of the shards as they are now."""
+    run_id = ids.digest("takedown/removal/v1", case.takedown_no, case.digest)
+    if (done := store.version_of_run(run_id)) is not None:
+        return done
+    parent = store.version()
+    assets = scrub.forget_assets(case.asset_ids)(store.read("assets"))
+    clips = scrub.forget_clips(case.clip_ids)(store.read("clips"))
+    captions = store.read("captions")
+    removed = {"decision": "removed", "shard_no": None, "caption_no": None, "keyframe_part": None, "scan_part": None}
+    now = datetime.now(UTC)
+    return store.commit(
+        run_id,
+        append={
+            "takedowns": to_table(Takedown, [_row(case, "executed", now)]),
+            "runs": to_table(Run, [_run(store, case, run_id)]),
+        },
+        replace={
+            "sources": scrub.forget_sources(_empty_sources(assets, case))(store.read("sources")),
+            "assets": _put(
+                assets, _among(assets, "asset_no", case.asset_nos), {"state": "removed", "decision": "removed", "scan_part": None}
+            ),
+            "clips": _put(clips, _among(clips, "clip_no", case.clip_nos), removed),
+            "captions": captions.filter(pc.invert(_among(captions, "clip_no", case.clip_nos))),
+            "members": scrub.rehash_members(case.clip_ids)(store.read("members")),
+            "shards": scrub.rehash_shards(hashes)(store.read("shards")),
+        },
+        parent=parent,
+    )
+
+
+def scrub_versions(store: ManifestStore, case: Case, hashes: dict[str, bytes]) -> list[str]:
+    """No version holds the texts any more, and all have the shards' hashes of now; returns the files that changed, under the dataset."""
+    sources = [s.source_no for s in from_table(Source, store.read("sources")) if s.name == f"removed:{s.source_no}"]
+    changes = {
+        "assets": scrub.forget_assets(case.asset_ids),
+        "clips": scrub.forget_clips(case.clip_ids),
+        "captions": scrub.forget_captions(case.clip_nos),
+        "members": scrub.rehash_members(case.clip_ids),
+        "shards": scrub.rehash_shards(hashes),
+        "sources": scrub.forget_sources(sources),
+    }
+    _remove_abandoned(store.root)
+    for table, change in changes.items():
+        for path in scrub.part_files(store, table):
+            scrub.rewrite_in_place(path, change, LOOKED_UP.get(table, ()), store.folder / "_scrub")
+    # All of them, not only those changed now: a run that was killed changed some before.
+    return [str(p.relative_to(store.root)) for table in changes for p in scrub.part_files(store, table)]
+
+
+def write_receipt(dataset: Path, case: Case, done: dict[str, Any], key: Path | None) -> Path:
+    """The receipt and its envelope stand in `takedowns/`, signed where a key is given; one that is there already stays."""
+    from manifests import signing
+
+    path = dataset / case.receipt
+    if not path.exists():
+        said = {
+            **{n: v for n, v in dataclasses.asdict(case).items() if n not in ("blocks", "digest")},
+            "executed_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "code_version": provenance.code_version(),
+            "blocked": _counts(case.blocks),
+            "done": done,
+            "not_undone": "What was trained keeps what it learnt: for each checkpoint above somebody has to decide (retrain, unlearn, "
+            "accept, withdraw). Copies outside this dataset, backups and freed disk blocks are out of reach of this command.",
+        }
+        write_atomic(path, json.dumps(said, indent=1, sort_keys=True).encode() + b"\n")
+    envelope = path.with_suffix(".dsse.json")
+    if not envelope.exists():
+        data = path.read_bytes()
+        statement = signing.Statement(
+            subject=path.name,
+            sha256=hashlib.sha256(data).hexdigest(),
+            predicate_type=PREDICATE,
+            predicate={"takedown_no": case.takedown_no},
+        )
+        write_atomic(envelope, json.dumps(signing.seal(statement, None if key is None else signing.load_signer(key)), indent=1).encode())
+    return path
+
+
+def _check_key(dataset: Path, case: Case, key: Path | None) -> None:
+    """A signed release can be amended: said before anything is touched."""
+    from manifests.signing import load_signer
+
+    mine = None if key is None else str(load_signer(key).public_key.keyid)
+    for name in case.releases:
+        wanted = signer_of(dataset / "releases" / name)
+        if wanted is not None and wanted != mine:
+            raise TakedownError(
+                f"release {name}: expected the key that signed it ({wanted}), because its amendment has to be signed too; found "
+                f"{mine or 'none'}; give it with --key"
+            )
+
+
+def _remove_media(place: Place, store: ManifestStore, case: Case) -> int:
+    """No copy of the media is left under the dataset: fetched bytes, and files of a collection that lies inside it."""
+    from curation.ingest import local_path
+
+    removed = 0
+    assets: list[Asset] = from_table(Asset, store.read("assets"))
+    for asset in (a for a in assets if a.asset_id in set(case.asset_ids)):
+        paths = [place.fetched / asset.asset_id, place.work / "quarantine" / asset.asset_id]
+        if "://" not in asset.uri and "#" not in asset.uri and asset.uri != removed_uri(asset.asset_id):
+            path = local_path(asset, place.fetched)
+            paths += [p for p in _with_sidecars(path) if p.resolve().is_relative_to(place.dataset.resolve())]
+        for path in paths:
+            if path.is_file():
+                path.unlink()
+                removed += 1
+    shutil.rmtree(place.work / "spark", ignore_errors=True)  # scratch of the table stages: vectors and hashes of the last run
+    return removed
+
+
+def _with_sidecars(path: Path) -> list[Path]:
+    return [path, *(path.with_name(path.name + s) for s in (".json", ".txt")), *(path.with_suffix(s) for s in (".json", ".txt"))]
+
+
+def _amend(dataset: Path, case: Case, paths: Sequence[str], key: Path | None) -> list[str]:
+    """Every release that holds some of it verifies again; returns the names of those that were amended."""
+    amendment = Amendment(
+        takedown_no=case.takedown_no,
+        reason_code=case.basis,
+        at=datetime.fromisoformat(case.received_at),
+        paths=tuple(paths),
+        clip_ids=case.clip_ids,
+        asset_sha256=tuple(bytes.fromhex(h) for h in case.asset_sha256 if len(h) == 64),
+    )
+    folders = [dataset / "releases" / name for name in case.releases]
+    return [f.name for f in folders if amend(f, amendment, key if signer_of(f) else None)]
+
+
+def _remove_abandoned(root: Path) -> None:
+    """Files that a killed writer left half-written hold texts too: those whose process is gone are deleted."""
+    for path in root.rglob(".*.tmp"):
+        match = _ABANDONED.fullmatch(path.name)
+        if match and not _runs(int(match[1])):
+            path.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _empty_sources(assets: pa.Table, case: Case) -> list[int]:
+    """The sources of which nothing but the case's assets and earlier removed ones came."""
+    gone = pc.or_(_among(assets, "asset_no", case.asset_nos), pc.equal(assets.column("state"), "removed"))
+    left = set(assets.filter(pc.invert(gone)).column("source_no").to_pylist())
+    return sorted(set(assets.filter(gone).column("source_no").to_pylist()) - left)
+
+
+def _among(table: pa.Table, name: str, values: Collection[int]) -> pa.ChunkedArray:
+    return pc.is_in(table.column(name), value_set=pa.array(sorted(values), pa.int64()))
+
+
+def _put(table: pa.Table, mask: pa.ChunkedArray, values: dict[str, Any]) -> pa.Table:
+    for name, value in values.items():
+        kind = table.schema.field(name).type
+        table = set_column(table, name, pc.if_else(mask, pa.scalar(value, kind), table.column(name)))
+    return table
+
+
+def _row(case: Case, state: str, executed_at: datetime | None = None) -> Takedown:
+    return Takedown(
+        takedown_no=case.takedown_no,
+        received_at=datetime.fromisoformat(case.received_at),
+        basis=case.basis,
+        selector=", ".join(case.selectors),
+        state=state,
+        reason=case.reason,
+        n_assets=len(case.asset_ids),
+        n_clips=len(case.clip_ids),
+        executed_at=executed_at,
+        receipt=case.receipt,
+    )
+
+
+def _run(store: ManifestStore, case: Case, run_id: str) -> Run:
+    now = datetime.now(UTC)
+    return Run(
+        run_no=store.read("runs", columns=["run_no"]).num_rows,
+        run_id=run_id,
+        command="takedown",
+        inputs_digest=case.digest,
+        code_version=provenance.code_version(),
+        config_sha256=ids.digest("takedown/none"),
+        config_json="{}",
+        parent_version=store.version(),
+        started_at=now,
+        ended_at=now,
+    )
+
+
+def _counts(blocks: Sequence[tuple[str, str]]) -> dict[str, int]:
+    return {k: sum(kind == k for kind, _ in blocks) for k in sorted({kind for kind, _ in blocks})}

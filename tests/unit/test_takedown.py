@@ -1,0 +1,221 @@
+"""Takedown: everything derived from somebody's media is found by one call, and nothing of it is left afterwards, whatever kills it."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from manifests import integrity, rebuild
+from manifests.deny import DenyList
+from manifests.records import Asset, Block, Takedown
+from manifests.release_check import Trust, check_release
+from manifests.schema import from_table
+from manifests.signing import generate_key, load_public, unseal
+from manifests.tables import ManifestStore
+from manifests.takedown import Radius, Selector, TakedownError, resolve, survey
+from pipelines.takedown import execute
+from pipelines.takedown_case import Request
+from tests.release_maker import release
+from tests.takedown_maker import Place, add_checkpoint, found, make_place
+
+NO_STEP = lambda exposure, clip: None  # noqa: E731
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """The dataset with a signed release and a checkpoint; read only."""
+    folder = tmp_path_factory.mktemp("takedown")
+    place = make_place(folder / "dataset")
+    generate_key(folder / "key")
+    release(place.store, key=folder / "key")
+    add_checkpoint(place)
+    return place
+
+
+@pytest.fixture
+def place(original: Place, tmp_path: Path) -> Place:
+    """A copy of it."""
+    shutil.copytree(original.root, tmp_path / "dataset")
+    root = tmp_path / "dataset"
+    for name in ("key", "key.pub"):
+        shutil.copy(original.root.parent / name, tmp_path / name)
+    inside = {n: v.replace(str(original.root).encode(), b"") for n, v in original.needles.items()}
+    _move_addresses(root, original.root)
+    return Place(root, ManifestStore(root), original.asset, original.clips, inside)
+
+
+def _move_addresses(root: Path, before: Path) -> None:
+    """The collection lies inside the copy: its assets' addresses are those of the copy."""
+    import dataclasses
+
+    from manifests.schema import to_table
+
+    store = ManifestStore(root)
+    assets: list[Asset] = from_table(Asset, store.read("assets"))
+    moved = [dataclasses.replace(a, uri=a.uri.replace(str(before), str(root))) for a in assets]
+    store.commit("d" * 32, replace={"assets": to_table(Asset, moved)})
+
+
+def _seen(exposure: object, clip: str) -> int | None:
+    return int(clip[:2], 16)
+
+
+def _request(place: Place) -> Request:
+    return Request(selectors=(Selector(kind="asset", value=place.asset.asset_id),), basis="copyright", reason="test")
+
+
+def _survey(place: Place) -> Radius:
+    return survey(place.store, _request(place).selectors, _seen)
+
+
+def _run(place: Place) -> Path:
+    return execute(place.root, _request(place), _survey(place), place.root.parent / "key", lambda step: None)[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("url", "http://www.example.org/films/{no}?"),
+        ("asset", "{id}"),
+        ("hash", "{sha}"),
+        ("channel", "CHANNEL-{no}"),
+        ("channel", "secret-creator-{no}"),
+    ],
+)
+def test_every_selector_finds_the_asset(original: Place, kind: str, value: str) -> None:
+    """By address in any spelling, id, hash, channel and creator: that asset, and no other."""
+    asset = original.asset
+    text = value.format(no=asset.asset_no, id=asset.asset_id[:10], sha=asset.asset_sha256.hex())
+    assert resolve(original.store, [Selector(kind=kind, value=text)]) == [asset.asset_id]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("kind", "value"), [("hash", "xyz"), ("asset", "12"), ("asset", "../x"), ("url", "  "), ("hash", "' OR 1=1 --")])
+def test_a_selector_that_names_nothing_sensible_is_refused(kind: str, value: str) -> None:
+    """An error says what was expected; nothing is looked up with it."""
+    with pytest.raises(TakedownError, match="expected"):
+        Selector(kind=kind, value=value)  # type: ignore[arg-type]
+
+
+def test_the_survey_names_everything_derived(original: Place) -> None:
+    """Clips with times, captions, scores, sets and shards; releases; checkpoints with the first step that saw each clip."""
+    seen = survey(original.store, [Selector(kind="hash", value=original.asset.asset_sha256.hex())], _seen)
+    assert [c.clip_id for c in seen.clips] == [c.clip_id for c in original.clips]
+    kept = [c for c in seen.clips if c.decision == "keep"]
+    assert kept and all(c.shard and c.captions and c.scores and c.set_name and c.members for c in kept)
+    assert {c.clip_no for c in kept} == {c.clip_no for c in original.clips if c.decision == "keep"}
+    (hit,) = seen.releases
+    assert (hit.name, hit.clips, hit.assets) == ("v1", len(original.clips), 1) and hit.signed_by
+    (checkpoint,) = seen.checkpoints
+    assert checkpoint.first_steps == {c.clip_id: int(c.clip_id[:2], 16) for c in original.clips}
+    assert survey(original.store, [Selector(kind="url", value="https://elsewhere.example/")], _seen).assets == ()
+
+
+def test_the_search_finds_what_is_there(original: Place) -> None:
+    """Before the takedown every secret is found: the search below can be trusted."""
+    assert {f.partition(" in ")[0] for f in found(original)} >= {n for n in original.needles if not n.startswith("payload")}
+
+
+def test_nothing_is_left_and_everything_verifies(place: Place) -> None:
+    """No byte of media, captions, titles, pictures or vectors in any file or version; dataset and release verify; others are untouched."""
+    others = [a for a in from_table(Asset, place.store.read("assets")) if a.asset_id != place.asset.asset_id]
+    sizes = {p: p.stat().st_size for p in place.root.rglob("*.parquet") if "manifest" in p.parts}
+    receipt = json.loads(_run(place).read_bytes())
+    assert found(place) == set()
+    for version in place.store.readable():
+        assert integrity.verify(place.store, version) == [], version
+    trust = Trust(key=load_public(place.root.parent / "key.pub"))
+    assert check_release(place.root / "releases" / "v1", trust, None, lambda n: None).faults == ()
+    assert rebuild.compare(place.store) == []
+    assert {p: p.stat().st_size for p in sizes} == sizes, "what Delta says of a file's size holds"
+    left = {a.asset_id: a for a in from_table(Asset, place.store.read("assets"))}
+    gone = left.pop(place.asset.asset_id)
+    assert sorted(left.values(), key=lambda a: a.asset_no) == sorted(others, key=lambda a: a.asset_no)
+    assert (gone.state, gone.decision, gone.asset_sha256, gone.title) == ("removed", "removed", place.asset.asset_sha256, None)
+    assert receipt["asset_sha256"] == [place.asset.asset_sha256.hex()] and receipt["done"]["releases"] == ["v1"]
+    assert set(receipt["clip_ids"]) == {c.clip_id for c in place.clips} == set(DenyList(place.root).clips())
+
+
+def test_the_ledger_of_takedowns_and_the_blocklist_say_what_was_done(place: Place) -> None:
+    """Two rows of one number, open and executed; hashes of bytes and pictures are blocked; none of it is an address."""
+    _run(place)
+    rows: list[Takedown] = from_table(Takedown, place.store.read("takedowns"))
+    assert [(r.takedown_no, r.state, r.n_assets, r.n_clips) for r in rows] == [(1, s, 1, len(place.clips)) for s in ("open", "executed")]
+    blocks: list[Block] = from_table(Block, place.store.read("blocklist"))
+    assert {b.kind for b in blocks} == {"sha256", "md5", "pdq", "pdq_area"} and {b.takedown_no for b in blocks} == {1}
+
+
+def test_the_receipt_is_signed(place: Place) -> None:
+    """The envelope names the receipt by its SHA-256, and the public key checks it."""
+    import hashlib
+
+    receipt = _run(place)
+    said = unseal(json.loads(receipt.with_suffix(".dsse.json").read_bytes()), load_public(place.root.parent / "key.pub"))
+    assert (said.subject, said.sha256) == (receipt.name, hashlib.sha256(receipt.read_bytes()).hexdigest())
+
+
+def test_a_signed_release_without_its_key_stops_before_anything_is_touched(place: Place) -> None:
+    """The error names release and key, and the dataset is as it was."""
+    before = {p: p.read_bytes() for p in place.root.rglob("*") if p.is_file()}
+    with pytest.raises(TakedownError, match="release v1: expected the key that signed it"):
+        execute(place.root, _request(place), _survey(place), None, lambda step: None)
+    assert {p: p.read_bytes() for p in place.root.rglob("*") if p.is_file()} == before
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+class Deadly:
+    """Calls the real function until the n-th call, which kills."""
+
+    def __init__(self, name: str, n: int) -> None:
+        self.real, self.left = getattr(os, name), n
+
+    def __call__(self, *args: object, **named: object) -> object:
+        self.left -= 1
+        if not self.left:
+            raise Killed
+        return self.real(*args, **named)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("name", "every"), [("replace", 5), ("fsync", 9), ("unlink", 2)])
+def test_killed_anywhere_it_continues(place: Place, monkeypatch: pytest.MonkeyPatch, name: str, every: int) -> None:
+    """Killed at every few renames, syncs or deletions, and started again: the same end, one case, one receipt; denied from the first on."""
+    kills = 0
+    while True:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, Deadly(name, every * kills + 3))
+            try:
+                _run(place)
+                break
+            except Killed:
+                kills += 1
+        if kills > 1:
+            assert set(DenyList(place.root).clips()) == {c.clip_id for c in place.clips}
+    assert kills > 1
+    assert found(place) == set()
+    assert integrity.verify(place.store) == []
+    assert sorted(p.name for p in (place.root / "takedowns").iterdir()) == ["000001.case.json", "000001.dsse.json", "000001.json"]
+
+
+def test_done_again_it_finds_nothing_to_do(place: Place) -> None:
+    """The same request is the same case: no version, no row and no receipt is added, and leftovers of a late writer go."""
+    receipt = _run(place)
+    said, version = receipt.read_bytes(), place.store.version()
+    late = place.root / "work" / "fetched" / place.asset.asset_id
+    late.write_bytes(b"MEDIA")
+    assert _run(place) == receipt and receipt.read_bytes() == said
+    assert place.store.version() == version and not late.exists()
+
+
+def test_what_is_not_there_yet_is_blocked(place: Place) -> None:
+    """A request that names nothing in the dataset still keeps it from entering, by hash and by address without naming it."""
+    selectors = (Selector(kind="hash", value="ab" * 32), Selector(kind="url", value="https://other.example/x"))
+    request = Request(selectors=selectors, basis="privacy", reason="r")
+    execute(place.root, request, survey(place.store, selectors, NO_STEP), place.root.parent / "key", lambda step: None)
+    blocks: list[Block] = from_table(Block, place.store.read("blocklist"))
+    assert {b.kind for b in blocks} == {"sha256", "url"}
+    assert not any(b"other.example" in p.read_bytes() for p in place.root.rglob("*") if p.is_file())
