@@ -31,10 +31,11 @@ def decide(
     from pipelines.config import ConfigError
     from pipelines.decide import DecideError, to_dict
     from pipelines.decide import decide as run
+    from pipelines.progress import Progress
 
     store_of(dataset)
     with errors(ConfigError, DecideError):
-        found = run(dataset, overrides or [], commit=commit)
+        found = run(dataset, overrides or [], commit=commit, progress=Progress(quiet=as_json))
     if as_json:
         print(json.dumps(to_dict(found)))
     else:

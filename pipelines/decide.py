@@ -8,7 +8,7 @@ stay as the last curation computed them.
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ from manifests.schema import TABLES, arrow_schema, from_table, to_table
 from manifests.tables import ManifestStore
 from pipelines import provenance
 from pipelines.config import ConfigError, bind, digest, to_record, with_overrides
+from pipelines.progress import Progress
 from pipelines.settings import CurateConfig
 
 CHUNK = 500_000
@@ -62,7 +63,7 @@ class Decision:
     commit_seconds: float
 
 
-def decide(dataset: Path, overrides: list[str], *, commit: bool = False) -> Decision:
+def decide(dataset: Path, overrides: list[str], *, commit: bool = False, progress: Progress | None = None) -> Decision:
     """The change that these overrides of the rules in force make; with `commit` it is the newest version.
 
     Raises DecideError, ConfigError, and ManifestConflict when another run commits meanwhile.
@@ -80,7 +81,9 @@ def decide(dataset: Path, overrides: list[str], *, commit: bool = False) -> Deci
     asked = time.monotonic()
     version = None
     if commit and numbers != [n for n, _ in before]:
-        version = _commit(store, parent, settings, numbered, new_rules)
+        total = 2 * sum(c.before.start.n for c in changes if c.subject == "clip")  # once for the ledger, once for the state
+        with (progress or Progress(quiet=True)).stage("decide", total) as advance:
+            version = _commit(store, parent, settings, numbered, new_rules, advance)
     return Decision(
         dataset=str(dataset),
         parent=parent,
@@ -140,11 +143,18 @@ def _sentence(rule: Rule) -> str:
     return f"{rule.measure} {rule.op} {rule.threshold:g} {rule.unit}".rstrip() + unknown
 
 
-def _commit(store: ManifestStore, parent: int, settings: CurateConfig, policy: list[Numbered], new_rules: pa.Table) -> int:
+def _commit(
+    store: ManifestStore,
+    parent: int,
+    settings: CurateConfig,
+    policy: list[Numbered],
+    new_rules: pa.Table,
+    advance: Callable[[int], None],
+) -> int:
     """One version with the new decisions, rules, run, state and cubes, worked out range by range."""
     started = datetime.now(UTC)
     run_no = store.read("runs", parent, ["run_no"]).num_rows
-    work = _Redecision(store, parent, policy, run_no)
+    work = _Redecision(store, parent, policy, run_no, advance)
     inputs_digest = ids.digest("decide/v1", parent, digest(settings))
     record = Run(
         run_no=run_no,
@@ -176,8 +186,8 @@ def _commit(store: ManifestStore, parent: int, settings: CurateConfig, policy: l
 class _Redecision:
     """The tables under a new policy, as streams."""
 
-    def __init__(self, store: ManifestStore, parent: int, policy: list[Numbered], run_no: int) -> None:
-        self._store, self._parent, self._run_no = store, parent, run_no
+    def __init__(self, store: ManifestStore, parent: int, policy: list[Numbered], run_no: int, advance: Callable[[int], None]) -> None:
+        self._store, self._parent, self._run_no, self._advance = store, parent, run_no, advance
         self._of_assets, self._of_clips = ([p for p in policy if p[1].subject == s] for s in ("asset", "clip"))
         self._kept_assets, self._held_assets = self._judge_assets()
         self._shard_of, self._caption_of = (_Places(store, parent, t, c) for t, c in (("members", "shard_no"), ("captions", "caption_no")))
@@ -234,6 +244,7 @@ class _Redecision:
                 found = _set(found, "asset_kept", pa.array(kept.astype(np.float32)))
             if found.num_rows:
                 yield found
+                self._advance(found.num_rows if subject == "clip" else 0)
 
     def _judge_assets(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """The assets that pass the new rules of the stages that make `asset_kept`, and those that a takedown or a quarantine holds."""
