@@ -44,6 +44,8 @@ def load_held_out(dataset: Path, samples: list[Sample], config: DataConfig, rank
     """
     denied = DenyList(dataset).clips()  # what was taken down is not measured on either: from then on the mean is of other clips
     chosen = tuple([s for s in samples if s.clip_id not in denied][: config.validate_clips])
+    if samples and not chosen:
+        raise TrainingError("hold-out: expected a clip that may be used, found all taken down; begin a new run on the newest version")
     turns = []
     for kind in ("video", "image"):
         numbers = [i for i, s in enumerate(chosen) if s.kind == kind]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from manifests.deny import deny
 from manifests.ids import digest
 from manifests.shards import Payload, write_shard
 from training import keyed
@@ -180,6 +181,36 @@ def test_a_broken_clip_is_replaced_and_recorded(dataset: tuple[Path, list[Sample
     assert (swap.step, swap.place, swap.planned) == (0, 1, victim) and swap.used != victim and "expected SHA-256" in swap.reason
     assert batch.clip_ids[1] == swap.used and batch.pixels.shape == (4, 3, 8, 32, 32)
     assert BatchLoader(root, plan, CONFIG, 0, 2).batch(0).replaced == batch.replaced
+
+
+def test_a_clip_taken_down_is_refused_from_then_on(dataset: tuple[Path, list[Sample]]) -> None:
+    """The deny list works on a running loader, also for batches made ahead: a reserve stands in, the same on any number of ranks."""
+    root, samples = dataset
+    plan = make_plan(samples)
+    loader = BatchLoader(root, plan, CONFIG, 0, 1)
+    running = loader.batches(0, 3)
+    assert next(running).replaced == ()
+    victim = plan.clip_ids(1)[2]  # its batch is made already
+    deny(root, [victim], 7)
+    batch = next(running)
+    (swap,) = [r for r in batch.replaced if r.planned == victim]
+    assert (swap.step, swap.place, swap.reason.endswith("expected a clip that may be used, found takedown 7")) == (1, 2, True)
+    assert victim not in batch.clip_ids and swap.used == batch.clip_ids[2]
+    halves = [BatchLoader(root, plan, CONFIG, rank, 2).batch(1) for rank in range(2)]
+    assert tuple(c for h in halves for c in h.clip_ids) == batch.clip_ids
+    assert tuple(r for h in halves for r in h.replaced) == batch.replaced
+
+
+def test_many_denied_clips_are_not_many_broken_ones(dataset: tuple[Path, list[Sample]]) -> None:
+    """With all but one clip of a bucket denied that one is found; with all denied the error says what to do."""
+    root, samples = dataset
+    plan = make_plan(samples)
+    left = plan.samples[0].clip_id
+    deny(root, [s.clip_id for s in samples if s.clip_id != left], 1)
+    assert set(BatchLoader(root, plan, CONFIG, 0, 1).batch(0).clip_ids) == {left}
+    deny(root, [left], 2)
+    with pytest.raises(TrainingError, match="curate the dataset again"):
+        BatchLoader(root, plan, CONFIG, 0, 1).batch(0)
 
 
 def test_a_missing_shard_ends_the_run_by_name(dataset: tuple[Path, list[Sample]]) -> None:

@@ -105,7 +105,8 @@ class BatchLoader:
                     ahead.append(pool.submit(self.batch, step + len(ahead)))
                 made = ahead.popleft().result()
                 # It was made a few steps ago: what was taken down since then is not trained on.
-                yield self.batch(step) if self._denied.clips().keys() & set(made.clip_ids) else made
+                denied = self._denied.clips()
+                yield self.batch(step) if any(c in denied for c in made.clip_ids) else made
 
     def batch(self, step: int) -> Batch:
         """The rank's batch of one step; TrainingError when too many samples in a row are broken."""
