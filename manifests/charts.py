@@ -12,10 +12,9 @@ from markupsafe import Markup, escape
 
 from manifests.funnel import Amount, Funnel, Step
 from manifests.histogram import Histogram
-from manifests.wording import condition_text, number_text, share_text, time_text, value_text, visible
+from manifests.wording import condition_text, number_text, share_text, short_text, time_text, value_text, visible
 
 _FUNNEL_ROW = 40
-_LABEL_CHARACTERS = 34
 _LABEL_WIDTH = 268
 
 
@@ -40,10 +39,10 @@ def funnel_chart(funnel: Funnel) -> Markup:
     rows: list[tuple[str, str, Amount, Step | None]] = [("found", "", funnel.start, None)]
     rows += [(s.name, _condition(s), s.before, s) for s in funnel.steps]
     body = "".join(_funnel_row(18 + i * _FUNNEL_ROW, *row, funnel.start, columns) for i, row in enumerate(rows))
-    body += _text(_LABEL_WIDTH, 10, "files" if funnel.subject == "asset" else "clips", "axis")
-    body += _text(columns.hours_x, 10, "playing time", "axis") if columns.hours_width else ""
+    body += text(_LABEL_WIDTH, 10, "files" if funnel.subject == "asset" else "clips", "axis")
+    body += text(columns.hours_x, 10, "playing time", "axis") if columns.hours_width else ""
     title = f"{funnel.name}: {number_text(funnel.start.n)} found, {number_text(funnel.left.n)} left"
-    return _svg(1080, 18 + _FUNNEL_ROW * len(rows), title, body)
+    return svg(1080, 18 + _FUNNEL_ROW * len(rows), title, body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,25 +67,26 @@ class _Columns:
 def _funnel_row(y: float, name: str, condition: str, before: Amount, step: Step | None, start: Amount, columns: _Columns) -> str:
     left = step.left if step else before
     rejected, unknown = (step.rejected, step.before - step.left - step.rejected) if step else (Amount(), Amount())
-    out = _text(0, y + (16 if condition else 22), _short(name), "name") + _text(0, y + 31, _short(condition, 44), "note")
-    out += _stack(_LABEL_WIDTH, y + 6, columns.bar_width, 22, start.n, (("keep", left.n), ("drop", rejected.n), ("unknown", unknown.n)))
-    out += _text(columns.left_x, y + 22, number_text(left.n), "number")
+    out = text(0, y + (16 if condition else 22), short_text(name), "name") + text(0, y + 31, short_text(condition, 44), "note")
+    out += stack(_LABEL_WIDTH, y + 6, columns.bar_width, 22, start.n, (("keep", left.n), ("drop", rejected.n), ("unknown", unknown.n)))
+    out += text(columns.left_x, y + 22, number_text(left.n), "number")
     if step:
         lost = before.n - left.n
-        out += _text(columns.lost_x, y + 22, f"−{number_text(lost)}" if lost else "0", "number lost" if lost else "number zero")
+        out += text(columns.lost_x, y + 22, f"−{number_text(lost)}" if lost else "0", "number lost" if lost else "number zero")
     if columns.hours_width:
         parts = (("keep", left.time_us), ("drop", rejected.time_us), ("unknown", unknown.time_us))
-        out += _stack(columns.hours_x, y + 11, columns.hours_width, 12, start.time_us, parts)
-        out += _text(1080, y + 22, time_text(left.time_us), "number")
+        out += stack(columns.hours_x, y + 11, columns.hours_width, 12, start.time_us, parts)
+        out += text(1080, y + 22, time_text(left.time_us), "number")
     return out
 
 
-def _stack(x: float, y: float, width: float, height: float, whole: int, parts: Iterable[tuple[str, int]]) -> str:
+def stack(x: float, y: float, width: float, height: float, whole: int, parts: Iterable[tuple[str, int]]) -> str:
+    """A bar cut into parts of a whole, on a pale track."""
     out = f'<rect class="track" x="{x}" y="{y}" width="{width}" height="{height}"/>'
     for kind, n in parts:
         w = width * n / whole if whole else 0.0
         if n > 0:
-            out += _rect(kind, x, y, max(w, 0.75), height, number_text(n))
+            out += rect(kind, x, y, max(w, 0.75), height, number_text(n))
         x += w
     return out
 
@@ -105,7 +105,7 @@ def histogram_chart(h: Histogram) -> Markup:
     out = ""
     for t in ticks:
         y = y0 + height - height * t / top
-        out += f'<line class="grid" x1="{x0}" x2="{x0 + width}" y1="{y:.1f}" y2="{y:.1f}"/>' + _text(x0 - 6, y + 4, _compact(t), "tick end")
+        out += f'<line class="grid" x1="{x0}" x2="{x0 + width}" y1="{y:.1f}" y2="{y:.1f}"/>' + text(x0 - 6, y + 4, _compact(t), "tick end")
     gap = max(slot - 72, slot * 0.25) if h.scale == "values" else 0.8
     for i, b in enumerate(h.bins):
         y, shrink = y0 + height, tops[i] / top if i == broken else 1.0
@@ -114,12 +114,12 @@ def histogram_chart(h: Histogram) -> Markup:
             y -= tall
             if n:
                 x, w = x0 + i * slot + gap / 2, max(slot - gap, 0.5)
-                out += _rect(kind, x, y, w, tall, _bin_title(h, i, n))
+                out += rect(kind, x, y, w, tall, _bin_title(h, i, n))
     if broken is not None:
         out += _break(x0 + broken * slot, y0, slot, tops[broken], broken > len(h.bins) / 2)
     out += f'<line class="base" x1="{x0}" x2="{x0 + width}" y1="{y0 + height}" y2="{y0 + height}"/>'
     out += _x_axis(h, x0, y0 + height, width, slot) + _threshold(h, x0, y0, width, height)
-    return _svg(520, 176, f"histogram of {h.measure}: {number_text(h.n_measured)} measured", out)
+    return svg(520, 176, f"histogram of {h.measure}: {number_text(h.n_measured)} measured", out)
 
 
 def _top(tops: Sequence[int]) -> tuple[float, int | None]:
@@ -133,7 +133,7 @@ def _top(tops: Sequence[int]) -> tuple[float, int | None]:
 def _break(x: float, y0: float, slot: float, n: int, at_end: bool) -> str:
     """A gap in the cut bar with its true count beside it."""
     gap = f'<path class="gap" d="M{x - 2:.1f} {y0 + 20} l{slot + 4:.1f} -6"/>'
-    return gap + _text(x - 6 if at_end else x + slot + 6, y0 + 12, number_text(n), "small end" if at_end else "small")
+    return gap + text(x - 6 if at_end else x + slot + 6, y0 + 12, number_text(n), "small end" if at_end else "small")
 
 
 def _bin_title(h: Histogram, i: int, n: int) -> str:
@@ -150,7 +150,7 @@ def _x_axis(h: Histogram, x0: float, y: float, width: float, slot: float) -> str
         ticks = log_ticks(low, high) if h.scale == "log" else nice_ticks(low, high, 5)
         places = [(x0 + width * _place(t, low, high, h.scale), t) for t in ticks if low <= t <= high]
     return "".join(
-        f'<line class="base" x1="{x:.1f}" x2="{x:.1f}" y1="{y}" y2="{y + 4}"/>' + _text(x, y + 17, _tick_text(v, h.unit), "tick middle")
+        f'<line class="base" x1="{x:.1f}" x2="{x:.1f}" y1="{y}" y2="{y + 4}"/>' + text(x, y + 17, _tick_text(v, h.unit), "tick middle")
         for x, v in places
     )
 
@@ -178,23 +178,23 @@ def heat_chart(rows: Sequence[str], columns: Sequence[str], cells: Mapping[tuple
     """A grid of counts, darker for more, on a logarithmic scale so that a small bucket next to a large one is still seen."""
     left, top, w, h = 84, 24, 104, 40
     most = max(cells.values(), default=1)
-    out = "".join(_text(left + (i + 0.5) * w, 14, _length(c), "tick middle") for i, c in enumerate(columns))
+    out = "".join(text(left + (i + 0.5) * w, 14, _length(c), "tick middle") for i, c in enumerate(columns))
     for j, r in enumerate(rows):
-        out += _text(left - 10, top + j * h + h / 2 + 4, _short(r.replace("x", ":"), 12), "tick end")
+        out += text(left - 10, top + j * h + h / 2 + 4, short_text(r.replace("x", ":"), 12), "tick end")
         for i, c in enumerate(columns):
             n = cells.get((r, c), 0)
             depth = math.log1p(n) / math.log1p(most) if n else 0.0
             x, y = left + i * w + 1, top + j * h + 1
             fill = f'class="keep" fill-opacity="{0.12 + 0.88 * depth:.2f}"' if n else 'class="track"'
             out += f'<rect {fill} x="{x}" y="{y}" width="{w - 2}" height="{h - 2}" rx="3"/>'
-            out += _text(x + w / 2 - 1, y + h / 2 + 4, number_text(n) if n else "·", "cell " + ("strong" if depth > 0.6 else "pale"))
-    return _svg(left + w * len(columns), top + h * len(rows) + 2, "kept clips by aspect and length", out, natural=True)
+            out += text(x + w / 2 - 1, y + h / 2 + 4, number_text(n) if n else "·", "cell " + ("strong" if depth > 0.6 else "pale"))
+    return svg(left + w * len(columns), top + h * len(rows) + 2, "kept clips by aspect and length", out, natural=True)
 
 
 def _length(name: str) -> str:
     """'128f' as '128 frames'; anything else as it is."""
     frames = name.removesuffix("f")
-    return f"{frames} frame{'' if frames == '1' else 's'}" if frames.isdecimal() and frames != name else _short(name, 14)
+    return f"{frames} frame{'' if frames == '1' else 's'}" if frames.isdecimal() and frames != name else short_text(name, 14)
 
 
 def pair_chart(pairs: Sequence[Pair]) -> Markup:
@@ -208,20 +208,20 @@ def pair_chart(pairs: Sequence[Pair]) -> Markup:
             out += f'<image href="{jpeg_uri(p.jpeg)}" x="{x}" y="{y}" width="58" height="32" preserveAspectRatio="xMidYMid slice"/>'
         else:
             out += f'<rect class="track" x="{x}" y="{y}" width="58" height="32"/>'
-        out += _text(x + 68, y + 21, p.label, "note")
+        out += text(x + 68, y + 21, p.label, "note")
         for k, (kind, n) in enumerate((("unknown", p.before), ("keep", p.after))):
             w = 1 + 330 * math.log1p(n) / math.log1p(most) if n else 0.0
             out += f'<rect class="{kind}" x="{x + 138}" y="{y + 4 + 13 * k}" width="{w:.1f}" height="11"/>'
-            out += _text(x + 138 + w + 6, y + 13.5 + 13 * k, number_text(n), "small")
-    return _svg(1080, max(per_column, 1) * row, "clips in each concept before and after sampling, logarithmic", out)
+            out += text(x + 138 + w + 6, y + 13.5 + 13 * k, number_text(n), "small")
+    return svg(1080, max(per_column, 1) * row, "clips in each concept before and after sampling, logarithmic", out)
 
 
 def share_chart(parts: Sequence[tuple[str, str, int]]) -> Markup:
     """One bar cut into shares: (label, colour class, count)."""
     whole = sum(n for _, _, n in parts)
-    out = _stack(0, 0, 1080, 16, whole, [(kind, n) for _, kind, n in parts])
+    out = stack(0, 0, 1080, 16, whole, [(kind, n) for _, kind, n in parts])
     title = "; ".join(f"{label} {number_text(n)} ({share_text(n, whole)})" for label, _, n in parts)
-    return _svg(1080, 16, title, out)
+    return svg(1080, 16, title, out)
 
 
 def nice_ticks(low: float, high: float, about: int) -> list[float]:
@@ -254,20 +254,29 @@ def _compact(n: float) -> str:
     return f"{n:g}"
 
 
-def _short(text: str, characters: int = _LABEL_CHARACTERS) -> str:
-    return text if len(text) <= characters else text[: characters - 1] + "…"
+def text(x: float, y: float, words: str, kind: str, title: str = "") -> str:
+    """The words at (x, y), or nothing; `title` is what they show when pointed at."""
+    more = f"<title>{escape(visible(title))}</title>" if title else ""
+    return f'<text class="{kind}" x="{x:g}" y="{y:g}">{escape(visible(words))}{more}</text>' if words else ""
 
 
-def _text(x: float, y: float, text: str, kind: str) -> str:
-    return f'<text class="{kind}" x="{x:g}" y="{y:g}">{escape(visible(text))}</text>' if text else ""
+def rect(kind: str, x: float, y: float, width: float, height: float, title: str, opacity: float = 1.0) -> str:
+    """A filled rectangle."""
+    place = f'x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}"' + (f' fill-opacity="{opacity:.2f}"' if opacity < 1 else "")
+    return f'<rect class="{kind}" {place}><title>{escape(visible(title))}</title></rect>' if title else f'<rect class="{kind}" {place}/>'
 
 
-def _rect(kind: str, x: float, y: float, width: float, height: float, title: str) -> str:
-    place = f'x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}"'
-    return f'<rect class="{kind}" {place}><title>{escape(visible(title))}</title></rect>'
+def circle(kind: str, x: float, y: float, radius: float, title: str) -> str:
+    """A dot."""
+    return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}"><title>{escape(visible(title))}</title></circle>'
 
 
-def _svg(width: float, height: float, title: str, body: str, natural: bool = False) -> Markup:
+def path(kind: str, points: Sequence[tuple[float, float]]) -> str:
+    """A line through the points."""
+    return f'<path class="{kind}" d="M{" L".join(f"{x:.1f} {y:.1f}" for x, y in points)}"/>'
+
+
+def svg(width: float, height: float, title: str, body: str, natural: bool = False) -> Markup:
     """The picture, as wide as its place, or at its natural size."""
     size = f' style="width:{width:g}px"' if natural else ""
     # Every part was escaped when it was made: numbers of ours, or text through `escape`.

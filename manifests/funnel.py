@@ -22,6 +22,8 @@ Subject = Literal["asset", "clip"]
 
 TABLE_OF = {"asset": "assets", "clip": "clips"}
 _VERDICT = "CASE WHEN d.reason_code = 'not_applicable' THEN -1 WHEN d.passed THEN 1 WHEN NOT d.passed THEN 0 ELSE 2 END::TINYINT"
+_TAKEN = "(SELECT asset_no FROM assets WHERE state <> 'live')"
+_HELD = {"asset": "s.state <> 'live'", "clip": f"s.decision NOT IN ('keep', 'drop', 'pending') OR s.asset_no IN {_TAKEN}"}
 _TIME_US = {"asset": "coalesce(s.duration_us, 0)", "clip": "s.end_us - s.start_us"}
 
 
@@ -63,12 +65,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Funnel:
-    """What happened to all assets, or to all clips of one kind. `kept` is counted from the table, `left` from the ledger."""
+    """What happened to all assets, or to all clips of one kind. `kept` is counted from the table, `left` from the ledger.
+
+    `held` is what the rules leave and a takedown or a quarantine holds back: kept = left - undecided - held.
+    """
 
     name: str
     subject: Subject
     start: Amount
     undecided: Amount
+    held: Amount
     steps: tuple[Step, ...]
     left: Amount
     kept: Amount
@@ -93,7 +99,9 @@ def _count(con: duckdb.DuckDBPyConnection, subject: Subject) -> tuple[list[dict[
     of_subject = "d.clip_no IS NULL" if subject == "asset" else "d.clip_no IS NOT NULL"
     key, kind = f"{subject}_no", "s.kind" if subject == "clip" else "CAST(NULL AS VARCHAR)"
     ledger = f"""
-        WITH subjects AS (SELECT s.{key} AS no, {kind} AS kind, {_TIME_US[subject]} AS t, s.decision FROM {TABLE_OF[subject]} s),
+        WITH told_of AS (SELECT s.{key} AS no, {kind} AS kind, {_TIME_US[subject]} AS t, s.decision, {_HELD[subject]} AS held
+            FROM {TABLE_OF[subject]} s),
+        subjects AS (SELECT no, kind, t, held, decision = 'keep' AND NOT held AS kept FROM told_of),
         places AS (SELECT unnest(?::INTEGER[]) AS rule_no, generate_subscripts(?::INTEGER[], 1) AS place),
         said AS (
             SELECT d.{key} AS no, p.place, arg_max({_VERDICT}, d.run_no) AS verdict
@@ -110,8 +118,9 @@ def _count(con: duckdb.DuckDBPyConnection, subject: Subject) -> tuple[list[dict[
         con,
         ledger
         + """SELECT s.kind, count(*) AS n, coalesce(sum(t), 0)::BIGINT AS time_us,
-                count(*) FILTER (WHERE decision = 'keep') AS kept_n,
-                coalesce(sum(t) FILTER (WHERE decision = 'keep'), 0)::BIGINT AS kept_us,
+                count(*) FILTER (WHERE kept) AS kept_n, coalesce(sum(t) FILTER (WHERE kept), 0)::BIGINT AS kept_us,
+                count(*) FILTER (WHERE held AND e.no IS NOT NULL AND e.place IS NULL) AS held_n,
+                coalesce(sum(t) FILTER (WHERE held AND e.no IS NOT NULL AND e.place IS NULL), 0)::BIGINT AS held_us,
                 count(*) FILTER (WHERE e.no IS NULL) AS undecided_n,
                 coalesce(sum(t) FILTER (WHERE e.no IS NULL), 0)::BIGINT AS undecided_us
             FROM subjects s LEFT JOIN ends e USING (no) GROUP BY s.kind""",
@@ -138,11 +147,12 @@ def _funnel(
     kind: str | None,
 ) -> Funnel:
     totals, verdicts = ([r for r in found if r["kind"] == kind] for found in counted)
-    total = totals[0] if totals else {f"{p}{u}": 0 for p in ("", "kept_", "undecided_") for u in ("n", "us", "time_us")}
+    total = totals[0] if totals else {f"{p}{u}": 0 for p in ("", "kept_", "undecided_", "held_") for u in ("n", "us", "time_us")}
     start, undecided = _amount(total, ""), _amount(total, "undecided_")
     steps = _steps(con, verdicts, start)
     left = steps[-1].left if steps else start
-    return Funnel(name=name, subject=subject, start=start, undecided=undecided, steps=steps, left=left, kept=_amount(total, "kept_"))
+    kept, held = _amount(total, "kept_"), _amount(total, "held_")
+    return Funnel(name=name, subject=subject, start=start, undecided=undecided, held=held, steps=steps, left=left, kept=kept)
 
 
 def _amount(row: dict[str, Any], prefix: str) -> Amount:

@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 
-from manifests import charts, wording
+from manifests import charts, comparison_charts, wording
 from manifests.files import write_atomic
 from manifests.funnel import Funnel
 from manifests.query import Snapshot
@@ -69,6 +69,17 @@ def _environment() -> jinja2.Environment:
         value=wording.value_text,
         near=wording.near_text,
         condition=wording.condition_text,
+        percent=wording.percent_text,
+        points=wording.points_text,
+        count=wording.count_text,
+        paper_chart=comparison_charts.paper_chart,
+        drift_chart=comparison_charts.drift_chart,
+        source_chart=comparison_charts.source_chart,
+        matrix_chart=comparison_charts.matrix_chart,
+        moved=comparison_charts.moved,
+        telling=comparison_charts.telling,
+        heading=comparison_charts.heading_text,
+        max_drift=comparison_charts.MAX_DRIFT_ROWS,
         funnel_chart=charts.funnel_chart,
         histogram_chart=charts.histogram_chart,
         share_chart=charts.share_chart,

@@ -1,8 +1,10 @@
 """What the report shows, as records. Everything is bounded: a page about 10^9 clips is as long as one about 10^4."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from manifests.comparisons import Drift, PaperFunnel, RightsMatrix, SourceRates
 from manifests.funnel import Amount, Funnel
 from manifests.histogram import Histogram
 
@@ -15,6 +17,11 @@ class Top(Generic[T]):
 
     shown: tuple[T, ...] = ()
     more: int = 0
+
+
+def top(items: Sequence[T], n: int) -> Top[T]:
+    """The first `n`."""
+    return Top(shown=tuple(items[:n]), more=max(len(items) - n, 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,12 +244,16 @@ class ReportData:
     headline: Headline
     checks: tuple[Check, ...]
     funnels: tuple[Funnel, ...]
+    paper: PaperFunnel
+    drift: Drift
+    source_rates: SourceRates
     cards: tuple[MeasureCard, ...]
     buckets: tuple[BucketCell, ...]
     concepts: Concepts
     duplicates: Duplicates
     errors: Top[ErrorRow]
     rights: Rights
+    rights_matrix: RightsMatrix
     captions: Captions
     sets: tuple[SetRow, ...]
     shards: Top[ShardRow]

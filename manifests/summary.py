@@ -10,13 +10,15 @@ key frames lie outside the manifest.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 
+from manifests.comparisons import RightsMatrix
 from manifests.funnel import Amount, Funnel, count_funnels
 from manifests.histogram import Histogram, applies_sql, count_histograms
+from manifests.paper_funnel import beside
 from manifests.query import Snapshot, connect, connection, rows
 from manifests.report_data import (
     BucketCell,
@@ -25,7 +27,6 @@ from manifests.report_data import (
     Check,
     ConceptRow,
     Concepts,
-    CountRow,
     Duplicates,
     ErrorRow,
     Group,
@@ -35,14 +36,14 @@ from manifests.report_data import (
     Member,
     Picture,
     ReportData,
-    Rights,
     RunFacts,
     SetRow,
     ShardRow,
     Top,
+    top,
 )
-
-T = TypeVar("T")
+from manifests.rights_summary import rights, rights_matrix
+from manifests.rule_rates import counted_by_source, rule_drift, source_rates
 
 Images = Callable[[str, str], bytes | None]
 """(clip_id, keyframe_part) -> a small JPEG of the clip, or None where there is none."""
@@ -53,6 +54,9 @@ class SummaryConfig:
     """How much of everything is shown. All ours: they keep the page below about 5 MB and readable in one sitting."""
 
     max_rows: int = 40
+    max_runs: int = 12
+    max_licences: int = 12
+    max_sources: int = 6
     max_concepts: int = 24
     max_groups: int = 12
     max_copies: int = 3
@@ -93,17 +97,22 @@ def collect_store(
 def _collect(con: duckdb.DuckDBPyConnection, images: Images, title: str, version: int | None, cfg: SummaryConfig) -> ReportData:
     gallery = _Gallery(images, cfg)
     headline, funnels = _headline(con, version), count_funnels(con)
+    matrix = rights_matrix(con, cfg.max_licences, cfg.max_sources)
     return ReportData(
         title=title,
         headline=headline,
-        checks=_checks(con, headline, funnels),
+        checks=_checks(con, headline, funnels, matrix),
         funnels=funnels,
+        paper=beside(con, funnels),
+        drift=rule_drift(con, cfg.max_runs),
+        source_rates=source_rates(con, cfg.max_sources),
         cards=tuple(_card(con, h, gallery, cfg) for h in count_histograms(con)),
         buckets=_buckets(con),
         concepts=_concepts(con, gallery, cfg),
         duplicates=_duplicates(con, gallery, cfg),
         errors=_errors(con, cfg),
-        rights=_rights(con, cfg),
+        rights=rights(con, cfg.max_rows),
+        rights_matrix=matrix,
         captions=_captions(con, gallery, cfg),
         sets=_sets(con),
         shards=_shards(con, cfg),
@@ -191,17 +200,27 @@ def _run(row: dict[str, Any]) -> RunFacts:
     return RunFacts(**facts)
 
 
-def _checks(con: duckdb.DuckDBPyConnection, head: Headline, funnels: tuple[Funnel, ...]) -> tuple[Check, ...]:
+def _checks(con: duckdb.DuckDBPyConnection, head: Headline, funnels: tuple[Funnel, ...], matrix: RightsMatrix) -> tuple[Check, ...]:
     checks = []
     for f in funnels:
         if f.steps:
             checks.append(
-                Check(name=f"{f.name}: kept = left by the rules, less undecided", expected=f.left.n - f.undecided.n, found=f.kept.n)
+                Check(
+                    name=f"{f.name}: kept = left by the rules, less undecided and taken down",
+                    expected=f.left.n - f.undecided.n - f.held.n,
+                    found=f.kept.n,
+                )
             )
             dropped = sum(s.before.n - s.left.n for s in f.steps)
             checks.append(Check(name=f"{f.name}: in = dropped + left", expected=f.start.n, found=dropped + f.left.n))
             worst = min(s.skipped.n for s in f.steps)
             checks.append(Check(name=f"{f.name}: no rule met more than were left", expected=0, found=min(worst, 0)))
+    if head.assets.n:
+        cells = matrix.cells
+        checks.append(Check(name="files by licence and source = files", expected=head.assets.n, found=sum(c.files.n for c in cells)))
+        checks.append(Check(name="clips by licence and source = clips", expected=head.clips.n, found=sum(c.clips.n for c in cells)))
+        checks.append(Check(name="kept by licence and source = kept", expected=head.kept.n, found=sum(c.kept.n for c in cells)))
+    checks += counted_by_source(con)
     if head.shards:
         placed = rows(con, "SELECT count(*) AS n, count(*) FILTER (WHERE decision = 'keep') AS kept FROM clips WHERE shard_no IS NOT NULL")[
             0
@@ -321,44 +340,6 @@ def _errors(con: duckdb.DuckDBPyConnection, cfg: SummaryConfig) -> Top[ErrorRow]
     return Top(shown=shown, more=total - len(shown))
 
 
-_LICENCE_CLASSES = """CASE licence_class WHEN 0 THEN 'commercial use allowed' WHEN 1 THEN 'non-commercial' WHEN 2 THEN 'academic'
-    WHEN 3 THEN 'unspecified' END"""
-_OPTOUT_STATES = "CASE optout_state WHEN 0 THEN 'none seen' WHEN 1 THEN 'training reserved' ELSE 'state ' || optout_state END"
-
-
-def _rights(con: duckdb.DuckDBPyConnection, cfg: SummaryConfig) -> Rights:
-    licences = _count_rows(con, "licence_expr", _LICENCE_CLASSES)
-    optouts = _count_rows(con, _OPTOUT_STATES, "NULL")
-    of_source = "FROM sources s WHERE s.source_no = a.source_no LIMIT 1"
-    sources = _count_rows(con, f"coalesce((SELECT name {of_source}), 'source ' || source_no)", f"(SELECT supplier {of_source})")
-    signals = rows(
-        con,
-        """SELECT signal, count(*) AS n FROM (SELECT unnest(string_split(optout_signals, chr(10))) AS signal FROM assets
-        WHERE optout_signals IS NOT NULL) WHERE signal <> '' GROUP BY 1 ORDER BY n DESC, 1""",
-    )
-    states = rows(con, "SELECT state, count(*) AS n FROM assets GROUP BY 1 ORDER BY n DESC, 1")
-    return Rights(
-        licences=_top(licences, cfg.max_rows),
-        optouts=tuple(optouts),
-        consents=tuple(_count_rows(con, "consent", "NULL"))[: cfg.max_rows],
-        signals=_top([(r["signal"], r["n"]) for r in signals], cfg.max_rows // 2),
-        sources=_top(sources, cfg.max_rows),
-        states=tuple((r["state"], r["n"]) for r in states),
-        takedowns=_count(con, "takedowns"),
-        reserved_kept=sum(r.kept_clips for r in optouts if r.value == "training reserved"),
-    )
-
-
-def _count_rows(con: duckdb.DuckDBPyConnection, value: str, note: str) -> list[CountRow]:
-    found = rows(
-        con,
-        f"""WITH kept AS (SELECT asset_id, count(*) AS n FROM clips WHERE decision = 'keep' GROUP BY 1)
-        SELECT {value} AS value, {note} AS note, count(*) AS n, coalesce(sum(a.duration_us), 0)::BIGINT AS time_us,
-        coalesce(sum(k.n), 0)::BIGINT AS kept FROM assets a LEFT JOIN kept k USING (asset_id) GROUP BY 1, 2 ORDER BY n DESC, 1, 2""",
-    )
-    return [CountRow(value=r["value"], note=r["note"], assets=Amount(n=r["n"], time_us=r["time_us"]), kept_clips=r["kept"]) for r in found]
-
-
 def _captions(con: duckdb.DuckDBPyConnection, gallery: _Gallery, cfg: SummaryConfig) -> Captions:
     used = f"{_WITH_ASSET} JOIN captions t ON t.caption_no = c.caption_no WHERE c.decision = 'keep'"
     found = rows(con, f"SELECT {_PICTURE}, t.text, t.camera_prefix, t.captioner {used} ORDER BY c.clip_id LIMIT ?", cfg.max_captions)
@@ -371,7 +352,7 @@ def _captions(con: duckdb.DuckDBPyConnection, gallery: _Gallery, cfg: SummaryCon
     return Captions(
         captioned=captioned,
         without=kept - captioned,
-        captioners=_top([(r["captioner"], r["n"]) for r in counts], cfg.max_rows),
+        captioners=top([(r["captioner"], r["n"]) for r in counts], cfg.max_rows),
         sample=Top(shown=sample, more=captioned - len(sample)),
     )
 
@@ -397,7 +378,3 @@ def _shards(con: duckdb.DuckDBPyConnection, cfg: SummaryConfig) -> Top[ShardRow]
 def _count(con: duckdb.DuckDBPyConnection, table: str) -> int:
     n: int = rows(con, f"SELECT count(*) AS n FROM {table}")[0]["n"]
     return n
-
-
-def _top(items: list[T], n: int) -> Top[T]:
-    return Top(shown=tuple(items[:n]), more=max(len(items) - n, 0))

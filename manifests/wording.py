@@ -27,6 +27,11 @@ def time_text(time_us: int) -> str:
     return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h"
 
 
+def count_text(n: int, what: str) -> str:
+    """A number with its noun: '1 clip', '1,204 clips'."""
+    return f"{number_text(n)} {what}{'' if n == 1 else 's'}"
+
+
 def bytes_text(size_bytes: float) -> str:
     """A size as '90 B', '1.2 MB', '3.4 TB' (powers of 1000)."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -46,6 +51,21 @@ def share_text(part: float, whole: float) -> str:
     if 99.9 < percent < 100:
         return "> 99.9 %"
     return f"{percent:.3g} %"
+
+
+def percent_text(share: float) -> str:
+    """A share as '17.8 %', with the same care at the ends as `share_text`."""
+    return share_text(share, 1.0)
+
+
+def points_text(points: float) -> str:
+    """A difference of two percentages with its sign: '+2.3', '−11.7', '0.0'."""
+    return f"{points:+.1f}".replace("-", "−") if abs(points) >= 0.05 else "0.0"
+
+
+def short_text(text: str, characters: int = 34) -> str:
+    """The text, its end cut off where it is longer."""
+    return text if len(text) <= characters else text[: characters - 1] + "…"
 
 
 def value_text(value: float | None, unit: str = "") -> str:
