@@ -116,22 +116,18 @@ def _count(con: duckdb.DuckDBPyConnection, subject: Literal["asset", "clip"], be
     of_subject = [[(n, r) for n, r in policy if r.subject == subject] for policy in (before, after)]
     sides = [[r for _, r in policy] for policy in of_subject]
     groups = "kind" if subject == "asset" else "kind, set_name"
-    counted = "".join(
-        f""", count(*) FILTER (WHERE f{side} > {place} AND x{side}_{place}) AS s{side}_{place}_n,
-            coalesce(sum(t) FILTER (WHERE f{side} > {place} AND x{side}_{place}), 0)::BIGINT AS s{side}_{place}_us"""
-        for side, rules in enumerate(sides)
-        for place, rule in enumerate(rules)
-        if rule.on_unknown == "accept"
-    )
+    # Who was let through without a score is told by bits of one number: a group key is cheaper than two filtered sums a rule.
+    bits = [(side, place) for side, rules in enumerate(sides) for place, rule in enumerate(rules) if rule.on_unknown == "accept"]
+    accepted = " + ".join(f"(f{side} > {place} AND x{side}_{place})::BIGINT * {1 << i}" for i, (side, place) in enumerate(bits)) or "0"
     rows = _rows(
         con,
         f"""SELECT {groups}, f0, is_unknown0, f1, is_unknown1, unmeasured, held, placed,
-            f0 = {_END} AND NOT held AS kept0, f1 = {_END} AND NOT held AS kept1, count(*) AS n, sum(t)::BIGINT AS us{counted}
+            f0 = {_END} AND NOT held AS kept0, f1 = {_END} AND NOT held AS kept1, count(*) AS n, sum(t)::BIGINT AS us, {accepted} AS accepted
         FROM ({_judged(subject, of_subject[0], of_subject[1], [r for _, r in after if r.stage in ASSET_STAGES])}) GROUP BY ALL""",
     )
     keys = sorted({(r["kind"] or "unknown", r.get("set_name") or "") for r in rows})
     return [
-        _change(subject, kind, name, sides, [r for r in rows if (r["kind"] or "unknown", r.get("set_name") or "") == (kind, name)])
+        _change(subject, kind, name, sides, bits, [r for r in rows if (r["kind"] or "unknown", r.get("set_name") or "") == (kind, name)])
         for kind, name in keys
     ]
 
@@ -178,13 +174,20 @@ def _subjects(subject: str, applies: list[str], asset_kept: str) -> str:
             FROM clips c LEFT JOIN (SELECT asset_no, {asset_kept} AS kept, state <> 'live' AS held FROM assets) a USING (asset_no))"""
 
 
-def _change(subject: Literal["asset", "clip"], kind: str, name: str, sides: list[list[Rule]], rows: list[dict[str, Any]]) -> Change:
+def _change(
+    subject: Literal["asset", "clip"],
+    kind: str,
+    name: str,
+    sides: list[list[Rule]],
+    bits: list[tuple[int, int]],
+    rows: list[dict[str, Any]],
+) -> Change:
     return Change(
         subject=subject,
         kind=kind,
         set_name=name,
-        before=_side(0, sides[0], kind, name, rows),
-        after=_side(1, sides[1], kind, name, rows),
+        before=_side(0, sides[0], kind, name, bits, rows),
+        after=_side(1, sides[1], kind, name, bits, rows),
         gained=_sum(r for r in rows if r["kept1"] and not r["kept0"]),
         lost=_sum(r for r in rows if r["kept0"] and not r["kept1"]),
         lost_in_shards=_sum(r for r in rows if r["kept0"] and not r["kept1"] and r["placed"]),
@@ -193,7 +196,7 @@ def _change(subject: Literal["asset", "clip"], kind: str, name: str, sides: list
     )
 
 
-def _side(side: int, rules: list[Rule], kind: str, name: str, rows: list[dict[str, Any]]) -> Side:
+def _side(side: int, rules: list[Rule], kind: str, name: str, bits: list[tuple[int, int]], rows: list[dict[str, Any]]) -> Side:
     start = left = _sum(rows)
     steps = []
     for place, rule in enumerate(rules):
@@ -204,7 +207,7 @@ def _side(side: int, rules: list[Rule], kind: str, name: str, rows: list[dict[st
         dropped = _sum(r for r in here if r[f"is_unknown{side}"])
         accepted = Amount()
         if rule.on_unknown == "accept":
-            accepted = sum((Amount(n=r[f"s{side}_{place}_n"], time_us=r[f"s{side}_{place}_us"]) for r in rows), Amount())
+            accepted = _sum(r for r in rows if r["accepted"] >> bits.index((side, place)) & 1)
         left = left - rejected - dropped
         unknown = dropped + accepted
         steps.append(

@@ -98,6 +98,8 @@ def test_any_values_come_back(tmp_path: Path) -> None:
     assert "DELTA_BINARY_PACKED" in encodings["whole"]
     assert "DELTA_LENGTH_BYTE_ARRAY" in encodings["text"]
     assert "RLE_DICTIONARY" in encodings["few"]
+    blooms = duckdb.execute("SELECT path_in_schema FROM parquet_metadata(?) WHERE bloom_filter_offset IS NOT NULL", [str(written.path)])
+    assert blooms.fetchall() == [("text",)]
 
 
 def test_purged_versions_say_so_and_others_stay(tmp_path: Path) -> None:
