@@ -25,10 +25,11 @@ def _commands(document: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory, samples: Path, curated) -> Path:
-    """A folder in which the documents' names exist: media, and a dataset curated before."""
+    """A folder in which the documents' names exist: media, and a dataset curated before, and a rights table."""
     folder = tmp_path_factory.mktemp("docs")
     shutil.copytree(samples, folder / "media")
     shutil.copytree(curated.path, folder / "dataset")
+    (folder / "rights.csv").write_text("file,rights_holder,licence_verified_by\n*.mp4,the sample generator,rights desk\n")
     return folder
 
 
