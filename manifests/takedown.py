@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from manifests import treefile
 from manifests.ids import ID_HEX
 from manifests.leaves import ASSETS, CLIPS
@@ -40,6 +43,21 @@ _IDENTITY = (
     "caption_no",
     "shard_no",
 )
+
+
+_SELECTED = (
+    "asset_id",
+    "asset_sha256",
+    "asset_md5",
+    "size_bytes",
+    "uri",
+    "source_url",
+    "canonical_url",
+    "page_url",
+    "channel_id",
+    "creator",
+)
+"""What selectors look at."""
 
 
 class TakedownError(Exception):
@@ -165,7 +183,7 @@ def survey(store: ManifestStore, selectors: Sequence[Selector], first_step: Firs
 
 def resolve(store: ManifestStore, selectors: Iterable[Selector]) -> list[str]:
     """The ids of the assets that the selectors mean, also of those taken down before. An id given in part must be of one asset only."""
-    assets: list[Asset] = from_table(Asset, store.read("assets"))
+    assets: list[Asset] = from_table(Asset, store.read("assets", columns=list(_SELECTED)))
     found: set[str] = set()
     for selector in selectors:
         hits = [a.asset_id for a in assets if selector.matches(a)]
@@ -253,12 +271,12 @@ def signer_of(release: Path) -> str | None:
 def _checkpoints(store: ManifestStore, assets: Sequence[AssetHit], first_step: FirstStep) -> Iterable[CheckpointHit]:
     """The checkpoints that saw clips of the assets, as these were cut in the version that each was trained on."""
     exposures: list[Exposure] = from_table(Exposure, store.read("exposures"))
-    mine, clips = {a.asset_id for a in assets}, dict[int, list[str]]()
+    mine, clips = pa.array([a.asset_id for a in assets], pa.string()), dict[int, list[str]]()
     for exposure in exposures if assets else []:
         version = exposure.manifest_version
         if version not in clips:
             table = store.read("clips", version, ["clip_id", "asset_id"])
-            clips[version] = [r["clip_id"] for r in table.to_pylist() if r["asset_id"] in mine]
+            clips[version] = table.filter(pc.is_in(table.column("asset_id"), value_set=mine)).column("clip_id").to_pylist()
         steps = {c: step for c in clips[version] if (step := first_step(exposure, c)) is not None}
         if steps:
             yield CheckpointHit(

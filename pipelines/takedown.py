@@ -200,8 +200,9 @@ def _remove_media(place: Place, store: ManifestStore, case: Case) -> int:
     from curation.ingest import local_path
 
     removed = 0
-    assets: list[Asset] = from_table(Asset, store.read("assets"))
-    for asset in (a for a in assets if a.asset_id in set(case.asset_ids)):
+    assets = store.read("assets")
+    mine: list[Asset] = from_table(Asset, assets.filter(_among(assets, "asset_no", case.asset_nos)))
+    for asset in mine:
         paths = [place.fetched / asset.asset_id, place.work / "quarantine" / asset.asset_id]
         if "://" not in asset.uri and "#" not in asset.uri and asset.uri != removed_uri(asset.asset_id):
             path = local_path(asset, place.fetched)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -128,10 +129,10 @@ def all_clips(place: Place, store: ManifestStore, assets: Collection[str]) -> di
     found: dict[str, int | None] = {}
     for part in sorted((place.work / SPLIT.name).rglob("*.clips.parquet")):
         table = pq.read_table(part, columns=["asset_id", "clip_id"], partitioning=None)
-        found.update({r["clip_id"]: None for r in table.to_pylist() if r["asset_id"] in assets})
+        found.update({r["clip_id"]: None for r in _of(assets, table).to_pylist()})
     for version in store.readable():
         clips = store.read("clips", version, ["asset_id", "clip_id", "clip_no"])
-        found.update({r["clip_id"]: r["clip_no"] for r in clips.to_pylist() if r["asset_id"] in assets})
+        found.update({r["clip_id"]: r["clip_no"] for r in _of(assets, clips).to_pylist()})
     return found
 
 
@@ -152,8 +153,8 @@ def _blocks(place: Place, store: ManifestStore, request: Request, radius: Radius
 def _of_pictures(place: Place, store: ManifestStore, mine: Collection[str]) -> Iterator[tuple[str, str]]:
     """The picture hashes of the assets, from what their scan left."""
     parts: dict[str, set[str]] = {}
-    for row in store.read("assets", columns=["asset_id", "scan_part"]).to_pylist():
-        if row["asset_id"] in mine and row["scan_part"]:
+    for row in _of(mine, store.read("assets", columns=["asset_id", "scan_part"])).to_pylist():
+        if row["scan_part"]:
             parts.setdefault(row["scan_part"], set()).add(row["asset_id"])
     for part, asset_ids in sorted(parts.items()):
         found = read_tracks(place, part, (TRACK,)) if (place.dataset / f"{part}.tracks.parquet").exists() else {}
@@ -161,6 +162,10 @@ def _of_pictures(place: Place, store: ManifestStore, mine: Collection[str]) -> I
         frames = read_keyframes(path) if path.exists() else []
         for asset_id in sorted(asset_ids):
             yield from picture_hashes(found.get(asset_id, {}).get(TRACK), [f for f in frames if f.asset_id == asset_id])
+
+
+def _of(assets: Collection[str], table: pa.Table) -> pa.Table:
+    return table.filter(pc.is_in(table.column("asset_id"), value_set=pa.array(sorted(assets), pa.string())))
 
 
 def _read_case(path: Path) -> Case:
