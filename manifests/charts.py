@@ -278,6 +278,6 @@ def path(kind: str, points: Sequence[tuple[float, float]]) -> str:
 
 def svg(width: float, height: float, title: str, body: str, natural: bool = False) -> Markup:
     """The picture, as wide as its place, or at its natural size."""
-    size = f' style="width:{width:g}px"' if natural else ""
+    size = f' style="width:{width:g}px;--natural:{width:g}px"' if natural else ""
     # Every part was escaped when it was made: numbers of ours, or text through `escape`.
     return Markup(f'<svg viewBox="0 0 {width:g} {height:g}" role="img"{size}><title>{escape(visible(title))}</title>{body}</svg>')  # noqa: S704

@@ -21,13 +21,13 @@ from manifests.comparisons import (
 )
 from manifests.funnel import Amount
 from manifests.wording import (
+    compact_text,
     condition_text,
     count_text,
     name_text,
     number_text,
     percent_text,
     points_text,
-    share_text,
     short_text,
     time_text,
 )
@@ -214,8 +214,9 @@ def matrix_chart(matrix: RightsMatrix) -> Markup:
     cells = {(c.licence, c.source): (c,) for c in matrix.cells}
     columns = [(heading_text(s, "source"), [s]) for s in sources] + ([("all sources", sources)] if len(sources) > 1 else [])
     rows = [(heading_text(n, "licence"), [n]) for n in licences] + ([("all licences", licences)] if len(licences) > 1 else [])
-    label, height = 190.0, 66.0
-    width = min((_WIDTH - label) / max(len(columns), 1), 260.0)
+    height = 80.0 if any(c.held.n for c in matrix.cells) else 66.0
+    label = 190.0
+    width = min((_WIDTH - label) / max(len(columns), 1), 200.0)
     fits = int(width / 7)
     out = "".join(
         text(label + i * width + 4, 12, n if len(n) <= fits else "…" + n[1 - fits :], "tick", title=n) for i, (n, _) in enumerate(columns)
@@ -223,7 +224,7 @@ def matrix_chart(matrix: RightsMatrix) -> Markup:
     for j, (name, rows_of) in enumerate(rows):
         y = 20 + j * height
         out += path("grid", [(0, y), (label + width * len(columns), y)])
-        out += text(0, y + 22, short_text(name, 26), "name", title=name)
+        out += text(0, y + 22, short_text(name, 24), "name", title=name)
         for i, (_, columns_of) in enumerate(columns):
             mine = [c for n in rows_of for s in columns_of for c in cells.get((n, s), ())]
             out += _matrix_cell(mine, label + i * width + 4, y + 8, width - 16)
@@ -231,16 +232,16 @@ def matrix_chart(matrix: RightsMatrix) -> Markup:
 
 
 def _matrix_cell(cells: Sequence[RightsCell], x: float, y: float, width: float) -> str:
+    """A bar of the clips and, in their colours, a line each for kept, dropped, not cut and held; only what there is."""
     if not cells:
         return text(x, y + 14, "–", "note")
     kept, dropped, held, uncut = (sum((getattr(c, k) for c in cells), Amount()) for k in ("kept", "dropped", "held", "uncut"))
     whole = kept + dropped + held
     out = stack(x, y, width, 7, whole.n, (("keep", kept.n), ("drop", dropped.n), ("unknown", held.n))) if whole.n else ""
-    lines = [f"{number_text(kept.n)} kept · {time_text(kept.time_us)}", f"{number_text(dropped.n)} dropped · {time_text(dropped.time_us)}"]
-    lines = lines if whole.n else []
-    rest = [f"{number_text(held.n)} held"] if held.n else []
-    rest += [f"{count_text(uncut.n, 'file')} not cut · {time_text(uncut.time_us)}"] if uncut.n else []
-    kinds = ("cellname", "note", "note")
-    title = f"{share_text(kept.n, whole.n)} of {count_text(whole.n, 'clip')} kept"
-    lines = [*lines, "; ".join(rest)] if rest else lines
-    return out + "".join(text(x, y + 22 + 15 * k, line, kinds[k] if whole.n else "note", title=title) for k, line in enumerate(lines))
+    lines = [("kept", kept, "cellkept"), ("dropped", dropped, "celldrop"), ("held", held, "note"), ("not cut", uncut, "note")]
+    shown = [(word, amount, kind) for word, amount, kind in lines if amount.n or (word == "kept" and whole.n)]
+    for k, (word, amount, kind) in enumerate(shown):
+        said = f"{count_text(amount.n, 'file' if word == 'not cut' else 'clip')} {word}, {time_text(amount.time_us)}"
+        first = f"{compact_text(amount.n)} uncut" if word == "not cut" else compact_text(amount.n)
+        out += text(x, y + (22 if whole.n else 14) + 14 * k, f"{first} · {time_text(amount.time_us)}", kind, title=said)
+    return out

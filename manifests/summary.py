@@ -57,6 +57,7 @@ class SummaryConfig:
     max_runs: int = 12
     max_licences: int = 12
     max_sources: int = 6
+    max_matrix_sources: int = 5
     max_concepts: int = 24
     max_groups: int = 12
     max_copies: int = 3
@@ -97,7 +98,7 @@ def collect_store(
 def _collect(con: duckdb.DuckDBPyConnection, images: Images, title: str, version: int | None, cfg: SummaryConfig) -> ReportData:
     gallery = _Gallery(images, cfg)
     headline, funnels = _headline(con, version), count_funnels(con)
-    matrix = rights_matrix(con, cfg.max_licences, cfg.max_sources)
+    matrix = rights_matrix(con, cfg.max_licences, cfg.max_matrix_sources)
     return ReportData(
         title=title,
         headline=headline,

@@ -32,6 +32,14 @@ def count_text(n: int, what: str) -> str:
     return f"{number_text(n)} {what}{'' if n == 1 else 's'}"
 
 
+def compact_text(n: int) -> str:
+    """A count that fits a small place: '1,204', '123k', '4.57M'."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e5, "k")):
+        if n >= size:
+            return f"{n / (1e3 if letter == 'k' else size):.3g}{letter}"
+    return number_text(n)
+
+
 def bytes_text(size_bytes: float) -> str:
     """A size as '90 B', '1.2 MB', '3.4 TB' (powers of 1000)."""
     for unit in ("B", "kB", "MB", "GB"):
