@@ -116,7 +116,9 @@ class Asset:
     personal_data_flag: int | None = _small("1 shows people who can be told, 0 not; null when not stated")
     minors_flag: int | None = _small("1 shows minors, 0 not; null when not stated")
     # derived from the statements, so that rules can compare them
-    reservation: float | None = _score("1 when training is reserved and no contract permits it, 0 when not; null when no signal was looked for")
+    reservation: float | None = _score(
+        "1 when training is reserved and no contract permits it, 0 when not; null when no signal was looked for"
+    )
     consent_valid: float | None = _score("1 consent given or not needed, 0 refused or expired; null when not stated")
     blocked: float | None = _score("1 when its hash or address is on the blocklist, else 0")
     # container facts
@@ -427,7 +429,9 @@ class Takedown:
 class Block:
     """A hash or address that must not enter again. Read at ingest, and of pictures once a clip's are hashed."""
 
-    kind: str = column(pa.string(), "sha256, md5, url (SHA-256 of its normal form), pdq (canonical), or pdq_area (as curation.pdq makes it)")
+    kind: str = column(
+        pa.string(), "sha256, md5, url (SHA-256 of its normal form), pdq (canonical), or pdq_area (as curation.pdq makes it)"
+    )
     value: str = column(pa.string(), "the value, hexadecimal")
     takedown_no: int | None = _small("the request behind it")
 

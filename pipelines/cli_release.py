@@ -82,7 +82,9 @@ def release(
 @app.command()
 def prove(
     release: ReleaseFolder,
-    id: Annotated[str | None, typer.Argument(help="Clip id (32 hexadecimal digits), SHA-256 of an original file (64), or a file to hash.")] = None,
+    id: Annotated[
+        str | None, typer.Argument(help="Clip id (32 hexadecimal digits), SHA-256 of an original file (64), or a file to hash.")
+    ] = None,
     absent: Annotated[str | None, typer.Option("--absent", help="The same, to prove that it is not in the release.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="File for the proof; printed if not given.")] = None,
     as_json: AsJson = False,
