@@ -331,6 +331,7 @@ def main() -> None:
         try:
             found, costs[n] = measure(n, args, work)
             figures += found
+            print(as_table(found), flush=True)  # a larger size may take hours: what is known is said at once
         finally:
             shutil.rmtree(work, ignore_errors=True)
     small, large = min(costs), max(costs)
