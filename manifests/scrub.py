@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,36 @@ from manifests.purgeable import PURGEABLE, removed_uri
 from manifests.shards import list_members
 from manifests.tables import ManifestStore
 
-Change = Callable[[pa.Table], pa.Table]
-"""Rows -> the same rows, changed or the very same object."""
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An edit of the rows with these keys. Called with rows it gives them changed, or the very same object where nothing differs."""
+
+    key: str
+    values: pa.Array
+    edit: Callable[[pa.Table], pa.Table]
+
+    def meets(self, rows: pa.Table) -> bool:
+        """Whether some of the rows, of which the key is enough, are meant."""
+        return bool(pc.any(pc.is_in(rows.column(self.key), value_set=self.values)).as_py())
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The rows after the edit."""
+        mask = pc.is_in(table.column(self.key), value_set=self.values)
+        mine = table.filter(mask)
+        if not mine.num_rows:
+            return table
+        changed = self.edit(mine)
+        if changed.equals(mine):
+            return table
+        columns = [
+            pc.replace_with_mask(table.column(n).combine_chunks(), mask.combine_chunks(), changed.column(n).combine_chunks())
+            if not changed.column(n).equals(mine.column(n))
+            else table.column(n)
+            for n in table.schema.names
+        ]
+        return pa.table(columns, schema=table.schema)
+
 
 _PARQUET_TAIL = 8  # length of the footer and PAR1
 _BLOCK = 1 << 20
@@ -83,7 +112,9 @@ def part_files(store: ManifestStore, table: str) -> list[Path]:
 def rewrite_in_place(path: Path, change: Change, looked_up: tuple[str, ...], scratch: Path) -> bool:
     """The file holds the changed rows under the same name and in as many bytes; False when there was nothing to change."""
     with pq.ParquetFile(path) as file:
-        if all(change(t) is t for t in _groups(file)):
+        groups = range(file.metadata.num_row_groups)
+        met = [g for g in groups if change.meets(file.read_row_group(g, columns=[change.key]))]
+        if all(change(t) is t for t in map(file.read_row_group, met)):
             return False
         schema, size = file.schema_arrow, path.stat().st_size
         for lean in (False, True):  # without statistics and Bloom filters it is smaller than it was for certain
@@ -100,19 +131,19 @@ def rewrite_in_place(path: Path, change: Change, looked_up: tuple[str, ...], scr
 
 def forget_assets(assets: Collection[str]) -> Change:
     """Rows of `assets` lose their text and address."""
-    return _change_rows(
-        "asset_id", assets, lambda t: _with(_without_text(t, "assets"), "uri", [removed_uri(i) for i in _list(t, "asset_id")])
+    return Change(
+        "asset_id", _texts(assets), lambda t: _with(_without_text(t, "assets"), "uri", [removed_uri(i) for i in _list(t, "asset_id")])
     )
 
 
 def forget_captions(clips: Collection[int]) -> Change:
     """Rows of `captions` have empty texts."""
-    return _change_rows("clip_no", clips, lambda t: _with(_without_text(t, "captions"), "text", [""] * t.num_rows))
+    return Change("clip_no", _numbers(clips, pa.int64()), lambda t: _with(_without_text(t, "captions"), "text", [""] * t.num_rows))
 
 
 def forget_clips(clips: Collection[str]) -> Change:
     """Rows of `clips` lose what describes them in words."""
-    return _change_rows("clip_id", clips, lambda t: _without_text(t, "clips"))
+    return Change("clip_id", _texts(clips), lambda t: _without_text(t, "clips"))
 
 
 def rehash_members(clips: Collection[str]) -> Change:
@@ -122,39 +153,25 @@ def rehash_members(clips: Collection[str]) -> Change:
         hashes = [hashlib.sha256(filler(e, n)).digest() for e, n in zip(_list(t, "extension"), _list(t, "size_bytes"), strict=True)]
         return _with(t, "sha256", hashes)
 
-    return _change_rows("clip_id", clips, change)
+    return Change("clip_id", _texts(clips), change)
 
 
 def rehash_shards(hashes: dict[str, bytes]) -> Change:
     """Rows of `shards` have the hash of the tar as it is now."""
-    return _change_rows("path", hashes.keys(), lambda t: _with(t, "sha256", [hashes[p] for p in _list(t, "path")]))
+    return Change("path", _texts(hashes.keys()), lambda t: _with(t, "sha256", [hashes[p] for p in _list(t, "path")]))
 
 
 def forget_sources(sources: Collection[int]) -> Change:
     """Rows of `sources` of which nothing is left lose their name: a single file's is its own."""
-    return _change_rows("source_no", sources, lambda t: _with(t, "name", [f"removed:{n}" for n in _list(t, "source_no")]))
+    return Change("source_no", _numbers(sources, pa.int32()), lambda t: _with(t, "name", [f"removed:{n}" for n in _list(t, "source_no")]))
 
 
-def _change_rows(key: str, values: Collection[str] | Collection[int], change: Change) -> Change:
-    """The change, applied to the rows with these keys only; the same object where none of them differs after it."""
+def _texts(values: Collection[str]) -> pa.Array:
+    return pa.array(sorted(values), pa.string())
 
-    def apply(table: pa.Table) -> pa.Table:
-        mask = pc.is_in(table.column(key), value_set=pa.array(sorted(values), table.schema.field(key).type))
-        mine = table.filter(mask)
-        if not mine.num_rows:
-            return table
-        changed = change(mine)
-        if changed.equals(mine):
-            return table
-        columns = [
-            pc.replace_with_mask(table.column(n).combine_chunks(), mask.combine_chunks(), changed.column(n).combine_chunks())
-            if not changed.column(n).equals(mine.column(n))
-            else table.column(n)
-            for n in table.schema.names
-        ]
-        return pa.table(columns, schema=table.schema)
 
-    return apply
+def _numbers(values: Collection[int], kind: pa.DataType) -> pa.Array:
+    return pa.array(sorted(values), kind)
 
 
 def _without_text(table: pa.Table, name: str) -> pa.Table:
