@@ -125,7 +125,7 @@ def test_nothing_is_left_and_nothing_comes_back(case: Case, dailies: Any) -> Non
     assert dailies("verify", case.root).status == 0
     receipt = json.loads(Path(done.json["receipt"]).read_bytes())
     assert {k: v for c in receipt["checkpoints"] for k, v in c["first_steps"].items()} == _first_steps(case)
-    steps = {k: v for c in dailies(*command[:-3], "--json").json["checkpoints"] for k, v in c["first_steps"].items()}
+    steps = {k: v for c in dailies(*command[:-2], "--json").json["checkpoints"] for k, v in c["first_steps"].items()}
     assert steps == _first_steps(case), "what was trained can still be told"
 
     again = dailies("curate", case.media, "--out", case.root, "--config", "tiny", "--json")
