@@ -1,25 +1,46 @@
 """`dailies train …`: a typed configuration, the launcher, and the exposure of every checkpoint written to the manifest."""
 
+import dataclasses
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from manifests.tables import ManifestError, ManifestStore
 from pipelines import config
+from pipelines.config import ConfigError
 from pipelines.exposures import record
 from pipelines.progress import Progress
 
+Stage = Literal["tae", "t2i", "t2v"]
 
-def train_tae(data: Path, out: Path, config_name: str, overrides: list[str], quiet: bool) -> dict[str, Any]:
-    """The training run in `out` is finished and the dataset's manifest says what each checkpoint saw; returns where to look."""
+
+def train_stage(
+    stage: Stage,
+    data: Path,
+    out: Path,
+    config_name: str,
+    overrides: list[str],
+    quiet: bool,
+    tae: Path | None = None,
+    parent: Path | None = None,
+) -> dict[str, Any]:
+    """The training run in `out` is finished and the dataset's manifest says what each checkpoint saw; returns where to look.
+
+    `tae` and `parent` are folders of finished runs, or of their exports: what a generator encodes with and begins from.
+    """
     from training.config import TrainConfig
     from training.launch import train
 
     store = ManifestStore(data)
     if store.version() < 0:
         raise ManifestError(f"{data}: expected a dataset with a manifest, found none; make one with `dailies curate INPUT --out {data}`")
-    settings = config.load(TrainConfig, "train/tae", config_name, overrides)
+    settings = config.load(TrainConfig, f"train/{stage}", config_name, overrides)
+    if (settings.stage == "tae") != (stage == "tae"):
+        raise ConfigError(f"{config_name}: expected a configuration for `dailies train {stage}`, found one of stage {settings.stage}")
+    if settings.flow:
+        given: dict[str, Any] = {n: str(p.resolve()) for n, p in (("tae", tae), ("parent", parent)) if p}
+        settings = dataclasses.replace(settings, flow=dataclasses.replace(settings.flow, **given))
     begun, started_at = time.monotonic(), datetime.now(UTC)
     progress = Progress(quiet=quiet)
     status = train(settings, data, out, progress.say)
@@ -31,5 +52,6 @@ def train_tae(data: Path, out: Path, config_name: str, overrides: list[str], qui
         "checkpoints": recorded,
         "pictures": str(out / "pictures"),
         "log": str(out / "log.jsonl"),
+        "export": str(out / "export"),
         "seconds": round(time.monotonic() - begun, 1),
     }

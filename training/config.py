@@ -1,6 +1,7 @@
 """One training run as one typed value: the configurations of its parts, composed, and the way to JSON and back."""
 
 import dataclasses
+import re
 import typing
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from training.data.plan import PlanSettings
 from training.losses import TAELossConfig
 from training.models.autoencoder import TAEConfig
 from training.parallel.engine import EngineConfig, OptimConfig
+from training.tasks.text_to_video import FlowConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +19,7 @@ class TrainConfig:
     """What `dailies train` runs. The paper does not publish the autoencoder's schedule: steps, rates and sizes are ours."""
 
     stage: str = "tae"
+    """`tae` trains the autoencoder `model`; any other name trains a generator, `flow`, and the name keys its draws."""
     seed: int = 0
     steps: int = 100_000
     processes: int = 1
@@ -34,12 +37,20 @@ class TrainConfig:
     model: TAEConfig = field(default_factory=TAEConfig)
     data: DataConfig = field(default_factory=DataConfig)
     loss: TAELossConfig = field(default_factory=TAELossConfig)
+    flow: FlowConfig | None = None
+    """The generator; `model` and `loss` are then not used."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
-        if self.stage != "tae":
-            raise ValueError(f"stage: expected tae, found {self.stage}")
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.stage):
+            raise ValueError(f"stage: expected small letters, digits and underscores, found {self.stage!r}")
+        if (self.stage == "tae") != (self.flow is None):
+            raise ValueError(
+                f"flow: expected none for stage tae and one for any other, found {self.stage} {'without' if self.flow is None else 'with'}"
+            )
+        if self.flow and self.data.size_px % 16:
+            raise ValueError(f"data.size_px: expected a multiple of 16 for a generator, found {self.data.size_px}")
         for name in ("steps", "processes", "validate_every", "checkpoint_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
@@ -83,8 +94,9 @@ def _bind(cls: Any, value: dict[str, Any], where: str) -> Any:
         raise ValueError(f"config {where or 'top'}: unknown keys {sorted(unknown)}")
     bound = {}
     for name, item in value.items():
-        if dataclasses.is_dataclass(types[name]):
-            bound[name] = _bind(types[name], item, f"{where}{name}.")
+        inner = next((t for t in (types[name], *typing.get_args(types[name])) if dataclasses.is_dataclass(t)), None)
+        if inner is not None and item is not None:
+            bound[name] = _bind(inner, item, f"{where}{name}.")
         else:
             bound[name] = tuple(item) if isinstance(item, list) else item
     return cls(**bound)

@@ -7,25 +7,24 @@ from typing import Any
 
 from manifests.files import write_atomic
 from training.checkpoint import CheckpointInfo, Reader
-from training.config import TrainConfig, to_json_value
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 
 
-def export_weights(info: CheckpointInfo, config: TrainConfig, folder: Path) -> Path:
+def export_weights(info: CheckpointInfo, stage: str, described: dict[str, Any], folder: Path) -> Path:
     """The averaged float32 weights of the checkpoint lie in `folder`, with what they are and what they have seen beside them.
 
-    Read from the checkpoint's files, so no process has to gather the model. `weights.safetensors` is written last.
+    `described` is the task's description of its model. Read from the checkpoint's files, so no process has to gather the model. `weights.safetensors` is written last.
     """
     from safetensors.torch import save
 
     reader = Reader(info, 0, 1)
     data = save({name: reader.whole("ema", name).contiguous() for name in reader.names()})
     description: dict[str, Any] = {
-        "stage": config.stage,
+        "stage": stage,
         "step": info.step,
         "weights": "ema",
-        "model": to_json_value(config)["model"],
+        **described,
         "sha256": hashlib.sha256(data).hexdigest(),
         "manifest_version": info.exposure["manifest_version"],
         "plan_digest": info.exposure["plan_digest"],

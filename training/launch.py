@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from training.conditions import prepare
 from training.config import TrainConfig
 from training.data.index import load_samples
 from training.errors import TrainingError
@@ -29,7 +30,9 @@ def train(config: TrainConfig, dataset: Path, out: Path, on_line: Callable[[str]
             adopt(config, dataset, out)
         else:
             version = _newest_version(dataset)
-            write_run(config, dataset, out, load_samples(dataset, version), version)
+            samples = load_samples(dataset, version)
+            prepare(config, dataset, out, samples, version)
+            write_run(config, dataset, out, samples, version)
         if steps_done(out) >= config.steps:
             return 0
         status = _start(config.processes, out, on_line)

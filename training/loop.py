@@ -24,9 +24,9 @@ from training.metrics import MetricsWriter
 from training.parallel.ema import ShardedEMA
 from training.parallel.engine import Engine, OptimConfig
 from training.pictures import write_pictures
-from training.tasks.autoencoder import AutoencoderTask
+from training.tasks.make import make_task
 from training.tasks.task import Task
-from training.validate import HeldOut, load_held_out, measure
+from training.validate import HeldOut, load_held_out, measure, show
 
 log = logging.getLogger("dailies.train")
 
@@ -37,10 +37,15 @@ class Run:
     def __init__(self, config: TrainConfig, dataset: Path, out: Path, samples: list[Sample], version: int, device: torch.device) -> None:
         self.config, self.out = config, out
         self.plan = Plan(config.plan_settings(version), samples)
-        self.task: Task = AutoencoderTask(config.stage, config.model, config.loss, config.seed)
+        self.task: Task = make_task(config, out)
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         micro_batch = config.data.global_batch // world
-        self.engine = Engine(self.task.module(), self.task.blocks, config.engine, config.optim, micro_batch, device)
+        module = self.task.module()
+        if config.engine.recompute:
+            if not isinstance(getattr(module, "recompute", None), bool):
+                raise TrainingError(f"engine.recompute: expected a model that can compute its layers again, found {type(module).__name__}")
+            module.recompute = True  # type: ignore[assignment]
+        self.engine = Engine(module, self.task.blocks, config.engine, config.optim, micro_batch, device)
         self.ema = ShardedEMA(self.engine, config.ema_decay)
         self.loader = BatchLoader(dataset, self.plan, config.data, rank, world)
         self.held_out: HeldOut = load_held_out(dataset, self.plan.held_out, config.data, rank, world)
@@ -85,7 +90,7 @@ class Run:
         """One optimiser step over all ranks, checked and logged."""
         pixels = batch.pixels.to(self.engine.device, self.engine.dtype)
         loss = self.task.loss(self.engine, batch, pixels)
-        values = self.gather({"loss": loss.total.detach(), **loss.parts})
+        values = self.gather({"loss": loss.total.detach(), **loss.parts}, loss.bins)
         if not all(math.isfinite(v) for v in values.values()):
             raise TrainingError(f"step {batch.step}: expected a finite loss, found {values}; clips {self.plan.clip_ids(batch.step)}")
         self.engine.backward(loss.total.mean())
@@ -99,31 +104,38 @@ class Run:
             log.warning("step %d: clip %s replaced by %s: %s", r.step, r.planned, r.used, r.reason)
         self.log_step(batch, values | {"grad_norm": norm, "lr": lr}, time.perf_counter() - began)
 
-    def gather(self, parts: dict[str, torch.Tensor]) -> dict[str, float]:
-        """The mean of each part over the global batch, summed in global order in float64: the same on any number of ranks."""
-        local = torch.stack(list(parts.values())).double().cpu()
+    def gather(self, parts: dict[str, torch.Tensor], bins: torch.Tensor | None) -> dict[str, float]:
+        """The mean of each part over the global batch, summed in global order in float64: the same on any number of ranks.
+
+        With `bins`, also `loss_bin<i>`, the mean loss of the samples in bin i, for each bin that has any.
+        """
+        rows = list(parts.values()) + ([] if bins is None else [bins])
+        local = torch.stack([row.double().cpu() for row in rows])
         n = local.shape[1]
-        everywhere = torch.zeros(len(parts), n * self.engine.world, dtype=torch.float64)
+        everywhere = torch.zeros(len(rows), n * self.engine.world, dtype=torch.float64)
         everywhere[:, self.engine.rank * n : (self.engine.rank + 1) * n] = local
-        rows = self.engine.sum_over_ranks(everywhere).tolist()
-        return {name: sum(row) / len(row) for name, row in zip(parts, rows, strict=True)}
+        gathered = self.engine.sum_over_ranks(everywhere).tolist()
+        means = {name: sum(row) / len(row) for name, row in zip(parts, gathered, strict=False)}
+        of_bin: dict[int, list[float]] = {}
+        for loss, number in zip(gathered[0], gathered[-1], strict=True) if bins is not None else ():
+            of_bin.setdefault(int(number), []).append(loss)
+        return means | {f"loss_bin{i}": sum(losses) / len(losses) for i, losses in sorted(of_bin.items())}
 
     def validate(self, step: int) -> None:
-        """Held-out PSNR before step `step`, with the weights as they are and with their average, and a picture of the latter."""
-
-        def reconstruct(pixels: torch.Tensor) -> torch.Tensor:
-            return self.task.sample(self.engine, pixels)
-
-        values, _ = measure(self.engine, self.held_out, reconstruct)
+        """The task's measures on held-out clips before step `step`, with the weights as they are and with their average, and pictures
+        of what the latter make."""
+        values = measure(self.engine, self.held_out, self.task)
         with self.engine.weights(self.ema.piece):
-            averaged, made = measure(self.engine, self.held_out, reconstruct)
+            averaged = measure(self.engine, self.held_out, self.task)
+            made = show(self.engine, self.held_out, self.task, self.config.pictures)
         values |= {f"ema_{name}": value for name, value in averaged.items()}
         if self.metrics:
             self.metrics.write("validate", step, values)
-            log.info("step %d/%d psnr %.2f dB, averaged weights %.2f dB", step, self.config.steps, values["psnr_db"], values["ema_psnr_db"])
-            shown = [t.pixels for t in self.held_out.turns][: self.config.pictures]
-            if shown:
-                write_pictures(self.out / "pictures" / f"step-{step:08d}.png", shown, made[: len(shown)])
+            name = self.task.measures[0].format("")
+            log.info("step %d/%d %s %s, averaged weights %s", step, self.config.steps, name, *map(_short, (values[name], averaged[name])))
+            if made:
+                shown = [t.pixels for t in self.held_out.turns][: len(made)]
+                write_pictures(self.out / "pictures" / f"step-{step:08d}.png", shown, made)
 
     def save(self, done: int) -> None:
         """A complete checkpoint after `done` steps is on disk, and older ones than `keep` are gone."""
@@ -161,7 +173,7 @@ class Run:
     def finish(self) -> None:
         """The averaged weights of the last checkpoint are exported, and the run is marked as done. Rank 0 writes."""
         if self.is_first and (info := checkpoint.newest(self.out)):
-            path = export_weights(info, self.config, self.out / "export")
+            path = export_weights(info, self.config.stage, self.task.description(), self.out / "export")
             log.info("step %d/%d exported %s", info.step, self.config.steps, path.name)
         if self.metrics:
             self.metrics.close()
@@ -175,3 +187,7 @@ def lr_at(step: int, steps: int, config: OptimConfig) -> float:
     progress = max(0, step + 1 - config.warmup_steps) / max(1, steps - config.warmup_steps)
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     return config.lr * warm * (config.final_lr_share + (1 - config.final_lr_share) * cosine)
+
+
+def _short(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4g}"

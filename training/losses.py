@@ -1,8 +1,12 @@
 """What the autoencoder's output is compared with, per clip. Shapes: B clips, C latent channels, T frames, H and W."""
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
+
+MAX_PSNR_DB = 100.0
+"""What an exact reconstruction counts as, so that a mean stays finite."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,3 +45,12 @@ def outlier_penalty(z_BCTHW: Tensor, r: float) -> Tensor:
     deviation = variance.sum(1).clamp_min(1e-12).sqrt()
     distance = (x - mean).square().sum(1).clamp_min(1e-12).sqrt()
     return (distance - r * deviation[..., None]).clamp_min(0.0).flatten(1).mean(1)
+
+
+def psnr_db(output: Tensor, target: Tensor) -> float:
+    """Peak signal-to-noise ratio of pixels (3, T, H, W) in [-1, 1], the mean over frames, in dB; at most 100.
+
+    PSNR = 10 log10(peak^2 / mean squared error), peak = 2 as the range is 2 wide (Movie Gen: metrics averaged over frames).
+    """
+    errors = (output.double() - target.double()).square().mean((0, 2, 3)).tolist()
+    return sum(min(MAX_PSNR_DB, 10 * math.log10(4 / e)) if e > 0 else MAX_PSNR_DB for e in errors) / len(errors)

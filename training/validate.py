@@ -1,7 +1,5 @@
-"""How good the reconstructions of held-out clips are: the same clips, frames and crops at every measurement."""
+"""How good a model is on held-out clips: the same clips, frames, crops and draws at every measurement."""
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +11,7 @@ from training.data.batch import DataConfig, load_pixels, to_tensor
 from training.data.index import Sample
 from training.errors import SampleError, TrainingError
 from training.parallel.engine import Engine
-
-MAX_PSNR_DB = 100.0
-"""What an exact reconstruction counts as, so that a mean stays finite."""
+from training.tasks.task import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,30 +55,32 @@ def load_held_out(dataset: Path, samples: list[Sample], config: DataConfig, rank
     return HeldOut(chosen, tuple(turns))
 
 
-def measure(engine: Engine, held_out: HeldOut, reconstruct: Callable[[Tensor], Tensor]) -> tuple[dict[str, float | None], list[Tensor]]:
-    """Mean PSNR over all clips, over videos and over images (None without any), in dB; and the reconstruction of each own turn."""
-    scores, made = torch.zeros(len(held_out.samples), dtype=torch.float64), []
+def measure(engine: Engine, held_out: HeldOut, task: Task) -> dict[str, float | None]:
+    """The mean of each of the task's measures over all clips, over videos and over images (None without any)."""
+    scores = torch.zeros(len(task.measures), len(held_out.samples), dtype=torch.float64)
     for turn in held_out.turns:
         with torch.no_grad():
-            output = reconstruct(turn.pixels[None].to(engine.device, engine.dtype))[0].cpu()
-        made.append(output)
+            found = task.score(engine, held_out.samples[turn.number], turn.pixels[None].to(engine.device), engine.dtype)
         if turn.counted:
-            scores[turn.number] = psnr_db(output, turn.pixels)
-    of_clip: list[float] = engine.sum_over_ranks(scores).tolist()
+            scores[:, turn.number] = found.double().cpu()
+    rows: list[list[float]] = engine.sum_over_ranks(scores).tolist()
     kinds = [s.kind for s in held_out.samples]
-    means = {"psnr_db": _mean(of_clip)}
-    for kind in ("video", "image"):
-        means[f"psnr_{kind}_db"] = _mean([score for score, k in zip(of_clip, kinds, strict=True) if k == kind])
-    return means, made
+    means: dict[str, float | None] = {}
+    for measured, row in zip(task.measures, rows, strict=True):
+        means[measured.format("")] = _mean(row)
+        for kind in ("video", "image"):
+            means[measured.format(f"_{kind}")] = _mean([score for score, k in zip(row, kinds, strict=True) if k == kind])
+    return means
 
 
-def psnr_db(output: Tensor, target: Tensor) -> float:
-    """Peak signal-to-noise ratio of pixels (3, T, H, W) in [-1, 1], the mean over frames, in dB; at most 100.
-
-    PSNR = 10 log10(peak^2 / mean squared error), peak = 2 as the range is 2 wide (Movie Gen: metrics averaged over frames).
-    """
-    errors = (output.double() - target.double()).square().mean((0, 2, 3)).tolist()
-    return sum(min(MAX_PSNR_DB, 10 * math.log10(4 / e)) if e > 0 else MAX_PSNR_DB for e in errors) / len(errors)
+def show(engine: Engine, held_out: HeldOut, task: Task, count: int) -> list[Tensor]:
+    """What the model makes of the first `count` of this rank's turns, on the CPU; every rank makes as many."""
+    made = []
+    for turn in held_out.turns[:count]:
+        with torch.no_grad():
+            pixels = turn.pixels[None].to(engine.device, engine.dtype)
+            made.append(task.sample(engine, held_out.samples[turn.number], pixels)[0].cpu())
+    return made
 
 
 def _mean(values: list[float]) -> float | None:

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from manifests.ids import clip_id, digest
-from manifests.records import Clip, Member, Shard
+from manifests.records import Caption, Clip, Member, Shard
 from manifests.schema import to_table
 from manifests.shards import Payload, write_shard
 from manifests.tables import ManifestStore
 
 FPS = 24
+WORDS = ("soft", "quick", "pale", "deep")
 
 
 def encode_mp4(frames: np.ndarray) -> bytes:
@@ -54,8 +55,8 @@ def moving_pattern(seed: int, n_frames: int, height: int, width: int) -> np.ndar
 
 
 def build_dataset(root: Path, videos: list[np.ndarray], images: list[np.ndarray]) -> Path:
-    """A dataset with one video and one image shard, every clip of an asset of its own, committed as manifest version 0."""
-    clips, shards, members = [], [], []
+    """A dataset with one video and one image shard, every clip kept, captioned and of an asset of its own, committed as manifest version 0."""
+    clips, shards, members, captions = [], [], [], []
     kinds: list[tuple[str, str, Callable[[np.ndarray], bytes], list[np.ndarray]]] = [
         ("video", "mp4", encode_mp4, videos),
         ("image", "jpg", encode_jpg, images),
@@ -84,9 +85,17 @@ def build_dataset(root: Path, videos: list[np.ndarray], images: list[np.ndarray]
         )  # fmt: skip
         for n, placed in enumerate(written.members):
             no = first + n
-            clips.append(Clip(clip_id=placed.clip_id, clip_no=no, asset_id=digest("a", no), asset_no=no, kind=kind, start_us=0, end_us=1))
+            asset = {"asset_id": digest("a", no), "asset_no": no, "start_us": 0, "end_us": 1}
+            clips.append(Clip(clip_id=placed.clip_id, clip_no=no, kind=kind, decision="keep", caption_no=no, **asset))
+            said = {"captioner": "sidecar", "captioner_version": "1", "camera_prefix": "pan left" if kind == "video" else None}
+            captions.append(Caption(caption_no=no, clip_no=no, text=f"{WORDS[no % 4]} waves number {no}", **said))
             members.append(Member(shard_no=shard_no, clip_no=no, **dataclasses.asdict(placed), **common))
-    tables = {"clips": to_table(Clip, clips), "shards": to_table(Shard, shards), "members": to_table(Member, members)}
+    tables = {
+        "clips": to_table(Clip, clips),
+        "captions": to_table(Caption, captions),
+        "shards": to_table(Shard, shards),
+        "members": to_table(Member, members),
+    }
     ManifestStore(root).commit("build", append=tables)
     return root
 

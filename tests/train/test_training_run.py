@@ -1,21 +1,19 @@
 """Whole runs on CPU processes: killed, resumed, on other numbers of processes, from damaged checkpoints; all give the same training."""
 
 import dataclasses
-import json
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from processes import start, wait_for, workers
 
 from training import checkpoint
-from training.config import TrainConfig, to_json_value
+from training.config import TrainConfig
 from training.data.batch import DataConfig
 from training.data.index import load_samples
 from training.data.plan import Plan, exposed_clips, replay, roll
@@ -23,12 +21,12 @@ from training.errors import TrainingError
 from training.export import CONFIG as EXPORT_CONFIG
 from training.export import WEIGHTS
 from training.launch import train
-from training.losses import TAELossConfig
+from training.losses import TAELossConfig, psnr_db
 from training.metrics import LOG, read_log
 from training.models.autoencoder import TAE, TAEConfig
 from training.parallel.engine import EngineConfig, OptimConfig
 from training.tasks.autoencoder import AutoencoderTask
-from training.validate import load_held_out, psnr_db
+from training.validate import load_held_out
 
 pytestmark = pytest.mark.train
 
@@ -84,45 +82,13 @@ def alone(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def start(dataset: Path, out: Path) -> subprocess.Popen[bytes]:
-    """The same run in a process of its own, to be killed."""
-    code = (
-        "import json, sys; from pathlib import Path; from training.config import from_json_value; from training.launch import train; "
-        "train(from_json_value(json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]))"
-    )
-    root = str(Path(checkpoint.__file__).parent.parent)
-    command = [sys.executable, "-c", code, json.dumps(to_json_value(CONFIG)), str(dataset), str(out)]
-    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": root})
-
-
-def workers(out: Path) -> list[int]:
-    """Process ids of the workers that train in this folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            arguments = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
-        except OSError:
-            continue
-        if b"training.worker" in arguments and str(out.resolve()).encode() in arguments:
-            found.append(int(entry.name))
-    return found
-
-
-def wait_for(condition, seconds: float) -> None:
-    """The condition has become true."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)
-
-
 def test_killed_at_random_and_resumed_is_bit_equal(dataset: Path, straight: Path, tmp_path: Path) -> None:
     """kill -9 of the launcher, then of a worker, at random moments; the same command ends with the same log and weights, bit for bit."""
     seed = random.SystemRandom().randrange(1 << 32)
     draw = random.Random(seed)
     out = tmp_path / "run"
     for victim in ("launcher", "worker"):
-        process = start(dataset, out)
+        process = start(CONFIG, dataset, out)
         done = len(read_log(out, "train")) if out.exists() else 0
         target = min(STEPS - 1, done + draw.randint(1, 3))
         wait_for(lambda at=target: out.exists() and len(read_log(out, "train")) >= at and len(workers(out)) >= 2, 180)

@@ -31,10 +31,13 @@ def test_every_curation_config_binds(name: str) -> None:
     assert all(k == s.name for k, s in config.sets.items())
 
 
-@pytest.mark.parametrize("name", available("train/tae"))
-def test_every_training_config_binds(name: str) -> None:
-    """Each file in conf/train/tae composes into a TrainConfig."""
-    assert load(TrainConfig, "train/tae", name).steps > 0
+@pytest.mark.parametrize(("stage", "name"), [(s, n) for s in ("tae", "t2i", "t2v") for n in available(f"train/{s}")])
+def test_every_training_config_binds(stage: str, name: str) -> None:
+    """Each file in conf/train composes into a TrainConfig; a generator's takes its sizes from conf/model/transformer."""
+    config = load(TrainConfig, f"train/{stage}", name)
+    assert config.steps > 0 and (config.flow is None) == (stage == "tae")
+    if config.flow:
+        assert config.flow.model.layers == {"tiny": 4, "paper": 48}[name]
 
 
 def test_rules_measure_columns_that_exist() -> None:

@@ -134,7 +134,7 @@ def test_export_holds_the_averaged_weights(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     write(tmp_path, 10)
-    path = export_weights(checkpoint.list_complete(tmp_path)[0], TrainConfig(), tmp_path / "export")
+    path = export_weights(checkpoint.list_complete(tmp_path)[0], "tae", {"model": {"base_channels": 8}}, tmp_path / "export")
     weights, description = load_file(path), json.loads((tmp_path / "export" / "config.json").read_text())
     assert all(torch.equal(weights[n], values("ema", n).reshape(s)) for n, s in SHAPES.items())
     assert description["step"] == 10 and description["plan_digest"] == "d" and len(description["sha256"]) == 64

@@ -11,12 +11,11 @@ from torch import Tensor
 from training.config import TrainConfig, from_json_value, to_json_value
 from training.data.batch import Batch, DataConfig
 from training.loop import lr_at
-from training.losses import TAELossConfig, l1, outlier_penalty
+from training.losses import TAELossConfig, l1, outlier_penalty, psnr_db
 from training.models.autoencoder import TAE, Posterior, TAEConfig, inflate, latent_frames
 from training.models.layers import initialise
 from training.parallel.engine import EngineConfig, OptimConfig, deepspeed_json
 from training.tasks.autoencoder import AutoencoderTask
-from training.validate import psnr_db
 
 SMALL = {"base_channels": 8, "channel_mult": (1, 1, 2, 2), "n_res_blocks": 1, "norm_groups": 4}
 

@@ -52,6 +52,8 @@ class EngineConfig:
     """Parameters with fewer values stay gathered on every rank: an all-gather of a few kilobytes costs more than it saves."""
     bucket_values: int = 50_000_000
     """Gradient values that are reduced together; 200 MB in float32."""
+    recompute: bool = False
+    """Keep only the inputs of the model's layers and compute the rest again in the backward pass (the generator's model can)."""
     timeout_s: int = 1800
     """A collective that waits longer ends the run: some rank is gone, or took another path through the graph."""
 

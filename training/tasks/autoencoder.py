@@ -1,14 +1,16 @@
 """Training the temporal autoencoder: L1 + KL + outlier penalty (Movie Gen, Temporal Autoencoder, losses)."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from training import keyed
+from training import flops, keyed
 from training.data.batch import Batch
-from training.losses import TAELossConfig, l1, outlier_penalty
+from training.data.index import Sample
+from training.losses import TAELossConfig, l1, outlier_penalty, psnr_db
 from training.models.autoencoder import TAE, Posterior, TAEConfig
 from training.models.layers import Attention25d, Downsample, ResBlock, Upsample, initialise
 from training.tasks.task import SampleLoss
@@ -19,11 +21,12 @@ class AutoencoderTask:
 
     updates: tuple[str, ...] = ("autoencoder",)
     blocks: tuple[type[nn.Module], ...] = (ResBlock, Attention25d, Downsample, Upsample)
+    measures: tuple[str, ...] = ("psnr{}_db",)
 
     def __init__(self, name: str, model: TAEConfig, loss: TAELossConfig, seed: int) -> None:
         self.name, self._model, self._loss, self._seed = name, model, loss, seed
         with torch.device("meta"):
-            self._shapes = TAE(model)  # no memory: latent shapes and operation counts come from it
+            self._shapes = TAE(model)  # no memory: latent shapes come from it
 
     def module(self) -> nn.Module:
         """The autoencoder with its initial weights: built without memory, then filled by key, so no global random state is read."""
@@ -47,19 +50,24 @@ class AutoencoderTask:
         total = torch.stack([weights[name] * value for name, value in parts.items()]).sum(0)
         return SampleLoss(total, {name: value.detach() for name, value in parts.items()})
 
-    def sample(self, model: Callable[..., Any], pixels: Tensor) -> Tensor:
+    def score(self, model: Callable[..., Any], sample: Sample, pixels: Tensor, dtype: torch.dtype) -> Tensor:
+        """PSNR of the reconstruction in dB."""
+        made = self.sample(model, sample, pixels.to(dtype))
+        return torch.tensor([psnr_db(made[0].cpu(), pixels[0].cpu())], dtype=torch.float64)
+
+    def sample(self, model: Callable[..., Any], sample: Sample, pixels: Tensor) -> Tensor:
         """The reconstruction from the posterior's mean, in [-1, 1]."""
         output: Tensor = model(pixels)[0]
         return output.float().clamp(-1.0, 1.0)
 
     def flops(self, shape: tuple[int, int, int, int, int]) -> int:
-        """Counted on the meta device: the forward pass, and twice as much for the backward."""
-        from torch.utils.flop_counter import FlopCounterMode
+        """Encode, decode and their backward pass."""
+        b, _, frames, height, width = shape
+        return flops.tae_step(self._model, b, frames, height, width)
 
-        counter = FlopCounterMode(display=False)
-        with counter, torch.no_grad():
-            self._shapes(torch.empty(shape, device="meta"))
-        return 3 * int(counter.get_total_flops())
+    def description(self) -> dict[str, Any]:
+        """The sizes that build the autoencoder."""
+        return {"model": asdict(self._model)}
 
     def _noise(self, batch: Batch, shape: tuple[int, ...]) -> Tensor:
         latent = self._shapes.latent_shape(shape)

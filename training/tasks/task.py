@@ -4,21 +4,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from training.data.batch import Batch
+from training.data.index import Sample
 
 
 @dataclass(frozen=True, slots=True)
 class SampleLoss:
-    """The loss of each sample, (B,), with gradient, and named parts of it, each (B,), without."""
+    """The loss of each sample, (B,), with gradient; named parts of it, each (B,), without; and the bin each is logged in too."""
 
     total: Tensor
     parts: dict[str, Tensor]
+    bins: Tensor | None = None
+    """Whole numbers from 0, (B,): for a flow, which part of [0, 1] the sample's time fell in."""
 
 
 class Task(Protocol):
-    """One training stage: what is trained, against what, and how it is shown."""
+    """One training stage: what is trained, against what, how it is measured, and how it is shown."""
 
     name: str
     updates: tuple[str, ...]
@@ -27,14 +31,24 @@ class Task(Protocol):
     blocks: tuple[type[nn.Module], ...]
     """Classes of the module's building blocks: what is gathered, and later compiled or recomputed, as one."""
 
+    measures: tuple[str, ...]
+    """Names of what `score` measures; `{}` in each stands for the kind of media ('', '_video', '_image')."""
+
     def module(self) -> nn.Module:
         """The module to train, initialised, on the CPU."""
 
     def loss(self, model: Callable[..., Any], batch: Batch, pixels: Tensor) -> SampleLoss:
         """The loss of each sample; `model` is the engine around `module()`, `pixels` are the batch's on its device."""
 
-    def sample(self, model: Callable[..., Any], pixels: Tensor) -> Tensor:
-        """What the model makes of held-out pixels, in [-1, 1], same shape; no randomness."""
+    def score(self, model: Callable[..., Any], sample: Sample, pixels: Tensor, dtype: torch.dtype) -> Tensor:
+        """Each of `measures` on one held-out clip, float32 pixels (1, 3, T, H, W) on the model's device, which computes in `dtype`; the
+        same draws at every measurement."""
+
+    def sample(self, model: Callable[..., Any], sample: Sample, pixels: Tensor) -> Tensor:
+        """What the model makes of (or in place of) held-out pixels, in [-1, 1], same shape; the same draws every time."""
 
     def flops(self, shape: tuple[int, int, int, int, int]) -> int:
         """Floating-point operations of forward and backward on pixels of this shape, for the whole batch."""
+
+    def description(self) -> dict[str, Any]:
+        """What an export says beside the weights, as JSON values; `model` builds the module again."""

@@ -1,0 +1,111 @@
+"""The frozen autoencoder of a generator: pixels to latents of mean 0 and deviation 1 a channel, and back.
+
+Flow matching begins at N(0, I), so latents are brought to that scale by each channel's mean and deviation over training clips, measured
+once, kept with the run and inherited by the stages after it. The posterior's mean is the code: its deviation is far below the noise.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.errors import TrainingError
+from training.export import CONFIG, WEIGHTS
+from training.models.autoencoder import TAE, TAEConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentScale:
+    """Mean and deviation of each latent channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class LatentCodec:
+    """Encode and decode with frozen weights on any device; it is not trained, so it is no part of the engine."""
+
+    def __init__(self, tae: TAE, scale: LatentScale, sha256: str = "", memory_bytes: int = 0) -> None:
+        """With `memory_bytes`, latents are kept by the content of their pixels: worth it where the same crops come back."""
+        self.tae, self.scale, self.sha256 = tae.eval().requires_grad_(False), scale, sha256
+        self._room, self._known = memory_bytes, dict[bytes, Tensor]()
+
+    def encode(self, pixels_BCTHW: Tensor) -> Tensor:
+        """Latents (B, C, T, H/8, W/8) of pixels in [-1, 1], float32, normalised."""
+        if self._room:  # each alone, so that a latent's last bits do not depend on what else was missing
+            return torch.cat([self._remembered(p[None]) for p in pixels_BCTHW])
+        return self._encode(pixels_BCTHW)
+
+    def _remembered(self, pixels_1CTHW: Tensor) -> Tensor:
+        content = pixels_1CTHW.float().cpu().contiguous().numpy().tobytes()
+        key = hashlib.sha256(content).digest() + str(pixels_1CTHW.dtype).encode()
+        if key in self._known:
+            return self._known[key]
+        latent = self._encode(pixels_1CTHW)
+        if len(self._known) * latent.nbytes < self._room:
+            self._known[key] = latent
+        return latent
+
+    def _encode(self, pixels_BCTHW: Tensor) -> Tensor:
+        self._follow(pixels_BCTHW)
+        with torch.no_grad():
+            mean = self.tae.encode(pixels_BCTHW).mean.float()
+        return (mean - self._column(self.scale.mean, mean)) / self._column(self.scale.std, mean)
+
+    def decode(self, latents_BCTHW: Tensor, n_frames: int) -> Tensor:
+        """Pixels (B, 3, n_frames, H, W) in [-1, 1] of normalised latents, float32."""
+        self._follow(latents_BCTHW)
+        z = latents_BCTHW * self._column(self.scale.std, latents_BCTHW) + self._column(self.scale.mean, latents_BCTHW)
+        with torch.no_grad():
+            return self.tae.decode(z, n_frames).float().clamp(-1.0, 1.0)
+
+    def _follow(self, like: Tensor) -> None:
+        parameter = next(self.tae.parameters())
+        if (parameter.device, parameter.dtype) != (like.device, like.dtype):
+            self.tae.to(like.device, like.dtype)
+
+    @staticmethod
+    def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None, None]
+
+
+def read_export(folder: Path, stage: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(description, weights) of an export that is whole and of a stage beginning with `stage`; a run's folder may be given too."""
+    from safetensors.torch import load
+
+    place = folder / "export" if (folder / "export" / CONFIG).exists() else folder
+    try:
+        description = json.loads((place / CONFIG).read_bytes())
+        data = (place / WEIGHTS).read_bytes()
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{folder}: expected the export of a finished run ({CONFIG}, {WEIGHTS}), found {error}") from error
+    if not str(description.get("stage")).startswith(stage):
+        raise TrainingError(f"{place}: expected the export of stage {stage}, found {description.get('stage')}")
+    if (found := hashlib.sha256(data).hexdigest()) != description["sha256"]:
+        raise TrainingError(f"{place / WEIGHTS}: expected SHA-256 {description['sha256']}, found {found}")
+    return description, load(data)
+
+
+def load_tae(folder: Path) -> tuple[TAE, str]:
+    """(autoencoder, SHA-256 of its weights) of an export of `dailies train tae`."""
+    description, state = read_export(folder, "tae")
+    sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in description["model"].items()}
+    with torch.device("meta"):
+        tae = TAE(TAEConfig(**sizes))
+    tae.load_state_dict(state, strict=True, assign=True)
+    return tae, str(description["sha256"])
+
+
+def measure_scale(tae: TAE, clips: Iterable[Tensor]) -> LatentScale:
+    """Each channel's mean and deviation over all positions of the clips' latents; clips are (3, T, H, W) in [-1, 1]."""
+    codec = LatentCodec(tae, LatentScale(mean=(0.0,) * tae.config.latent_channels, std=(1.0,) * tae.config.latent_channels))
+    values = [codec.encode(clip[None])[0].flatten(1).double() for clip in clips]
+    if not values:
+        raise TrainingError("latents: expected at least one clip to measure their scale on, found none")
+    joined = torch.cat(values, 1)
+    return LatentScale(mean=tuple(joined.mean(1).tolist()), std=tuple(joined.std(1, correction=0).clamp_min(1e-4).tolist()))

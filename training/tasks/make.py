@@ -1,0 +1,35 @@
+"""From a run's configuration to its task: the only place that knows which stage is which task."""
+
+from pathlib import Path
+
+from training.conditions import load_latents, load_prompts
+from training.config import TrainConfig
+from training.data.text_cache import TextCache
+from training.errors import TrainingError
+from training.latents import LatentCodec, load_tae, read_export
+from training.models.text import load_encoders
+from training.tasks.autoencoder import AutoencoderTask
+from training.tasks.task import Task
+from training.tasks.text_to_video import TextToVideoTask
+
+
+def make_task(config: TrainConfig, out: Path) -> Task:
+    """The task of the run in `out`; TrainingError when weights it began with have changed since."""
+    if config.flow is None:
+        return AutoencoderTask(config.stage, config.model, config.loss, config.seed)
+    scale, digests = load_latents(out)
+    tae, sha256 = load_tae(Path(config.flow.tae))
+    _same(config.flow.tae, "tae", digests["tae_sha256"], sha256)
+    parent = None
+    if config.flow.parent:
+        description, parent = read_export(Path(config.flow.parent), "")
+        _same(config.flow.parent, "parent", digests["parent_sha256"], description["sha256"])
+    folder = Path(config.flow.text_cache) if config.flow.text_cache else None
+    texts = TextCache(load_encoders(config.flow.text), folder)
+    codec = LatentCodec(tae, scale, sha256, config.flow.latents_memory_mb << 20)
+    return TextToVideoTask(config.stage, config.flow, config.seed, codec, load_prompts(out), texts, parent)
+
+
+def _same(folder: str, what: str, expected: str, found: str) -> None:
+    if expected != found:
+        raise TrainingError(f"{folder}: expected the {what} this run began with, SHA-256 {expected}, found {found}")
