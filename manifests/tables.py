@@ -13,12 +13,14 @@ versions that are fully applied. Files of an attempt that never reached its inte
 
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -90,7 +92,8 @@ class ManifestStore:
         delta_version = self._delta_version(table, version)
         if delta_version is None:
             return []
-        return sorted(DeltaTable(self.folder / table, version=delta_version).file_uris())
+        names = (uri.rsplit("/", 1)[-1] for uri in DeltaTable(_uri(self.folder / table), version=delta_version).file_uris())
+        return sorted(str((self.folder / table / unquote(name)).absolute()) for name in names)
 
     def read(self, table: str, version: int | None = None, columns: list[str] | None = None) -> pa.Table:
         """The table at a version (newest by default); empty, with the right columns, when nothing was committed."""
@@ -184,10 +187,10 @@ class ManifestStore:
     def _open_for_write(self, table: str) -> DeltaTable:
         """The Delta table, created if absent, with every column the schema knows (columns are added, never renamed)."""
         path, schema = self.folder / table, arrow_schema(_record(table))
-        if not DeltaTable.is_deltatable(str(path)):
+        if not DeltaTable.is_deltatable(_uri(path)):
             configuration = {"delta.logRetentionDuration": _RETENTION, "delta.appendOnly": str(table in APPEND_ONLY).lower()}
-            return DeltaTable.create(path, schema=schema, mode="ignore", name=table, configuration=configuration)
-        delta = DeltaTable(path)
+            return DeltaTable.create(_uri(path), schema=schema, mode="ignore", name=table, configuration=configuration)
+        delta = DeltaTable(_uri(path))
         known = {f.name for f in delta.schema().fields}
         if added := [f for f in schema if f.name not in known]:
             delta.alter.add_columns(list(DeltaSchema.from_arrow(pa.schema([f.with_nullable(True) for f in added])).fields))
@@ -249,6 +252,18 @@ class ManifestStore:
             raise ManifestError(f"{self.root}: version {version} was purged; readable versions: {', '.join(map(str, self.readable()))}")
         found: int | None = state["tables"].get(table)
         return found
+
+
+def _uri(path: Path) -> str:
+    """The folder as Delta wants it: a plain path with a space or a letter beyond ASCII would be taken for another folder.
+
+    Raises ManifestError for a path with what looks like an escape: Delta (1.6) reads it twice and would open another folder.
+    """
+    if re.search("%[0-9A-Fa-f]{2}", str(path.absolute())):
+        raise ManifestError(
+            f"{path}: expected a path without a per cent sign before two digits, which Delta takes for an escape; rename the folder"
+        )
+    return path.absolute().as_uri()
 
 
 def _record(table: str) -> type:

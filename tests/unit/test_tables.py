@@ -58,6 +58,22 @@ def test_versions_are_whole_and_stay_readable(tmp_path: Path) -> None:
         store.read("clip")
 
 
+@pytest.mark.parametrize("name", ["a b", "ü", "a#b?c", "100%"])
+def test_a_dataset_may_have_any_name_that_people_give_it(tmp_path: Path, name: str) -> None:
+    """Spaces, letters beyond ASCII and marks of addresses in the dataset's path are read back as they are."""
+    store = ManifestStore(tmp_path / name)
+    store.commit("run", replace={"blocklist": _block("x")})
+    assert store.read("blocklist").num_rows == 1
+    assert all(Path(f).is_file() for f in store.files("blocklist"))
+
+
+def test_a_name_that_delta_takes_for_another_is_refused(tmp_path: Path) -> None:
+    """`a%20b` would open the folder `a b`: the error says so, and nothing is written there."""
+    with pytest.raises(ManifestError, match="rename the folder"):
+        ManifestStore(tmp_path / "a%20b").commit("run", replace={"blocklist": _block("x")})
+    assert not (tmp_path / "a b").exists()
+
+
 def test_a_retried_run_commits_once(tmp_path: Path) -> None:
     """Committing again under the same run id changes nothing and names the version that run made."""
     store = ManifestStore(tmp_path)
