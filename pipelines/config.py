@@ -68,6 +68,21 @@ def bind(cls: type[T], data: Any, where: str, key: str = "") -> T:
         raise ConfigError(f"{where}: {key or cls.__name__}: {error}") from error
 
 
+def without_unknown(cls: type, data: Any) -> Any:
+    """Stored settings without the keys that the dataclass does not have any more: those of a run of an older version still bind."""
+    if not isinstance(data, dict):
+        return data
+    hints = typing.get_type_hints(cls)
+    kept = {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data}
+    for name, value in kept.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            kept[name] = without_unknown(typing.cast(type, hint), value)
+        elif typing.get_origin(hint) is dict and isinstance(value, dict) and dataclasses.is_dataclass(typing.get_args(hint)[1]):
+            kept[name] = {k: without_unknown(typing.get_args(hint)[1], v) for k, v in value.items()}
+    return kept
+
+
 def with_overrides(data: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """A copy of nested settings with `a.b=value` changes; values are YAML. `bind` judges whether the keys exist."""
     import copy

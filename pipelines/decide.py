@@ -28,7 +28,7 @@ from manifests.rules import Rule
 from manifests.schema import TABLES, arrow_schema, from_table, to_table
 from manifests.tables import ManifestStore
 from pipelines import provenance
-from pipelines.config import ConfigError, bind, digest, to_record, with_overrides
+from pipelines.config import ConfigError, bind, digest, to_record, with_overrides, without_unknown
 from pipelines.progress import Progress
 from pipelines.settings import CurateConfig
 
@@ -107,7 +107,7 @@ def _settings(store: ManifestStore, overrides: list[str], order: list[str]) -> C
                 f"{override}: expected a change of a rule like rules.motion.threshold=3; what is measured, and how sets are made, "
                 "is changed by `dailies curate`"
             )
-    stored = json.loads(max(runs, key=lambda r: r.run_no).config_json)
+    stored = without_unknown(CurateConfig, json.loads(max(runs, key=lambda r: r.run_no).config_json))
     names = [n for n in stored["rules"] if stored["rules"][n].get("enabled", True)]
     if sorted(names) == sorted(order) and names != order:  # a run of before records kept their order: rules that were off come last
         stored["rules"] = {n: stored["rules"][n] for n in [*order, *(n for n in stored["rules"] if n not in order)]}

@@ -1,11 +1,12 @@
 """Configuration is strict: values in YAML, meaning in dataclasses, and an error names file and key."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from pipelines.config import CONF, ConfigError, available, bind, digest, load
+from pipelines.config import CONF, ConfigError, available, bind, digest, load, to_record, with_overrides, without_unknown
 from pipelines.settings import CurateConfig
 from training.config import TrainConfig
 
@@ -98,3 +99,14 @@ def test_a_file_of_ones_own_can_build_on_ours(tmp_path: Path) -> None:
 def test_conf_holds_values_only() -> None:
     """Every file in conf/ is YAML."""
     assert {p.suffix for p in CONF.rglob("*") if p.is_file()} == {".yaml"}
+
+
+def test_settings_of_an_older_version_still_bind() -> None:
+    """Keys that are gone are left out at every depth; the others keep their values, and a new override of a key that is gone is refused."""
+    stored = json.loads(to_record(load(CurateConfig, "curate", "tiny", [])))
+    stored["gone"] = 1
+    stored["measures"]["borders"]["gone"] = 2
+    stored["rules"]["motion"]["gone"] = 3
+    assert bind(CurateConfig, without_unknown(CurateConfig, stored), "stored") == load(CurateConfig, "curate", "tiny", [])
+    with pytest.raises(ConfigError, match="gone"):
+        bind(CurateConfig, with_overrides(without_unknown(CurateConfig, stored), ["measures.borders.gone=4"]), "stored")
