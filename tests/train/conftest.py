@@ -2,6 +2,11 @@
 
 import dataclasses
 import io
+import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +19,8 @@ from manifests.records import Caption, Clip, Member, Shard
 from manifests.schema import to_table
 from manifests.shards import Payload, write_shard
 from manifests.tables import ManifestStore
+from training import checkpoint
+from training.config import TrainConfig, to_json_value
 
 FPS = 24
 WORDS = ("soft", "quick", "pale", "deep")
@@ -119,3 +126,45 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     videos = [moving_pattern(i, 12, 32, 48) for i in range(10)]
     images = [moving_pattern(100 + i, 1, 32, 48)[0] for i in range(4)]
     yield build_dataset(tmp_path_factory.mktemp("dataset"), videos, images)
+
+
+class Processes:
+    """Training runs in processes of their own, to be found and killed."""
+
+    @staticmethod
+    def start(config: TrainConfig, dataset: Path, out: Path) -> subprocess.Popen[bytes]:
+        """The run in a process of its own, to be killed."""
+        code = (
+            "import json, sys; from pathlib import Path; from training.config import from_json_value; from training.launch import train; "
+            "train(from_json_value(json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]))"
+        )
+        root = str(Path(checkpoint.__file__).parent.parent)
+        command = [sys.executable, "-c", code, json.dumps(to_json_value(config)), str(dataset), str(out)]
+        return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": root})
+
+    @staticmethod
+    def workers(out: Path) -> list[int]:
+        """Process ids of the workers that train in this folder."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                arguments = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
+            except OSError:
+                continue
+            if b"training.worker" in arguments and str(out.resolve()).encode() in arguments:
+                found.append(int(entry.name))
+        return found
+
+    @staticmethod
+    def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+        """The condition has become true."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "waited too long"
+            time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def processes() -> type[Processes]:
+    """The means to start, find and await training processes."""
+    return Processes

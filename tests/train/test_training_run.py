@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import start, wait_for, workers
 
 from training import checkpoint
 from training.config import TrainConfig
@@ -82,23 +81,23 @@ def alone(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_killed_at_random_and_resumed_is_bit_equal(dataset: Path, straight: Path, tmp_path: Path) -> None:
+def test_killed_at_random_and_resumed_is_bit_equal(dataset: Path, straight: Path, processes, tmp_path: Path) -> None:
     """kill -9 of the launcher, then of a worker, at random moments; the same command ends with the same log and weights, bit for bit."""
     seed = random.SystemRandom().randrange(1 << 32)
     draw = random.Random(seed)
     out = tmp_path / "run"
     for victim in ("launcher", "worker"):
-        process = start(CONFIG, dataset, out)
+        process = processes.start(CONFIG, dataset, out)
         done = len(read_log(out, "train")) if out.exists() else 0
         target = min(STEPS - 1, done + draw.randint(1, 3))
-        wait_for(lambda at=target: out.exists() and len(read_log(out, "train")) >= at and len(workers(out)) >= 2, 180)
+        processes.wait_for(lambda at=target: out.exists() and len(read_log(out, "train")) >= at and len(processes.workers(out)) >= 2, 180)
         time.sleep(draw.uniform(0, 0.3))
         if victim == "launcher":
             process.kill()
-        elif alive := workers(out):
+        elif alive := processes.workers(out):
             os.kill(draw.choice(alive), signal.SIGKILL)
         process.wait(60)
-        wait_for(lambda: not workers(out), 60)
+        processes.wait_for(lambda: not processes.workers(out), 60)
     run(CONFIG, dataset, out)
     assert (out / LOG).read_bytes() == (straight / LOG).read_bytes(), f"seed {seed}"
     assert (out / "export" / WEIGHTS).read_bytes() == (straight / "export" / WEIGHTS).read_bytes()
