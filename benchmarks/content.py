@@ -121,22 +121,31 @@ def write_part(folder: Path, part: int, n_parts: int, rows: int) -> None:
 
 @dataclass(slots=True)
 class Watch:
-    """CPU and memory of this process and all below it."""
+    """CPU and memory of this process and all below it. Workers come and go: each one's CPU is kept as it was last seen."""
 
     peak_gb: float = 0.0
     stages: dict[str, tuple[float, float]] = field(default_factory=dict)
+    ticks: dict[tuple[int, str], int] = field(default_factory=dict)
+
+    def look(self) -> float:
+        """CPU seconds of all processes seen so far."""
+        for pid in tree():
+            if fields := stat_of(pid):
+                self.ticks[pid, fields[19]] = int(fields[11]) + int(fields[12])
+        return sum(list(self.ticks.values())) / os.sysconf("SC_CLK_TCK")
 
     def run(self, stop: threading.Event) -> None:
-        """Looks at the memory until told to stop."""
+        """Looks twice a second until told to stop."""
         while not stop.wait(0.5):
+            self.look()
             self.peak_gb = max(self.peak_gb, sum(map(pss_bytes, tree())) / 2**30)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Adds what the block costs: (wall, CPU) seconds."""
-        wall, cpu = time.monotonic(), tree_cpu()
+        wall, cpu = time.monotonic(), self.look()
         yield
-        self.stages[name] = (time.monotonic() - wall, tree_cpu() - cpu)
+        self.stages[name] = (time.monotonic() - wall, self.look() - cpu)
         print(f"  {name}: {self.stages[name][0]:.0f} s, {self.stages[name][1]:.0f} CPU s, peak {self.peak_gb:.1f} GB", flush=True)
 
 
@@ -158,11 +167,6 @@ def stat_of(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []
-
-
-def tree_cpu() -> float:
-    """CPU seconds of the tree, with those of children that have ended."""
-    return sum(sum(map(int, fields[11:15])) for fields in map(stat_of, tree()) if fields) / os.sysconf("SC_CLK_TCK")
 
 
 def pss_bytes(pid: int) -> int:
