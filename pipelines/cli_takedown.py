@@ -50,7 +50,7 @@ def takedown(
     from pipelines.stage import Place
     from pipelines.takedown import STEPS
     from pipelines.takedown import execute as run
-    from pipelines.takedown_case import Request, find_case, near_copies
+    from pipelines.takedown_case import Request, find_case, near_copies, pictures_of
 
     store = store_of(dataset)
     store.recover()
@@ -60,8 +60,11 @@ def takedown(
         selectors += [Selector(kind="hash", value=_sha256(path)) for path in file or []]
         if not selectors:
             raise TakedownError("expected something to take down, found nothing named; give --url, --asset, --hash, --file or --channel")
-        request = Request(selectors=tuple(selectors), basis=basis, reason=reason)
         radius = survey(store, selectors, first_step(dataset))
+        known = {a.sha256 for a in radius.assets}
+        strangers = [path for path in file or [] if _sha256(path) not in known]
+        pictures = tuple(p for path in strangers for p in pictures_of(path))
+        request = Request(selectors=tuple(selectors), basis=basis, reason=reason, pictures=pictures)
         facts: dict[str, Any] = dataclasses.asdict(radius) | {"shards": radius.shards, "executed": execute}
         if execute:
             with Progress(quiet=as_json).stage("takedown", len(STEPS)) as advance:
@@ -70,7 +73,7 @@ def takedown(
         else:
             earlier = find_case(dataset, request)
             facts |= {
-                "near_copies": near_copies(Place(dataset.absolute()), store, radius),
+                "near_copies": [dataclasses.asdict(n) for n in near_copies(Place(dataset.absolute()), store, radius, pictures)],
                 "takedown_no": None if earlier is None else earlier.takedown_no,
             }
     if execute:
@@ -98,18 +101,21 @@ def _print(facts: dict[str, Any]) -> None:
     if facts["executed"]:
         print(f"takedown {facts['takedown_no']}: {facts['assets_removed']} assets removed, receipt {facts['receipt']}")
         return
-    if not assets:
+    if not assets and not facts["near_copies"]:
         print("nothing in this dataset is derived from what is named" + _again(facts))
         return
-    print_table(["asset", "state", "address", "title"], [[a["asset_id"], a["state"], a["uri"], a["title"] or ""] for a in assets])
+    if assets:
+        print_table(["asset", "state", "address", "title"], [[a["asset_id"], a["state"], a["uri"], a["title"] or ""] for a in assets])
     rows = [[c["clip_id"], _seconds(c), c["decision"], c["set_name"] or "", c["bucket"] or "", " ".join(c["captions"])[:60]] for c in clips]
-    print_table(["clip", "seconds", "decision", "set", "bucket", "caption"], rows)
+    if rows:
+        print_table(["clip", "seconds", "decision", "set", "bucket", "caption"], rows)
     for c in clips:
         print(f"{c['clip_id']}  " + ", ".join(f"{n} {v:.4g}" for n, v in c["scores"].items()))
     rows = [["shard", path] for path in facts["shards"]]
     rows += [["release", f"{r['name']}: {r['clips']} clips, {r['assets']} files"] for r in facts["releases"]]
     rows += [["checkpoint", _checkpoint(c)] for c in facts["checkpoints"]]
-    rows += [["near copy", f"clip {i}, {bits} bit away: refused from the next curation on"] for i, bits in facts["near_copies"].items()]
+    near = facts["near_copies"]
+    rows += [["near copy", f"clip {n['clip_id']} of asset {n['asset_id']}, {n['distance']} bit away: refused afterwards"] for n in near]
     print_table(["", "also touched"], rows)
     print(f"{len(assets)} assets, {len(clips)} clips; nothing was changed, --execute removes them" + _again(facts))
 

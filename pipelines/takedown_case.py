@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,10 +14,15 @@ import pyarrow.parquet as pq
 
 from curation.blocklist import Blocklist, block_distances, picture_hashes
 from curation.hash_observer import TRACK
+from curation.isolate import Sandbox
 from curation.keyframes import read_keyframes
+from curation.media import MediaError
+from curation.probe import probe_asset
+from curation.scan import ScanConfig, scan_asset
+from curation.tracks import by_name
 from manifests import ids
 from manifests.purgeable import url_key
-from manifests.records import Block
+from manifests.records import Asset, Block
 from manifests.tables import ManifestStore
 from manifests.takedown import Basis, Radius, Selector
 from pipelines.measures import read_tracks
@@ -67,6 +72,8 @@ class Request:
     selectors: tuple[Selector, ...]
     basis: Basis
     reason: str
+    pictures: tuple[tuple[str, str], ...] = ()
+    """(kind, value) of picture hashes of files that were given and are not in the dataset: what shows the same is blocked too."""
 
     @property
     def digest(self) -> str:
@@ -107,21 +114,48 @@ def open_case(place: Place, store: ManifestStore, request: Request, radius: Radi
     )
 
 
-def near_copies(place: Place, store: ManifestStore, radius: Radius) -> dict[str, int]:
-    """Clips of other files that show the same, as clip_id -> distance in bits: they are refused from the next curation on."""
+def pictures_of(file: Path) -> tuple[tuple[str, str], ...]:
+    """(kind, value) of the picture hashes of a file outside the dataset, decoded once in the sandbox; none of one that cannot be decoded."""
+    limits = ScanConfig().media
+    with file.open("rb") as source:
+        sha256, md5, size = ids.hash_stream(source)
+    asset = Asset(asset_id=ids.asset_id(sha256), asset_sha256=sha256, asset_md5=md5, size_bytes=size, uri=str(file))
+    with Sandbox(limits.max_wall_s + 30, limits.memory_bytes) as sandbox:
+        try:
+            asset = sandbox.call(probe_asset, asset, str(file), limits)
+            if asset.error_stage is not None:
+                return ()
+            found = sandbox.call(scan_asset, asset, str(file), ScanConfig())
+        except MediaError:  # then its bytes are blocked, and nothing else is known of it
+            return ()
+    return tuple(picture_hashes(by_name(found.tracks).get(TRACK), found.keyframes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearCopy:
+    """A clip of another file that shows the same, and how many bits of 256 its nearest picture differs by."""
+
+    clip_id: str
+    asset_id: str
+    distance: int
+
+
+def near_copies(place: Place, store: ManifestStore, radius: Radius, pictures: Iterable[tuple[str, str]] = ()) -> list[NearCopy]:
+    """Clips of other files that show what the assets or `pictures` show; once it is taken down, the next curation refuses them."""
     mine = {a.asset_id for a in radius.assets}
-    listed = Blocklist.of(Block(kind=k, value=v) for k, v in _of_pictures(place, store, mine))
-    own = {c.clip_id for c in radius.clips}
-    others = {i for i in store.read("clips", columns=["clip_id"]).column(0).to_pylist() if i not in own}
+    listed = Blocklist.of(Block(kind=k, value=v) for k, v in (*_of_pictures(place, store, mine), *pictures))
+    if not listed.has_pictures:
+        return []
+    table = store.read("clips", columns=["clip_id", "asset_id", "decision"])
+    others = {c: a for c, a, d in zip(*(c.to_pylist() for c in table.columns), strict=True) if a not in mine and d != "removed"}
     found: dict[str, int] = {}
-    if listed.has_pictures:
-        for part in sorted((place.work / DESCRIBE.name).rglob("*.parquet")):
-            table = block_distances(listed, pq.read_table(part, columns=["clip_id", "pdq", "pdq_reference"], partitioning=None))
-            near = table.filter(pc.less_equal(table.column("block_distance"), NEAR_BITS))
-            for clip_id, distance in zip(*(c.to_pylist() for c in near.columns), strict=True):
-                if clip_id in others:
-                    found[clip_id] = min(distance, found.get(clip_id, distance))
-    return found
+    for part in sorted((place.work / DESCRIBE.name).rglob("*.parquet")):
+        distances = block_distances(listed, pq.read_table(part, columns=["clip_id", "pdq", "pdq_reference"], partitioning=None))
+        near = distances.filter(pc.less_equal(distances.column("block_distance"), NEAR_BITS))
+        for clip_id, distance in zip(*(c.to_pylist() for c in near.columns), strict=True):
+            if clip_id in others:
+                found[clip_id] = min(distance, found.get(clip_id, distance))
+    return [NearCopy(clip_id=c, asset_id=others[c], distance=d) for c, d in sorted(found.items(), key=lambda item: (item[1], item[0]))]
 
 
 def all_clips(place: Place, store: ManifestStore, assets: Collection[str]) -> dict[str, int | None]:
@@ -147,6 +181,7 @@ def _blocks(place: Place, store: ManifestStore, request: Request, radius: Radius
         if len(asset.sha256) == 64:  # one that could not be read has no hash
             yield "sha256", asset.sha256
             yield "md5", asset.md5
+    yield from request.pictures
     yield from _of_pictures(place, store, mine)
 
 

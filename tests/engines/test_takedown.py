@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,8 +113,8 @@ def test_vidgen_9_every_record_of_an_address_by_one_command(case: Case, dailies:
     assert all(c["clip_id"] in told.out for c in done.json["clips"])
 
 
-def test_nothing_is_left_and_nothing_comes_back(case: Case, dailies: Any) -> None:
-    """Removed, the dataset verifies and no byte is left; curated again from the same inputs it stays so, and each refusal has its reason."""
+def test_nothing_is_left_and_nothing_comes_back(case: Case, dailies: Any, tmp_path: Path) -> None:
+    """Removed, the dataset verifies and no byte is left; curated again from the same files and a re-encoded copy, it stays so, with reasons."""
     needles = _needles(case)
     assert len(_found(case.root, needles)) >= len(case.clips)
     options = [part for name in case.files for part in ("--file", case.media / name)]
@@ -128,7 +129,7 @@ def test_nothing_is_left_and_nothing_comes_back(case: Case, dailies: Any) -> Non
     steps = {k: v for c in dailies(*command[:-2], "--json").json["checkpoints"] for k, v in c["first_steps"].items()}
     assert steps == _first_steps(case), "what was trained can still be told"
 
-    again = dailies("curate", case.media, "--out", case.root, "--config", "tiny", "--json")
+    again = dailies("curate", case.media, _copied(case, tmp_path / "copies"), "--out", case.root, "--config", "tiny", "--json")
     assert again.status == 0, again.err
     assert _found(case.root, needles) == set()
     assert dailies("verify", case.root).status == 0
@@ -139,9 +140,23 @@ def test_nothing_is_left_and_nothing_comes_back(case: Case, dailies: Any) -> Non
         assert (now.state, now.decision, rules[now.first_fail_rule or 0], now.title) == ("removed", "drop", "blocked", None)
     clips: dict[str, Clip] = {c.clip_id: c for c in from_table(Clip, case.store.read("clips"))}
     assert all(clips[c.clip_id].decision == "removed" and clips[c.clip_id].shard_no is None for c in case.clips)
-    near = [c for c in clips.values() if c.block_distance is not None and c.block_distance <= 31]
+    (copy,) = [a for a in assets.values() if a.uri.endswith("copies/copy.mp4")]
+    near = [c for c in clips.values() if c.asset_no == copy.asset_no]
     assert near and all(c.decision == "drop" for c in near)
-    assert any(rules[c.first_fail_rule or 0] == "blocked_copy" for c in near)
+    assert any(rules[c.first_fail_rule or 0] == "blocked_copy" and (c.block_distance or 0) <= 31 for c in near)
+    assert all(c.decision != "keep" for c in clips.values() if c.block_distance is not None and c.block_distance <= 31)
+
+
+def _copied(case: Case, folder: Path) -> Path:
+    """A folder with a smaller, harder compressed copy of one of the files, under another name and a free licence."""
+    import imageio_ffmpeg
+
+    folder.mkdir()
+    source = case.media / next(n for n in case.files if n.endswith(".mp4"))
+    options = ["-loglevel", "error", "-i", str(source), "-vf", "scale=480:-2", "-crf", "30", str(folder / "copy.mp4")]
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), *options], check=True, timeout=120)
+    (folder / "copy.mp4.json").write_text(json.dumps({"licence": "CC0-1.0", "training": "allowed", "title": "an innocent copy"}))
+    return folder
 
 
 def _needles(case: Case) -> dict[str, bytes]:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from manifests.signing import generate_key, load_public, unseal
 from manifests.tables import ManifestStore
 from manifests.takedown import Radius, Selector, TakedownError, resolve, survey
 from pipelines.takedown import execute
-from pipelines.takedown_case import Request
+from pipelines.takedown_case import Request, pictures_of
 from tests.release_maker import release
 from tests.takedown_maker import Place, add_checkpoint, found, make_place
 
@@ -30,6 +31,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Place:
     place = make_place(folder / "dataset")
     generate_key(folder / "key")
     release(place.store, key=folder / "key")
+    shutil.copytree(place.root, folder / "untrained")
     add_checkpoint(place)
     return place
 
@@ -219,3 +221,26 @@ def test_what_is_not_there_yet_is_blocked(place: Place) -> None:
     blocks: list[Block] = from_table(Block, place.store.read("blocklist"))
     assert {b.kind for b in blocks} == {"sha256", "url"}
     assert not any(b"other.example" in p.read_bytes() for p in place.root.rglob("*") if p.is_file())
+
+
+def test_a_file_that_is_not_in_the_dataset_is_blocked_by_what_it_shows(place: Place, media: Path, tmp_path: Path) -> None:
+    """Its pictures are hashed in the sandbox and blocked with its bytes; of one that cannot be decoded the bytes alone are."""
+    pictures = pictures_of(media / "image" / "bridge_orig.jpg")
+    assert {k for k, _ in pictures} == {"pdq", "pdq_area"}
+    (tmp_path / "broken.mp4").write_bytes(b"no media at all")
+    assert pictures_of(tmp_path / "broken.mp4") == ()
+    selectors = (Selector(kind="hash", value="ab" * 32),)
+    request = Request(selectors=selectors, basis="privacy", reason="r", pictures=pictures)
+    execute(place.root, request, survey(place.store, selectors, NO_STEP), place.root.parent / "key", lambda step: None)
+    blocks: list[Block] = from_table(Block, place.store.read("blocklist"))
+    assert {b.kind for b in blocks} == {"sha256", "pdq", "pdq_area"}
+
+
+def test_the_command_says_the_same_to_programs_and_people(original: Place, dailies: Any) -> None:
+    """A dry run changes nothing and names every clip; nothing named, or something that is no selector, is status 2 and a sentence."""
+    root = original.root.parent / "untrained"
+    said = dailies("takedown", root, "--asset", original.asset.asset_id, "--json")
+    assert said.status == 0 and {c["clip_id"] for c in said.json["clips"]} == {c.clip_id for c in original.clips}
+    assert dailies("takedown", root).status == 2
+    refused = dailies("takedown", root, "--hash", "xyz")
+    assert refused.status == 2 and "expected 64 hexadecimal digits" in refused.err
