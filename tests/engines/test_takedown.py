@@ -102,6 +102,51 @@ def test_internvideo_324_every_record_of_six_videos_by_one_command(case: Case, d
     assert case.store.version() == before and not (case.root / "takedowns").exists()
 
 
+def test_vidgen_9_every_record_of_an_address_by_one_command(case: Case, dailies: Any) -> None:
+    """An address given: all files that came from it, and theirs; a table for people says the same."""
+    url = next(a.source_url for a in case.assets if a.source_url)
+    done = dailies("takedown", case.root, "--url", url.replace("https://", "http://www."), "--reason", "VidGen#9", "--json")
+    every: list[Asset] = from_table(Asset, case.store.read("assets"))
+    assert {a["asset_id"] for a in done.json["assets"]} == {a.asset_id for a in every if a.source_url == url}
+    told = dailies("takedown", case.root, "--url", url)
+    assert told.status == 0 and "nothing was changed" in told.out
+    assert all(c["clip_id"] in told.out for c in done.json["clips"])
+
+
+def test_nothing_is_left_and_nothing_comes_back(case: Case, dailies: Any, tmp_path: Path) -> None:
+    """Removed, the dataset verifies and no byte is left; curated again from the same files and a re-encoded copy, it stays so, with reasons."""
+    needles = _needles(case)
+    assert len(_found(case.root, needles)) >= len(case.clips)
+    options = [part for name in case.files for part in ("--file", case.media / name)]
+    command = ["takedown", case.root, *options, "--reason", "InternVideo#324", "--basis", "opt-out", "--execute", "--json"]
+    done = dailies(*command)
+    assert done.status == 0, done.err
+    assert done.json["assets_removed"] == 6
+    assert _found(case.root, needles) == set()
+    assert dailies("verify", case.root).status == 0
+    receipt = json.loads(Path(done.json["receipt"]).read_bytes())
+    assert {k: v for c in receipt["checkpoints"] for k, v in c["first_steps"].items()} == _first_steps(case)
+    steps = {k: v for c in dailies(*command[:-2], "--json").json["checkpoints"] for k, v in c["first_steps"].items()}
+    assert steps == _first_steps(case), "what was trained can still be told"
+
+    again = dailies("curate", case.media, _copied(case, tmp_path / "copies"), "--out", case.root, "--config", "tiny", "--json")
+    assert again.status == 0, again.err
+    assert _found(case.root, needles) == set()
+    assert dailies("verify", case.root).status == 0
+    assets = {a.asset_id: a for a in from_table(Asset, case.store.read("assets"))}
+    rules = {r["rule_no"]: r["name"] for r in case.store.read("rules").to_pylist()}
+    for asset in case.assets:
+        now = assets[asset.asset_id]
+        assert (now.state, now.decision, rules[now.first_fail_rule or 0], now.title) == ("removed", "drop", "blocked", None)
+    clips: dict[str, Clip] = {c.clip_id: c for c in from_table(Clip, case.store.read("clips"))}
+    assert all(clips[c.clip_id].decision == "removed" and clips[c.clip_id].shard_no is None for c in case.clips)
+    (copy,) = [a for a in assets.values() if a.uri.endswith("copies/copy.mp4")]
+    near = [c for c in clips.values() if c.asset_no == copy.asset_no]
+    assert near and all(c.decision == "drop" for c in near)
+    assert any(rules[c.first_fail_rule or 0] == "blocked_copy" and (c.block_distance or 0) <= 31 for c in near)
+    assert all(c.decision != "keep" for c in clips.values() if c.block_distance is not None and c.block_distance <= 31)
+
+
 def _copied(case: Case, folder: Path) -> Path:
     """A folder with a smaller, harder compressed copy of one of the files, under another name and a free licence."""
     import imageio_ffmpeg
