@@ -374,8 +374,7 @@ def _paint(canvas: np.ndarray, plane: Plane, camera: np.ndarray, pose: Pose, t: 
     if abs(np.linalg.det(to_picture)) < 1e-12:
         return
     rows, columns = (slice(0, n) for n in canvas.shape) if plane.cover is None else _place(to_picture, plane.cover.shape, canvas.shape)
-    h, w = rows.stop - rows.start, columns.stop - columns.start
-    if h < 1 or w < 1:
+    if (h := rows.stop - rows.start) < 1 or (w := columns.stop - columns.start) < 1:
         return
     back = np.linalg.inv(to_picture) @ np.array([[1, 0, columns.start], [0, 1, rows.start], [0, 0, 1]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -397,5 +396,5 @@ def _place(to_picture: np.ndarray, size: tuple[int, ...], canvas: tuple[int, ...
     if corners[2].min() < 0.05:
         return (slice(0, 0), slice(0, 0)) if corners[2].max() < 0.05 else (slice(0, canvas[0]), slice(0, canvas[1]))
     low, high = (corners[:2] / corners[2]).min(1), (corners[:2] / corners[2]).max(1)
-    first, end = np.clip(np.floor(low), 0, canvas[::-1]).astype(int), np.clip(np.ceil(high) + 1, 0, canvas[::-1]).astype(int)
-    return slice(int(first[1]), int(end[1])), slice(int(first[0]), int(end[0]))
+    first, end = (np.clip(at, 0, canvas[::-1]).astype(int).tolist() for at in (np.floor(low), np.ceil(high) + 1))
+    return slice(first[1], end[1]), slice(first[0], end[0])

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from manifests import ledger
-from manifests.records import Asset, Clip, Run
+from manifests.events import Run
+from manifests.records import Asset, Clip
 from manifests.schema import arrow_schema, to_table
 from manifests.tables import ManifestStore
 from pipelines import config as configuration

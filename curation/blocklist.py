@@ -13,8 +13,9 @@ from curation import hash_observer, pdq
 from curation.keyframes import KeyFrame, KeyFrameError, decode_jpeg
 from curation.near_hashes import distances, to_words
 from curation.tracks import Track
+from manifests.events import Block
 from manifests.purgeable import url_key
-from manifests.records import Asset, Block
+from manifests.records import Asset
 
 CANONICAL, AREA = "pdq", "pdq_area"
 MIN_QUALITY = 50

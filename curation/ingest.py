@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 from curation import rights
 from curation.rights import Rights
 from manifests import ids
-from manifests.records import Asset, column
+from manifests.columns import column
+from manifests.records import Asset
 from manifests.shards import list_members
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from manifests.events import Cube
 from manifests.ledger import PASS, THRESHOLD, Decided, Verdicts
-from manifests.records import Clip, Cube
+from manifests.records import Clip
 from manifests.schema import arrow_schema, to_table
 
 BINS = 64

@@ -4,28 +4,21 @@ Answers are read from the manifest as it stands; the verdicts are those of the l
 """
 
 import dataclasses
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import duckdb
 
-from manifests import records
-from manifests.ids import ID_HEX
+from manifests import events, records
+from manifests.find import LookupFailed, find
 from manifests.policy import numbers_in_force, rule_of
 from manifests.query import Snapshot, connect, rows
 from manifests.schema import from_row
-from manifests.wording import visible
 
-Exposed = Callable[[records.Exposure, str], int | None]
+Exposed = Callable[[events.Exposure, str], int | None]
 """(checkpoint's exposure, clip_id) -> the first step that consumed the clip, or None. The plan replay behind it lives in training."""
 
-MIN_PREFIX = 6
-"""Fewest hexadecimal digits that are looked up as the beginning of an id."""
-
-_LISTED = 8
-_HEX = re.compile(r"[0-9a-f]+")
 _SPAN = {"asset": ("size_bytes", "channels"), "clip": ("shot_no", "mix_keep")}
 """First and last column that says what was measured, in the order of `manifests.records`."""
 _ASSET_FIELDS = [f.name for f in dataclasses.fields(records.Asset)]
@@ -35,10 +28,6 @@ _ALWAYS = {"licence_expr", "licence_class", "licence_evidence", "consent", "opto
 _ALWAYS |= {"source_url", "title", "creator"}
 """Rights that are told also where nobody stated them."""
 _NOT_MEASURES = ("keyframe_part", "scan_part", "set_name", "bucket", "uri", "n_copies", "source_no", "kind", "supplied_caption", *_RIGHTS)
-
-
-class LookupFailed(LookupError):
-    """The id or name names nothing, or more than one thing; the message lists what it could be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,58 +156,6 @@ def explain(store: Snapshot, key: str, *, exposed: Exposed | None = None, versio
         return _explain_clip(con, found, exposed) if subject == "clip" else _explain_asset(con, found, exposed)
     finally:
         con.close()
-
-
-def find(con: duckdb.DuckDBPyConnection, key: str) -> tuple[Literal["asset", "clip"], str]:
-    """Which asset or clip the key names: ('clip', clip_id) or ('asset', asset_id). Raises LookupFailed."""
-    hits = _by_id(con, key.strip().lower()) or _by_name(con, key)
-    if len(hits) == 1:
-        return hits[0][0], hits[0][1]
-    shown = visible(key[:200])
-    if not hits:
-        raise LookupFailed(
-            f"explain: expected an asset or clip id ({MIN_PREFIX} digits or more), hash or file name, found none for {shown!r}"
-        )
-    listed = "; ".join(f"{s} {i} ({visible(uri[-80:])})" for s, i, uri in hits[:_LISTED])
-    more = " and more" if len(hits) > _LISTED else ""
-    raise LookupFailed(f"explain: {shown!r} names several: {listed}{more}")
-
-
-_Hit = tuple[Literal["asset", "clip"], str, str]
-
-
-def _by_id(con: duckdb.DuckDBPyConnection, key: str) -> list[_Hit]:
-    if len(key) < MIN_PREFIX or not _HEX.fullmatch(key):
-        return []
-    if len(key) == 2 * ID_HEX:  # a whole SHA-256
-        found = rows(con, "SELECT asset_id AS id, uri FROM assets WHERE asset_id = ? AND lower(hex(asset_sha256)) = ?", key[:ID_HEX], key)
-        return [("asset", r["id"], r["uri"]) for r in found]
-    # A range, not a pattern: Parquet statistics then skip the row groups that cannot hold the id.
-    span = (key, key + "g", _LISTED + 1)
-    assets = rows(con, "SELECT asset_id AS id, uri FROM assets WHERE asset_id >= ? AND asset_id < ? ORDER BY 1 LIMIT ?", *span)
-    clips = rows(
-        con,
-        """SELECT clip_id AS id, coalesce(a.uri, '') AS uri FROM clips LEFT JOIN assets a USING (asset_id)
-        WHERE clip_id >= ? AND clip_id < ? ORDER BY 1 LIMIT ?""",
-        *span,
-    )
-    if not assets and not clips and len(key) == ID_HEX:
-        assets = rows(con, "SELECT asset_id AS id, uri FROM assets WHERE lower(hex(asset_md5)) = ? LIMIT ?", key, _LISTED + 1)
-    return [*(("asset", r["id"], r["uri"]) for r in assets), *(("clip", r["id"], r["uri"]) for r in clips)]
-
-
-def _by_name(con: duckdb.DuckDBPyConnection, key: str) -> list[_Hit]:
-    if not key:
-        return []
-    found = rows(
-        con,
-        """SELECT asset_id AS id, uri FROM assets WHERE uri = $1 OR source_url = $1 OR ends_with(uri, '/' || $1)
-        ORDER BY uri = $1 DESC, uri LIMIT $2""",
-        key,
-        _LISTED + 1,
-    )
-    exact = [r for r in found if r["uri"] == key]
-    return [("asset", r["id"], r["uri"]) for r in exact or found]
 
 
 def _explain_clip(con: duckdb.DuckDBPyConnection, clip_id: str, exposed: Exposed | None) -> Explanation:
@@ -389,7 +326,7 @@ def _sightings(con: duckdb.DuckDBPyConnection, clip_ids: list[str], exposed: Exp
     """One a checkpoint, with the first step at which it saw any of the clips; without a replay, every checkpoint there is, unproved."""
     seen = []
     for row in rows(con, "SELECT * FROM exposures ORDER BY run_no, end_step, checkpoint"):
-        exposure: records.Exposure = from_row(records.Exposure, row)
+        exposure: events.Exposure = from_row(events.Exposure, row)
         steps = ((exposed(exposure, c), c) for c in clip_ids) if exposed else iter(())
         first = min(((step, c) for step, c in steps if step is not None), default=None)
         if exposed is None or first is not None:

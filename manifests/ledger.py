@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from manifests.records import Decision
+from manifests.events import Decision
 from manifests.rules import Rule
 from manifests.schema import arrow_schema
 

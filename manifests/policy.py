@@ -5,7 +5,7 @@ from typing import Any
 
 import duckdb
 
-from manifests import records
+from manifests import events
 from manifests.query import Snapshot, connect, rows
 from manifests.rules import Rule
 
@@ -16,7 +16,7 @@ DECIDING = ("curate", "decide")
 """The commands whose runs apply a whole policy to everything."""
 
 
-def rule_of(row: dict[str, Any] | records.RuleRow) -> Rule:
+def rule_of(row: dict[str, Any] | events.RuleRow) -> Rule:
     """The rule as it stood, from its row of `rules`."""
     r = row if isinstance(row, dict) else {f.name: getattr(row, f.name) for f in dataclasses.fields(row)}
     names = {f.name for f in dataclasses.fields(Rule)}

@@ -1,43 +1,19 @@
-"""The records of the project and every column that is stored: Arrow type, unit, meaning.
+"""The records of what is curated, and every column that is stored of them: Arrow type, unit, meaning.
 
-One frozen dataclass a table; `manifests.schema` turns them into Arrow schemas. Allowed Arrow types are those that Delta, DuckDB
-and Spark read alike: string, binary, bool, int32, int64, float32, float64, timestamp(us, UTC), list, struct.
-`None` means "not measured"; NaN is never stored; 0 is a score. Add columns freely, never rename or retype one.
+One frozen dataclass a table; `manifests.schema` turns them into Arrow schemas. Add columns freely, never rename or retype one. What was
+decided and done is in `manifests.events`.
 """
 
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from dataclasses import dataclass
 
 import pyarrow as pa
 
-UTC = pa.timestamp("us", tz="UTC")
-
-
-def column(type_: pa.DataType, doc: str, unit: str = "", default: Any = ...) -> Any:
-    """A dataclass field that is also a stored column. Without a default it is required and never null."""
-    meta = {"type": type_, "doc": doc, "unit": unit}
-    return field(metadata=meta) if default is ... else field(metadata=meta, default=default)
-
-
-def _text(doc: str) -> Any:
-    return column(pa.string(), doc, default=None)
-
-
-def _whole(doc: str, unit: str = "") -> Any:
-    return column(pa.int64(), doc, unit, None)
-
-
-def _small(doc: str, unit: str = "") -> Any:
-    return column(pa.int32(), doc, unit, None)
-
-
-def _score(doc: str, unit: str = "") -> Any:
-    return column(pa.float32(), doc, unit, None)
-
-
-def _flag(doc: str) -> Any:
-    return column(pa.bool_(), doc, default=None)
+from manifests.columns import column
+from manifests.columns import flag as _flag
+from manifests.columns import score as _score
+from manifests.columns import small as _small
+from manifests.columns import text as _text
+from manifests.columns import whole as _whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,63 +262,6 @@ class Clip:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """One rule's verdict on one asset or clip. Append only; the newest row of a rule and subject holds, and a run appends what changed."""
-
-    run_no: int = column(pa.int32(), "run that decided")
-    rule_no: int = column(pa.int32(), "rule that decided")
-    asset_no: int = column(pa.int64(), "the asset, or the clip's asset")
-    clip_no: int | None = _whole("the clip; null for rules on assets")
-    score: float | None = _score("what was compared; null = not measured")
-    passed: bool | None = _flag("true pass, false reject, null unknown")
-    reason_code: str = column(
-        pa.string(), "pass, threshold, not_run, failed_earlier, measure_failed; not_applicable withdraws an earlier row"
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuleRow:
-    """A rule as it stood in a run: where thresholds and versions live."""
-
-    rule_no: int = column(pa.int32(), "dense key; a changed threshold is a new row")
-    name: str = column(pa.string(), "name")
-    version: int = column(pa.int32(), "version of the rule's meaning")
-    position: int = column(pa.int32(), "place in the funnel of the run that used it first; runs.policy has the places of each run")
-    stage: str = column(pa.string(), "facts, motion, content, tables or rights")
-    subject: str = column(pa.string(), "asset or clip")
-    kinds: str = column(pa.string(), "media kinds it applies to, comma separated")
-    set_name: str = column(pa.string(), "set it belongs to, empty for all")
-    measure: str = column(pa.string(), "column it compares")
-    measure_version: str = column(pa.string(), "version of the measure")
-    op: str = column(pa.string(), "<, <=, >, >= or ==")
-    threshold: float = column(pa.float64(), "threshold")
-    unit: str = column(pa.string(), "unit of score and threshold")
-    on_unknown: str = column(pa.string(), "reject or accept")
-    reason: str = column(pa.string(), "what the measure means, in words")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """One execution of a command that changed the dataset."""
-
-    run_no: int = column(pa.int32(), "dense key")
-    run_id: str = column(pa.string(), "digest of what the run depends on: inputs, config, code; the idempotence key of its commit")
-    command: str = column(pa.string(), "curate, train …")
-    inputs_digest: str = column(pa.string(), "digest of the inputs: assets, sidecars and settings decide what there is to do")
-    code_version: str = column(pa.string(), "distribution version and git commit where known")
-    config_sha256: str = column(pa.string(), "hash of the resolved configuration")
-    config_json: str = column(pa.string(), "the resolved configuration")
-    parent_version: int | None = _whole("manifest version before the run")
-    started_at: datetime | None = column(UTC, "wall clock", default=None)
-    ended_at: datetime | None = column(UTC, "wall clock", default=None)
-    policy: list[int] | None = column(
-        pa.list_(pa.int32()),
-        "rule_no of the rules in force from this run on, in funnel order; null when the run decided nothing",
-        default=None,
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Caption:
     """A text for a clip and who or what wrote it."""
 
@@ -389,66 +308,3 @@ class Member:
     fps_num: int | None = _small("frame rate of the encoded video, numerator")
     fps_den: int | None = _small("frame rate of the encoded video, denominator")
     n_frames: int | None = _small("frames in the encoded video", "frame")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exposure:
-    """What a checkpoint has seen: enough to replay the plan and prove it."""
-
-    run_no: int = column(pa.int32(), "training run")
-    checkpoint: str = column(pa.string(), "path of the checkpoint, relative to the training run's folder")
-    run_path: str = column(pa.string(), "folder of the training run as given on the command line")
-    stage: str = column(pa.string(), "training stage, e.g. tae")
-    manifest_version: int = column(pa.int64(), "dataset version the plan was made from")
-    plan_digest: str = column(pa.string(), "digest of the plan's inputs")
-    plan_json: str = column(pa.string(), "the plan's inputs: enough to replay it")
-    first_step: int = column(pa.int64(), "first step of the segment, inclusive", "step")
-    end_step: int = column(pa.int64(), "end of the segment, exclusive", "step")
-    n_samples: int = column(pa.int64(), "samples consumed from step 0 to end_step")
-    rolling_digest: str = column(pa.string(), "hash chain over the sample ids in order")
-    exceptions_json: str = column(pa.string(), "samples replaced or refused, with reason")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Takedown:
-    """A request to stop using or destroy something, and what was done. Append only; the newest row of a number holds."""
-
-    takedown_no: int = column(pa.int32(), "dense key")
-    received_at: datetime | None = column(UTC, "when it arrived", default=None)
-    basis: str = column(pa.string(), "copyright, privacy, contract, opt-out or unlawful")
-    selector: str = column(pa.string(), "what it names; addresses and channels as SHA-256")
-    state: str = column(pa.string(), "open, executed or closed")
-    reason: str | None = _text("reason as given by the person who ran it")
-    n_assets: int | None = _whole("assets taken down")
-    n_clips: int | None = _whole("clips taken down")
-    executed_at: datetime | None = column(UTC, "when all of it was done", default=None)
-    receipt: str | None = _text("path of the receipt under the dataset")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """A hash or address that must not enter again. Read at ingest, and of pictures once a clip's are hashed."""
-
-    kind: str = column(
-        pa.string(), "sha256, md5, url (SHA-256 of its normal form), pdq (canonical), or pdq_area (as curation.pdq makes it)"
-    )
-    value: str = column(pa.string(), "the value, hexadecimal")
-    takedown_no: int | None = _small("the request behind it")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cube:
-    """Counts made at commit, so that a page reads kilobytes whatever the size of the dataset."""
-
-    run_no: int = column(pa.int32(), "run")
-    name: str = column(pa.string(), "funnel (kept of earlier runs too), source or histogram")
-    kind: str = column(pa.string(), "media kind")
-    rule_no: int | None = _small("rule, for funnel and source; null in source for all rules on clips together")
-    source_no: int | None = _small("source of the asset, for source")
-    measure: str | None = _text("score column, for histograms")
-    bin: int | None = _small("bin, for histograms")
-    low: float | None = column(pa.float64(), "lower edge of the bin", default=None)
-    high: float | None = column(pa.float64(), "upper edge of the bin", default=None)
-    verdict: str = column(pa.string(), "pass, reject or unknown; keep or drop for histograms")
-    n: int = column(pa.int64(), "assets or clips")
-    duration_us: int = column(pa.int64(), "their time", "us")

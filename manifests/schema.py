@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from manifests import records
+from manifests import events, records
 
 SCHEMA_VERSION = 1
 
@@ -16,16 +16,16 @@ TABLES: dict[str, type] = {
     "sources": records.Source,
     "assets": records.Asset,
     "clips": records.Clip,
-    "decisions": records.Decision,
-    "rules": records.RuleRow,
-    "runs": records.Run,
+    "decisions": events.Decision,
+    "rules": events.RuleRow,
+    "runs": events.Run,
     "captions": records.Caption,
     "shards": records.Shard,
     "members": records.Member,
-    "exposures": records.Exposure,
-    "takedowns": records.Takedown,
-    "blocklist": records.Block,
-    "cubes": records.Cube,
+    "exposures": events.Exposure,
+    "takedowns": events.Takedown,
+    "blocklist": events.Block,
+    "cubes": events.Cube,
 }
 
 APPEND_ONLY = ("decisions", "rules", "runs", "exposures", "takedowns")

@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests import treefile
+from manifests.events import Exposure
 from manifests.ids import ID_HEX
 from manifests.leaves import ASSETS, CLIPS
 from manifests.purgeable import normal_url, text_key, url_key
 from manifests.query import connect, rows
-from manifests.records import Asset, Clip, Exposure
+from manifests.records import Asset, Clip
 from manifests.release_file import ReleaseError, read_release
 from manifests.schema import from_row, from_table
 from manifests.tables import ManifestStore

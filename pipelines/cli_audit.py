@@ -42,9 +42,10 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Say everything about one asset or clip: measures, rules and verdicts, rights, shard, and the checkpoints that saw it."""
-    from manifests.explain import LookupFailed, to_dict
     from manifests.explain import explain as look
+    from manifests.explain import to_dict
     from manifests.explain_text import to_text
+    from manifests.find import LookupFailed
     from pipelines.exposures import first_step
 
     store = store_of(dataset)
@@ -67,7 +68,7 @@ def replay(
 
       dailies replay dataset measure-borders --asset letterbox.mp4 measures.borders.plain_levels=6
     """
-    from manifests.explain import LookupFailed
+    from manifests.find import LookupFailed
     from pipelines.config import ConfigError
     from pipelines.replay import ReplayError
     from pipelines.replay import replay as run

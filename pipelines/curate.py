@@ -24,9 +24,10 @@ from curation.rights import from_fields, settle
 from curation.rights_table import RightsTable
 from manifests import ids, ledger
 from manifests.cubes import build_cubes, with_earlier
+from manifests.events import Block, Run
 from manifests.policy import DECIDING
 from manifests.purgeable import redact
-from manifests.records import Asset, Block, Caption, Clip, Run, Source
+from manifests.records import Asset, Caption, Clip, Source
 from manifests.rules import Rule
 from manifests.schema import arrow_schema, from_table, to_table
 from manifests.tables import ManifestStore

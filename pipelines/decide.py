@@ -22,8 +22,9 @@ import pyarrow.dataset as pds
 
 from manifests import ids, ledger, whatif
 from manifests.cubes import SCORES, Cubes, with_earlier
+from manifests.events import Cube, Run
 from manifests.policy import DECIDING, Numbered, policy_at
-from manifests.records import Asset, Clip, Cube, Run
+from manifests.records import Asset, Clip
 from manifests.rules import Rule
 from manifests.schema import TABLES, arrow_schema, from_table, to_table
 from manifests.tables import ManifestStore

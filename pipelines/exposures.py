@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from manifests import ids
-from manifests.records import Exposure, Run
+from manifests.events import Exposure, Run
 from manifests.schema import from_table, to_table
 from manifests.tables import ManifestStore
 from pipelines import config as configuration

@@ -12,8 +12,9 @@ from curation.captions import CaptionText
 from curation.ingest import Listing
 from curation.media import MediaError
 from manifests import ids
+from manifests.events import Block
 from manifests.purgeable import redact
-from manifests.records import Asset, Block, Clip
+from manifests.records import Asset, Clip
 from manifests.schema import arrow_schema, from_row, from_table, to_table
 from manifests.tables import ManifestStore
 from pipelines.batches import ERRORS, pictures_of

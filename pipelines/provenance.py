@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from manifests.records import RuleRow
+from manifests.events import RuleRow
 from manifests.rules import Rule
 from manifests.schema import from_table, to_table
 from manifests.tables import ManifestStore

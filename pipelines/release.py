@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from manifests.events import Run
 from manifests.exports.openlineage import StageRun
-from manifests.records import Run
 from manifests.release import Made, Request, make_release
 from manifests.schema import from_table
 from manifests.tables import ManifestStore

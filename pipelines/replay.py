@@ -14,9 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.explain import LookupFailed, find
+from manifests.events import Run
+from manifests.find import LookupFailed, find
 from manifests.query import connect
-from manifests.records import Asset, Run
+from manifests.records import Asset
 from manifests.schema import from_table
 from manifests.tables import ManifestStore
 from pipelines import jobs, plan, work

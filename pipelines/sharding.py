@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests import ids
-from manifests.records import Caption, Member, Shard, column
+from manifests.columns import column
+from manifests.records import Caption, Member, Shard
 from manifests.schema import arrow_schema, from_table, to_table
 from manifests.shards import Payload, write_shard
 from pipelines.stage import Job, Place, Stage

@@ -26,9 +26,10 @@ import pyarrow.compute as pc
 
 from manifests import deny, ids, scrub
 from manifests.amendments import Amendment, amend
+from manifests.events import Block, Run, Takedown
 from manifests.files import write_atomic
 from manifests.purgeable import removed_uri
-from manifests.records import Asset, Block, Run, Source, Takedown
+from manifests.records import Asset, Source
 from manifests.schema import from_table, to_table
 from manifests.tables import LOOKED_UP, ManifestStore
 from manifests.takedown import Radius, TakedownError, signer_of

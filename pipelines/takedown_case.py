@@ -21,8 +21,9 @@ from curation.probe import probe_asset
 from curation.scan import ScanConfig, scan_asset
 from curation.tracks import by_name
 from manifests import ids
+from manifests.events import Block
 from manifests.purgeable import url_key
-from manifests.records import Asset, Block
+from manifests.records import Asset
 from manifests.tables import ManifestStore
 from manifests.takedown import Basis, Radius, Selector
 from pipelines.measures import read_tracks

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -93,3 +94,22 @@ def read_media_log(log: Path) -> list[tuple[str, str]]:
     if not log.exists():
         return []
     return [(p, f) for p, _, f in (line.partition("\t") for line in log.read_text().splitlines())]
+
+
+@pytest.fixture(scope="session")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset with one signed release, its key beside it."""
+    from manifests import signing
+    from tests.release_maker import make_dataset, release
+
+    root = tmp_path_factory.mktemp("released")
+    signing.generate_key(root / "key")
+    release(make_dataset(root / "set"), "v1", root / "key")
+    return root
+
+
+@pytest.fixture
+def place(released: Path, tmp_path: Path) -> Path:
+    """A copy of it to change."""
+    shutil.copytree(released, tmp_path / "p")
+    return tmp_path / "p"

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from manifests import ids, records
+from manifests import events, ids, records
 from manifests.rules import Rule, decide
 from manifests.schema import TABLES, to_table
 
@@ -261,7 +261,7 @@ def _clip(i: int, asset: records.Asset, start_us: int, others: list[records.Clip
     )
 
 
-def _decided(subjects: list[S], rules: list[tuple[int, Rule]], subject: str) -> tuple[list[S], list[records.Decision]]:
+def _decided(subjects: list[S], rules: list[tuple[int, Rule]], subject: str) -> tuple[list[S], list[events.Decision]]:
     mine = [(i, r) for i, r in rules if r.subject == subject]
     decisions, out = [], []
     for s in subjects:
@@ -271,7 +271,7 @@ def _decided(subjects: list[S], rules: list[tuple[int, Rule]], subject: str) -> 
         clip_no = s.clip_no if isinstance(s, records.Clip) else None
         decisions += [
             make(
-                records.Decision,
+                events.Decision,
                 run_no=1,
                 rule_no=o.rule,
                 asset_no=s.asset_no,
@@ -350,19 +350,19 @@ def _source(i: int) -> records.Source:
     )
 
 
-def _rule_row(number: int, rule: Rule) -> records.RuleRow:
+def _rule_row(number: int, rule: Rule) -> events.RuleRow:
     same = {
         f: getattr(rule, f)
         for f in ("name", "version", "stage", "subject", "set_name", "measure", "measure_version", "op", "unit", "on_unknown", "reason")
     }
-    return make(records.RuleRow, rule_no=number, position=number, kinds=",".join(rule.kinds), threshold=float(rule.threshold), **same)
+    return make(events.RuleRow, rule_no=number, position=number, kinds=",".join(rule.kinds), threshold=float(rule.threshold), **same)
 
 
-def _run() -> records.Run:
+def _run() -> events.Run:
     start = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
     config = json.dumps({"name": "tiny"})
     return make(
-        records.Run,
+        events.Run,
         run_no=1,
         run_id=ids.digest("run"),
         command="curate",

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from curation import hash_observer, keyframes, soundtrack, tracks
 from curation.keyframes import KeyFrame
 from curation.tracks import Track
-from manifests.records import Asset, Caption, Clip, Exposure
+from manifests.events import Exposure
+from manifests.records import Asset, Caption, Clip
 from manifests.schema import from_table, to_table
 from manifests.tables import ManifestStore, write_parquet
 from tests.release_maker import make_dataset, payload

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from manifests import parquet
-from manifests.records import Block, Decision
+from manifests.events import Block, Decision
 from manifests.schema import to_table
 from manifests.tables import ManifestStore
 
@@ -20,7 +20,7 @@ ROOT = Path(parquet.__file__).parent.parent
 
 WRITER = """
 import sys
-from manifests.records import Block, Decision
+from manifests.events import Block, Decision
 from manifests.schema import to_table
 from manifests.tables import ManifestStore
 root, writer, commits = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -60,7 +60,7 @@ KILLED = """
 import os, signal, sys
 from manifests import files, parquet, tables
 from manifests.tables import ManifestStore
-from manifests.records import Block, Decision
+from manifests.events import Block, Decision
 from manifests.schema import to_table
 root, point = sys.argv[1], int(sys.argv[2])
 calls = 0

@@ -17,7 +17,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from manifests.records import Asset, Clip, Exposure
+from manifests.events import Exposure
+from manifests.records import Asset, Clip
 from manifests.schema import from_table, to_table
 from manifests.tables import ManifestStore
 from training.data.index import load_samples

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from manifests.records import Exposure
+from manifests.events import Exposure
 from manifests.schema import from_table
 from manifests.tables import ManifestStore
 

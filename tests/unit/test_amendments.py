@@ -16,22 +16,6 @@ from manifests.tables import ManifestStore
 from tests.release_maker import CREATED, make_dataset, release
 
 
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset with one signed release, its key beside it."""
-    root = tmp_path_factory.mktemp("amendments")
-    signing.generate_key(root / "key")
-    release(make_dataset(root / "set"), "v1", root / "key")
-    return root
-
-
-@pytest.fixture
-def place(pristine: Path, tmp_path: Path) -> Path:
-    """A copy to change."""
-    shutil.copytree(pristine, tmp_path / "p")
-    return tmp_path / "p"
-
-
 def folder(place: Path) -> Path:
     """The release."""
     return place / "set" / "releases" / "v1"

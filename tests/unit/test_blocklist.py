@@ -8,8 +8,9 @@ import pytest
 from curation import pdq
 from curation.blocklist import AREA, CANONICAL, Blocklist, picture_hashes
 from curation.keyframes import KeyFrame, decode_jpeg, encode_jpeg
+from manifests.events import Block
 from manifests.purgeable import PURGEABLE, normal_url, redact, url_key
-from manifests.records import Asset, Block, Caption, Clip
+from manifests.records import Asset, Caption, Clip
 
 SHA, MD5 = b"s" * 32, b"m" * 16
 

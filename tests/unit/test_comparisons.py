@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from manifests import ledger, records
+from manifests import events, ledger, records
 from manifests.comparison_charts import drift_chart, heading_text, matrix_chart, moved, paper_chart, source_chart
 from manifests.comparisons import Heading, Said
 from manifests.cubes import build_cubes, with_earlier
@@ -33,8 +33,8 @@ def several_runs(n: int, policies: tuple[tuple[Rule, ...], ...] = (RULES, RULES,
     tables["assets"] = assets.set_column(at, assets.schema.field(at), source)
     tables["sources"] = to_table(records.Source, [make(records.Source, source_no=i, name=f"source {i}") for i in range(n_sources)])
     numbers: dict[Rule, int] = {}
-    base = from_table(records.Run, tables["runs"])[0]
-    runs, said, cubes = [], [], to_table(records.Cube, [])
+    base = from_table(events.Run, tables["runs"])[0]
+    runs, said, cubes = [], [], to_table(events.Cube, [])
     for run_no, policy in enumerate(policies):
         numbered = [(numbers.setdefault(r, len(numbers)), r) for r in policy]
         of_assets, of_clips = (
@@ -51,8 +51,8 @@ def several_runs(n: int, policies: tuple[tuple[Rule, ...], ...] = (RULES, RULES,
         tables
         | empty
         | {
-            "runs": to_table(records.Run, runs),
-            "rules": to_table(records.RuleRow, [_rule_row(number, rule) for rule, number in numbers.items()]),
+            "runs": to_table(events.Run, runs),
+            "rules": to_table(events.RuleRow, [_rule_row(number, rule) for rule, number in numbers.items()]),
             "decisions": pa.concat_tables(said),
             "cubes": cubes,
         }

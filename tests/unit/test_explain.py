@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from manifests import records
-from manifests.explain import LookupFailed, explain, to_dict
+from manifests import events, records
+from manifests.explain import explain, to_dict
 from manifests.explain_text import to_text
+from manifests.find import LookupFailed
 from manifests.schema import from_table, to_table
 from manifests.tables import ManifestStore
 from tests.fake_dataset import HOSTILE_NAMES, RULES, fake_tables, make, write_store
@@ -111,13 +112,13 @@ def test_duplicates_name_the_others(store: ManifestStore) -> None:
 def test_exposures_come_from_the_replay(tmp_path: Path) -> None:
     """A checkpoint is named with the first step the replay gives, of an asset's clips the first; without a replay nothing is claimed."""
     rows = [
-        make(records.Exposure, run_path="runs/a", checkpoint=f"step_{n}", stage="t2v", first_step=0, end_step=n, run_no=2)
+        make(events.Exposure, run_path="runs/a", checkpoint=f"step_{n}", stage="t2v", first_step=0, end_step=n, run_no=2)
         for n in (100, 200)
     ]
-    write_store(tmp_path, {**TABLES, "exposures": to_table(records.Exposure, rows)})
+    write_store(tmp_path, {**TABLES, "exposures": to_table(events.Exposure, rows)})
     store, clip = ManifestStore(tmp_path), CLIPS[0]
 
-    def replay(exposure: records.Exposure, clip_id: str) -> int | None:
+    def replay(exposure: events.Exposure, clip_id: str) -> int | None:
         return 150 if clip_id == clip.clip_id and exposure.end_step == 200 else None
 
     seen = explain(store, clip.clip_id, exposed=replay)
@@ -142,9 +143,9 @@ def test_earlier_decisions_are_named(tmp_path: Path) -> None:
     store, clip = ManifestStore(tmp_path), CLIPS[0]
     write_store(tmp_path, TABLES)
     again = make(
-        records.Decision, run_no=5, rule_no=3, asset_no=clip.asset_no, clip_no=clip.clip_no, score=9.0, passed=True, reason_code="pass"
+        events.Decision, run_no=5, rule_no=3, asset_no=clip.asset_no, clip_no=clip.clip_no, score=9.0, passed=True, reason_code="pass"
     )
-    store.commit("d" * 32, append={"decisions": to_table(records.Decision, [again])})
+    store.commit("d" * 32, append={"decisions": to_table(events.Decision, [again])})
     e = explain(store, clip.clip_id)
     assert [v.run_no for v in e.verdicts if v.subject == "clip"] == [5] and e.earlier_runs == (1,)
     assert explain(store, clip.clip_id, version=0).earlier_runs == ()

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
+from manifests.events import Block, Takedown
 from manifests.exports import attribution, croissant, data_card, eu_summary, openlineage, removals
 from manifests.exports.facts import Facts, collect, hours
 from manifests.exports.openlineage import StageRun
 from manifests.query import connect
-from manifests.records import Block, Source, Takedown
+from manifests.records import Source
 from manifests.schema import from_table, to_table
 from manifests.tables import ManifestStore
 from tests.fake_dataset import make

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests import ledger, parquet
+from manifests.events import Decision, RuleRow, Run
 from manifests.policy import numbers_in_force, rules_in_force
 from manifests.query import connection
-from manifests.records import Asset, Clip, Decision, RuleRow, Run
+from manifests.records import Asset, Clip
 from manifests.rules import Rule
 from manifests.schema import to_table
 from manifests.tables import ManifestStore

@@ -114,15 +114,21 @@ def places(tmp_path: Path) -> tuple[Path, Path]:
     return asset, elsewhere / "secret.mp4"
 
 
-@LINUX
-@pytest.mark.parametrize("name", MAKERS)
-def test_only_the_asset_is_opened(places: tuple[Path, Path], server: Server, name: str) -> None:
-    """Whatever a file points to, probe and decode open that file alone and ask no server; and it never passes for what it points to."""
+def place(places: tuple[Path, Path], server: Server, name: str) -> tuple[Path, Path]:
+    """The same two places, a hostile file of that name in the first. It is made elsewhere: its making opens other files."""
     asset, target = places
     work = asset.parent / "work"
     work.mkdir()
     MAKERS[name](work / name, target, server.url)
     shutil.copy(work / name, asset / name)
+    return asset, target
+
+
+@LINUX
+@pytest.mark.parametrize("name", MAKERS)
+def test_only_the_asset_is_opened(places: tuple[Path, Path], server: Server, name: str) -> None:
+    """Whatever a file points to, probe and decode open that file alone and ask no server; and it never passes for what it points to."""
+    asset, target = place(places, server, name)
     with opened(asset, target.parent) as seen:
         outcome = use(asset / name)
     assert set(seen) == {str(asset / name)}
@@ -136,11 +142,7 @@ def test_only_the_asset_is_opened(places: tuple[Path, Path], server: Server, nam
 )
 def test_the_watch_sees_what_plain_ffmpeg_opens(places: tuple[Path, Path], server: Server, name: str) -> None:
     """The same files, opened by FFmpeg without our limits, do open others, and the watch reports them: it is not blind."""
-    asset, target = places
-    work = asset.parent / "work"
-    work.mkdir()
-    MAKERS[name](work / name, target, server.url)
-    shutil.copy(work / name, asset / name)
+    asset, target = place(places, server, name)
     with opened(asset, target.parent) as seen:
         options = {"safe": "0"} if name.endswith("ffconcat") else {"enable_drefs": "1", "use_absolute_path": "1"} if "mov" in name else {}
         try:
@@ -209,11 +211,7 @@ def transcode(path: Path) -> str:
 @pytest.mark.parametrize("name", MAKERS)
 def test_encoding_opens_the_asset_alone(places: tuple[Path, Path], server: Server, name: str) -> None:
     """Whatever a file points to, encoding it, and FFmpeg's program on it alone, open that file only and ask no server."""
-    asset, target = places
-    work = asset.parent / "work"
-    work.mkdir()
-    MAKERS[name](work / name, target, server.url)
-    shutil.copy(work / name, asset / name)
+    asset, target = place(places, server, name)
     with opened(asset, target.parent) as seen:
         outcomes = encode(asset / name), encode(asset / name, "image"), transcode(asset / name)
     assert set(seen) == {str(asset / name)} and server.n_visits == 0

@@ -17,23 +17,7 @@ from manifests.leaves import ASSETS, CLIPS, TREES
 from manifests.proofs import ProofError, check_proof, prove_absent, prove_included
 from manifests.release_file import RELEASE_JSON, read_release
 from manifests.tables import ManifestStore
-from tests.release_maker import CREATED, make_dataset, release
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset with one signed release, its key beside it."""
-    root = tmp_path_factory.mktemp("proofs")
-    signing.generate_key(root / "key")
-    release(make_dataset(root / "set"), "v1", root / "key")
-    return root
-
-
-@pytest.fixture
-def place(pristine: Path, tmp_path: Path) -> Path:
-    """A copy to change."""
-    shutil.copytree(pristine, tmp_path / "p")
-    return tmp_path / "p"
+from tests.release_maker import CREATED, release
 
 
 def keys(place: Path) -> tuple[list[str], list[str]]:
@@ -48,13 +32,13 @@ def folder(place: Path) -> Path:
     return place / "set" / "releases" / "v1"
 
 
-def test_every_clip_and_file_has_a_proof_that_its_release_accepts(pristine: Path) -> None:
+def test_every_clip_and_file_has_a_proof_that_its_release_accepts(released: Path) -> None:
     """With release.json alone, or with the provider's key alone; the fields are those of the manifest."""
-    key, bare = signing.load_public(pristine / "key.pub"), read_release(folder(pristine))
-    clips, assets = keys(pristine)
-    rows = {r["clip_id"]: r for r in ManifestStore(pristine / "set").read("clips").to_pylist()}
+    key, bare = signing.load_public(released / "key.pub"), read_release(folder(released))
+    clips, assets = keys(released)
+    rows = {r["clip_id"]: r for r in ManifestStore(released / "set").read("clips").to_pylist()}
     for wanted in [*clips[::7], *assets]:
-        proof = json.loads(json.dumps(prove_included(folder(pristine), wanted)))
+        proof = json.loads(json.dumps(prove_included(folder(released), wanted)))
         for shown in (check_proof(proof, bare, None), check_proof(proof, None, key)):
             assert (shown.claim, shown.key, shown.root) == ("included", wanted, bare.root)
             if wanted in rows:
@@ -63,40 +47,40 @@ def test_every_clip_and_file_has_a_proof_that_its_release_accepts(pristine: Path
                     assert shown.fields[name] == rows[wanted][name], name
 
 
-def test_the_payload_in_the_proof_is_the_sample_in_the_shard(pristine: Path) -> None:
+def test_the_payload_in_the_proof_is_the_sample_in_the_shard(released: Path) -> None:
     """Offset, size and hash of a kept clip lead to its bytes."""
     from hashlib import sha256
 
-    store = ManifestStore(pristine / "set")
+    store = ManifestStore(released / "set")
     clip = next(c for c in store.read("clips").to_pylist() if c["decision"] == "keep")
-    fields = prove_included(folder(pristine), clip["clip_id"])["leaves"][0]["fields"]
+    fields = prove_included(folder(released), clip["clip_id"])["leaves"][0]["fields"]
     shard = store.read("shards").to_pylist()[fields["shard_no"]]
-    data = (pristine / "set" / shard["path"]).read_bytes()[fields["offset"] : fields["offset"] + fields["size_bytes"]]
+    data = (released / "set" / shard["path"]).read_bytes()[fields["offset"] : fields["offset"] + fields["size_bytes"]]
     assert sha256(data).hexdigest() == fields["payload_sha256"]
 
 
 @settings(max_examples=60, deadline=None)
 @given(raw=st.binary(min_size=16, max_size=16), long=st.binary(min_size=32, max_size=32))
-def test_what_is_absent_is_proved_absent(pristine: Path, raw: bytes, long: bytes) -> None:
+def test_what_is_absent_is_proved_absent(released: Path, raw: bytes, long: bytes) -> None:
     """Any id that is not there, at either end or between; the neighbours show their keys and none of their fields."""
-    key = signing.load_public(pristine / "key.pub")
+    key = signing.load_public(released / "key.pub")
     for wanted in (raw.hex(), long.hex()):
-        proof = prove_absent(folder(pristine), wanted)
+        proof = prove_absent(folder(released), wanted)
         assert check_proof(proof, None, key).claim == "absent"
         assert not any("fields" in leaf or "field_salt" in leaf for leaf in proof["leaves"])
 
 
-def test_neither_claim_can_be_made_of_the_other(pristine: Path) -> None:
+def test_neither_claim_can_be_made_of_the_other(released: Path) -> None:
     """What is there has no proof of absence, what is not has none of inclusion; junk is no id."""
-    clips, assets = keys(pristine)
+    clips, assets = keys(released)
     for there in (clips[0], clips[-1], assets[3]):
         with pytest.raises(ProofError, match="expected it to be absent, found it"):
-            prove_absent(folder(pristine), there)
+            prove_absent(folder(released), there)
     with pytest.raises(ProofError, match="expected one of the 60 clips"):
-        prove_included(folder(pristine), "ab" * 16)
+        prove_included(folder(released), "ab" * 16)
     for junk in ("", "ab", "AB" * 16, "zz" * 16, "../" * 10 + "ab"):
         with pytest.raises(ProofError, match="expected a clip id"):
-            prove_absent(folder(pristine), junk)
+            prove_absent(folder(released), junk)
 
 
 def _forgeries(proof: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -127,12 +111,12 @@ def _forgeries(proof: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, 
     return made
 
 
-def test_a_forged_proof_is_refused(pristine: Path) -> None:
+def test_a_forged_proof_is_refused(released: Path) -> None:
     """Every change to a proof of inclusion or absence is refused, by release.json and by the statement alike."""
-    bare, public = read_release(folder(pristine)), signing.load_public(pristine / "key.pub")
-    clips, _ = keys(pristine)
-    included = [prove_included(folder(pristine), clips[i]) for i in (10, 20)]
-    absent = [prove_absent(folder(pristine), k) for k in ("55" * 16, "aa" * 16)]
+    bare, public = read_release(folder(released)), signing.load_public(released / "key.pub")
+    clips, _ = keys(released)
+    included = [prove_included(folder(released), clips[i]) for i in (10, 20)]
+    absent = [prove_absent(folder(released), k) for k in ("55" * 16, "aa" * 16)]
     for proof, other in (included, absent):
         for name, forged in _forgeries(proof, other):
             for release_, key in ((bare, None), (None, public)):
@@ -141,40 +125,40 @@ def test_a_forged_proof_is_refused(pristine: Path) -> None:
                     pytest.fail(f"accepted: {name}")
 
 
-def test_neighbours_with_a_gap_prove_nothing(pristine: Path) -> None:
+def test_neighbours_with_a_gap_prove_nothing(released: Path) -> None:
     """Two true leaves that do not stand side by side do not prove that what lies between them is absent."""
-    clips, _ = keys(pristine)
-    proof = prove_absent(folder(pristine), "ff" * 16)
-    low, high = (prove_included(folder(pristine), clips[i])["leaves"][0] for i in (4, 6))
+    clips, _ = keys(released)
+    proof = prove_absent(folder(released), "ff" * 16)
+    low, high = (prove_included(folder(released), clips[i])["leaves"][0] for i in (4, 6))
     forged = proof | {"key": clips[5], "leaves": [low, high]}
     with pytest.raises(ProofError, match="side by side"):
-        check_proof(forged, read_release(folder(pristine)), None)
+        check_proof(forged, read_release(folder(released)), None)
 
 
-def test_a_proof_by_another_key_is_refused(pristine: Path, tmp_path: Path) -> None:
+def test_a_proof_by_another_key_is_refused(released: Path, tmp_path: Path) -> None:
     """Without the folder the provider's key decides; without either a proof shows nothing."""
-    proof = prove_absent(folder(pristine), "ab" * 16)
+    proof = prove_absent(folder(released), "ab" * 16)
     signing.generate_key(tmp_path / "other")
     with pytest.raises(ProofError, match="by another key"):
         check_proof(proof, None, signing.load_public(tmp_path / "other.pub"))
     with pytest.raises(ProofError, match="found none"):
         check_proof(proof, None, None)
     with pytest.raises(ProofError, match="not signed"):
-        check_proof(proof | {"statement": None}, None, signing.load_public(pristine / "key.pub"))
+        check_proof(proof | {"statement": None}, None, signing.load_public(released / "key.pub"))
 
 
 @pytest.mark.parametrize("junk", [None, [], {}, "x", 3, {"format": "dailies.proof/1"}, {"tree": "clips", "format": [], "key": {}}])
-def test_junk_is_no_proof(junk: object, pristine: Path) -> None:
+def test_junk_is_no_proof(junk: object, released: Path) -> None:
     """Anything else gives the one typed error."""
     with pytest.raises(ProofError):
-        check_proof(junk, read_release(folder(pristine)), None)
+        check_proof(junk, read_release(folder(released)), None)
 
 
-def test_proofs_need_two_small_files(pristine: Path, tmp_path: Path) -> None:
+def test_proofs_need_two_small_files(released: Path, tmp_path: Path) -> None:
     """A folder with release.json and the signature is enough to check a proof."""
     for name in (RELEASE_JSON, "release.dsse.json"):
-        shutil.copy(folder(pristine) / name, tmp_path)
-    proof = prove_included(folder(pristine), keys(pristine)[0][0])
+        shutil.copy(folder(released) / name, tmp_path)
+    proof = prove_included(folder(released), keys(released)[0][0])
     assert check_proof(proof, read_release(tmp_path), None).claim == "included"
 
 
@@ -256,9 +240,9 @@ def test_fields_are_the_same_bytes_after_they_were_read(data: st.DataObject, tre
     assert leaves.undescribe(tree, told) == row.tobytes()
 
 
-def test_two_releases_of_the_same_rows_share_no_leaf(pristine: Path, tmp_path: Path) -> None:
+def test_two_releases_of_the_same_rows_share_no_leaf(released: Path, tmp_path: Path) -> None:
     """Salts are drawn anew: nobody can match rows of one release with those of another by their leaves."""
-    shutil.copytree(pristine / "set", tmp_path / "set")
+    shutil.copytree(released / "set", tmp_path / "set")
     release(ManifestStore(tmp_path / "set"), "v2")
     one, two = (treefile.open_tree(tmp_path / "set" / "releases" / n, CLIPS).leaves() for n in ("v1", "v2"))
     assert not {r.tobytes() for r in one} & {r.tobytes() for r in two}

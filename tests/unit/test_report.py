@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests import records
+from manifests import events, records
 from manifests.histogram import bin_edges
 from manifests.report import ReportData, collect, render, to_json, write_report
 from manifests.rules import Rule, applies
@@ -122,7 +122,7 @@ def test_funnel_equals_a_replay_in_python() -> None:
 def test_only_the_latest_run_counts() -> None:
     """A clip decided again by a later run with another threshold is counted once, by the later verdict."""
     rule = make(
-        records.RuleRow,
+        events.RuleRow,
         rule_no=0,
         name="moves",
         subject="clip",
@@ -145,14 +145,14 @@ def test_only_the_latest_run_counts() -> None:
         decision="keep",
     )
     said = [
-        make(records.Decision, run_no=run, rule_no=run - 1, asset_no=0, clip_no=0, score=1.5, passed=run == 2, reason_code="")
+        make(events.Decision, run_no=run, rule_no=run - 1, asset_no=0, clip_no=0, score=1.5, passed=run == 2, reason_code="")
         for run in (1, 2)
     ]
     data = collect(
         {
             "clips": to_table(records.Clip, [clip]),
-            "rules": to_table(records.RuleRow, [rule, changed]),
-            "decisions": to_table(records.Decision, said),
+            "rules": to_table(events.RuleRow, [rule, changed]),
+            "decisions": to_table(events.Decision, said),
         },
         fake_jpeg,
     )
@@ -262,7 +262,7 @@ def test_hostile_text_in_every_column_stays_text() -> None:
 def test_hostile_kinds_and_sets_are_values_not_sql() -> None:
     """A quote in a rule's kinds or set name neither breaks the query nor widens it."""
     row = make(
-        records.RuleRow,
+        events.RuleRow,
         rule_no=0,
         name="x",
         subject="clip",
@@ -273,7 +273,7 @@ def test_hostile_kinds_and_sets_are_values_not_sql() -> None:
         threshold=1.0,
         on_unknown="reject",
     )
-    data = collect({**tables(40), "rules": to_table(records.RuleRow, [row])}, fake_jpeg)
+    data = collect({**tables(40), "rules": to_table(events.RuleRow, [row])}, fake_jpeg)
     assert all(c.histogram.rule is None for c in data.cards)
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests import parquet, purge
-from manifests.records import Block, Decision, Exposure
+from manifests.events import Block, Decision, Exposure
 from manifests.schema import arrow_schema, to_table
 from manifests.tables import ManifestConflict, ManifestError, ManifestStore
 

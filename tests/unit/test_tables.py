@@ -13,7 +13,8 @@ import pytest
 from deltalake import DeltaTable
 
 from manifests import tables
-from manifests.records import Block, Clip, Decision
+from manifests.events import Block, Decision
+from manifests.records import Clip
 from manifests.schema import TABLES, arrow_schema, from_table, to_table
 from manifests.tables import ManifestError, ManifestStore
 
@@ -137,7 +138,7 @@ ManifestStore({str(tmp_path)!r}).commit("run1", append={{"decisions": decision(1
     support = tmp_path / "support"
     support.mkdir()
     (support / "tests_support.py").write_text(
-        "from manifests.records import Block, Decision\nfrom manifests.schema import to_table\n"
+        "from manifests.events import Block, Decision\nfrom manifests.schema import to_table\n"
         "def block(*v): return to_table(Block, [Block(kind='sha256', value=x) for x in v])\n"
         "def decision(r): return to_table(Decision, [Decision(run_no=0, rule_no=r, asset_no=0, passed=None, reason_code='not_run')])\n"
     )

@@ -10,7 +10,8 @@ import pytest
 
 from manifests import integrity, rebuild
 from manifests.deny import DenyList
-from manifests.records import Asset, Block, Takedown
+from manifests.events import Block, Takedown
+from manifests.records import Asset
 from manifests.release_check import Trust, check_release
 from manifests.schema import from_table
 from manifests.signing import generate_key, load_public, unseal
