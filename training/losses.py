@@ -1,12 +1,19 @@
 """What the autoencoder's output is compared with, per clip. Shapes: B clips, C latent channels, T frames, H and W."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
+
+from training.models.discriminator import DiscriminatorConfig
+from training.models.perceptual import PerceptualNet
 
 MAX_PSNR_DB = 100.0
 """What an exact reconstruction counts as, so that a mean stays finite."""
+
+
+MAX_ADAPTIVE = 1e4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,12 +26,28 @@ class TAELossConfig:
     outlier_weight: float = 1e5
     outlier_r: float = 3.0
     perceptual_weight: float = 0.0
+    """On LPIPS, the mean over frames; 0 needs no weights of a network."""
+    perceptual_net: PerceptualNet = "vgg"
+    perceptual_features: str = ""
+    """File of torchvision's ImageNet weights of that network; never downloaded."""
+    perceptual_linear: str = ""
+    """File of the LPIPS channel weights; '' for those in torchmetrics."""
+    perceptual_frames: int = 0
+    """Frames of each clip that are compared, drawn by key; 0 for all."""
     gan_weight: float = 0.0
+    """Length of the adversarial gradient at the pixels as a multiple of the reconstruction's; 0 for no adversary."""
+    gan_start_step: int = 0
+    """Steps before the adversary begins; until then neither of the two learns from the other."""
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
 
     def __post_init__(self) -> None:
-        for name, needs in (("perceptual_weight", "weights of a perceptual network"), ("gan_weight", "a discriminator and its update")):
-            if getattr(self, name) != 0.0:
-                raise ValueError(f"loss.{name}: expected 0, found {getattr(self, name)}: this version trains without {needs}")
+        if min(self.perceptual_weight, self.gan_weight, self.perceptual_frames, self.gan_start_step) < 0:
+            raise ValueError("loss: expected no negative weight, number of frames or start step")
+        if self.perceptual_weight and not self.perceptual_features:
+            raise ValueError(
+                f"loss.perceptual_features: expected a file with the weights of {self.perceptual_net} for perceptual_weight "
+                f"{self.perceptual_weight}, found none"
+            )
 
 
 def l1(x_BCTHW: Tensor, target_BCTHW: Tensor) -> Tensor:
@@ -45,6 +68,33 @@ def outlier_penalty(z_BCTHW: Tensor, r: float) -> Tensor:
     deviation = variance.sum(1).clamp_min(1e-12).sqrt()
     distance = (x - mean).square().sum(1).clamp_min(1e-12).sqrt()
     return (distance - r * deviation[..., None]).clamp_min(0.0).flatten(1).mean(1)
+
+
+def pixel_gradient(loss_B: Tensor, x_BCTHW: Tensor) -> Tensor:
+    """d loss_b / d x_b for each clip b, (B, 3, T, H, W), detached. Clip b's loss depends on x_b alone, so one backward pass gives all."""
+    return torch.autograd.grad(loss_B.sum(), x_BCTHW, retain_graph=True)[0].detach()
+
+
+def adaptive_weight(reconstruction_BCTHW: Tensor, adversarial_BCTHW: Tensor) -> Tensor:
+    """For each clip, (B,): by how much its adversarial gradient at the pixels must be multiplied to be as long as that of its
+    reconstruction; at most 1e4, as a discriminator that is sure of itself has no gradient left.
+
+    Of each clip, not of the batch, so that a clip's loss is the same on any number of processes. At the pixels and not at the decoder's
+    last layer, where others take it: under ZeRO-3 that layer's gradient cannot be asked for alone.
+    """
+    wanted, found = (g.flatten(1).norm(dim=1) for g in (reconstruction_BCTHW, adversarial_BCTHW))
+    return (wanted / found.clamp_min(1e-12)).clamp_max(MAX_ADAPTIVE)
+
+
+def hinge_generator(logits: Tensor) -> Tensor:
+    """What the generator lowers, (B,): minus the mean logit of its clip."""
+    return -logits.flatten(1).mean(1)
+
+
+def hinge_discriminator(real: Tensor, made: Tensor) -> Tensor:
+    """What the discriminator lowers, (B,): mean max(0, 1 - real) and mean max(0, 1 + made), averaged; 1 at logits of 0, 0 once patches
+    are told apart with a margin of 1."""
+    return 0.5 * ((1.0 - real).clamp_min(0.0).flatten(1).mean(1) + (1.0 + made).clamp_min(0.0).flatten(1).mean(1))
 
 
 def psnr_db(output: Tensor, target: Tensor) -> float:
