@@ -31,6 +31,11 @@ def transformer_step(
     return batch * (3 * config.layers * parts.layer + 2 * parts.inputs + 3 * parts.rest + again)
 
 
+def transformer_layer(config: TransformerConfig, batch: int, grid: tuple[int, int, int], text: Mapping[str, int]) -> int:
+    """Operations of one layer's forward pass; the backward pass has twice as many."""
+    return batch * _transformer(config, grid, text).layer
+
+
 def tae_step(config: TAEConfig, batch: int, n_frames: int, height_px: int, width_px: int) -> int:
     """Operations of encode, decode and their backward pass; pixels have no gradient."""
     spared = 2 * 9 * 3 * config.widths[0] * n_frames * height_px * width_px
