@@ -1,7 +1,8 @@
-"""What a generator's run fixes at its first start, beside its index: each clip's prompt, and the scale of the latents.
+"""What a run fixes at its first start, beside its index: its parent; of a generator each clip's prompt, and the scale of the latents.
 
 conditions.parquet   clip_id, prompt: the caption in use at the run's manifest version, its rate in front
 latents.json         scale of the latents, SHA-256 of the autoencoder and of the parent
+parent.json          of an autoencoder that began from one: SHA-256 of the image autoencoder
 
 So later captions and other weights under the same path do not change a run that has begun: the former are not read, the latter refused.
 Prompts are captions: a purge of captions has to visit run folders too.
@@ -16,23 +17,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.files import write_atomic
+from training.data.batch import DataConfig, load_pixels, to_tensor, training_fps
 from training.data.index import Sample
 from training.data.plan import Plan
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
-    from training.latents import LatentScale
+    from training.latents import LatentCache, LatentScale
     from training.tasks.text_to_video import FlowConfig
 
-PROMPTS, LATENTS = "conditions.parquet", "latents.json"
+PROMPTS, LATENTS, PARENT = "conditions.parquet", "latents.json", "parent.json"
 
 
 def prepare(config: "TrainConfig", dataset: Path, out: Path, samples: list[Sample], version: int) -> None:
-    """The run's folder holds its conditions; nothing is done for a stage without a generator. Weights are read and checked."""
+    """The run's folder holds its conditions: of an autoencoder its parent's digest. Weights are read and checked."""
     if config.flow is None:
+        if config.parent:
+            from training.latents import read_export
+
+            description, _ = read_export(Path(config.parent), "image_ae")
+            write_atomic(out / PARENT, json.dumps({"sha256": description["sha256"]}).encode())
         return
-    prompts = read_prompts(dataset, version, samples, with_rate=config.data.n_frames > 1)
+    prompts = read_prompts(dataset, version, samples, config.data)
     if not any(prompts.values()):
         raise TrainingError(f"{dataset}: expected captions to train {config.stage} on, found none; run `dailies curate` with captions")
     scale, digests = _scale(config, config.flow, dataset, samples, version)
@@ -42,7 +49,7 @@ def prepare(config: "TrainConfig", dataset: Path, out: Path, samples: list[Sampl
     write_atomic(out / PROMPTS, memoryview(sink.getvalue()))
 
 
-def read_prompts(dataset: Path, version: int, samples: list[Sample], *, with_rate: bool) -> dict[str, str]:
+def read_prompts(dataset: Path, version: int, samples: list[Sample], config: DataConfig) -> dict[str, str]:
     """Clip id -> prompt of each sample, as the manifest had it at the version: rate, camera words, caption; empty without a caption."""
     from manifests.tables import ManifestStore
     from training.models.text import prompt_of
@@ -53,8 +60,8 @@ def read_prompts(dataset: Path, version: int, samples: list[Sample], *, with_rat
     of_clip = {row["clip_id"]: texts.get(row["caption_no"], "") for row in numbers}
     prompts = {}
     for sample in samples:
-        fps = sample.fps_num / sample.fps_den if with_rate and sample.kind == "video" and sample.fps_num and sample.fps_den else None
-        prompts[sample.clip_id] = prompt_of(of_clip.get(sample.clip_id, ""), fps)
+        fps = training_fps(sample, config)
+        prompts[sample.clip_id] = prompt_of(of_clip.get(sample.clip_id, ""), None if fps is None else float(fps))
     return prompts
 
 
@@ -62,6 +69,11 @@ def load_prompts(out: Path) -> dict[str, str]:
     """Clip id -> prompt of the run."""
     table = pq.read_table(out / PROMPTS)
     return dict(zip(table.column("clip_id").to_pylist(), table.column("prompt").to_pylist(), strict=True))
+
+
+def load_parent(out: Path) -> str:
+    """SHA-256 of the weights that the autoencoder's parent must have."""
+    return str(json.loads((out / PARENT).read_bytes())["sha256"])
 
 
 def load_latents(out: Path) -> tuple["LatentScale", dict[str, Any]]:
@@ -72,11 +84,19 @@ def load_latents(out: Path) -> tuple["LatentScale", dict[str, Any]]:
     return LatentScale(mean=tuple(found.pop("mean")), std=tuple(found.pop("std"))), found
 
 
+def latent_cache(config: "TrainConfig", out: Path) -> "LatentCache | None":
+    """The latents that were made beforehand for the run's autoencoder and precision, if its configuration names a folder of them."""
+    from training.latents import LatentCache
+
+    if config.flow is None or config.flow.latents_folder is None:
+        return None
+    return LatentCache(Path(config.flow.latents_folder), load_latents(out)[1]["tae_sha256"], config.engine.precision)
+
+
 def _scale(
     config: "TrainConfig", flow: "FlowConfig", dataset: Path, samples: list[Sample], version: int
 ) -> tuple["LatentScale", dict[str, Any]]:
     """The parent's scale, or one measured on training clips; with the digests of autoencoder and parent."""
-    from training.data.batch import load_pixels, to_tensor
     from training.latents import LatentScale, load_tae, measure_scale, read_export
 
     if not flow.tae:

@@ -16,12 +16,15 @@ class Exposure:
     def __init__(self, plan: Plan, record: dict[str, Any] | None = None) -> None:
         self._plan = plan
         self.rolling_digest: str = record["rolling_digest"] if record else plan.digest
+        self._n_samples: int = record["n_samples"] if record else 0
         self._earlier: list[dict[str, Any]] = record["exceptions"] if record else []
         self.exceptions: list[dict[str, Any]] = []
 
     def saw(self, step: int, replaced: tuple[Replaced, ...]) -> None:
         """Step `step` was taken as planned, but for this rank's replacements."""
-        self.rolling_digest = roll(self.rolling_digest, step, self._plan.clip_ids(step))
+        clip_ids = self._plan.clip_ids(step)
+        self.rolling_digest = roll(self.rolling_digest, step, clip_ids)
+        self._n_samples += len(clip_ids)
         self.exceptions += [r.row() for r in replaced]
 
     def record(self, end_step: int, exceptions_of_ranks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -35,7 +38,7 @@ class Exposure:
             "plan_json": self._plan.json,
             "first_step": 0,
             "end_step": end_step,
-            "n_samples": end_step * settings.global_batch,
+            "n_samples": self._n_samples,
             "rolling_digest": self.rolling_digest,
             "exceptions": exceptions,
         }

@@ -2,6 +2,12 @@
 
 Flow matching begins at N(0, I), so latents are brought to that scale by each channel's mean and deviation over training clips, measured
 once, kept with the run and inherited by the stages after it. The posterior's mean is the code: its deviation is far below the noise.
+
+Means that were made beforehand lie under <folder>/tae-<16 digits of the weights' SHA-256>/, kept by content, never by row:
+
+    <2 digits>/<SHA-256 of the payload>-<16 digits of what was done to it>.safetensors
+
+What was done: window, size and rate, precision, and all of the weights' digest. A file that is damaged counts as not there.
 """
 
 import hashlib
@@ -14,9 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifests.files import write_atomic
+from manifests.ids import digest
+from training.data.batch import DataConfig, transform_of
+from training.data.index import Sample
 from training.errors import TrainingError
 from training.export import CONFIG, WEIGHTS
 from training.models.autoencoder import TAE, TAEConfig
+
+_ENCODING = "mean/v1"
+"""Names what `LatentCodec.mean` computes: another way to the mean, tiles for one, is another name, so that no old latent answers for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,25 +50,32 @@ class LatentCodec:
 
     def encode(self, pixels_BCTHW: Tensor) -> Tensor:
         """Latents (B, C, T, H/8, W/8) of pixels in [-1, 1], float32, normalised."""
-        if self._room:  # each alone, so that a latent's last bits do not depend on what else was missing
-            return torch.cat([self._remembered(p[None]) for p in pixels_BCTHW])
-        return self._encode(pixels_BCTHW)
+        return self.normalise(self.mean(pixels_BCTHW))
+
+    def mean(self, pixels_BCTHW: Tensor) -> Tensor:
+        """The posterior's mean, float32. Each clip is encoded alone: its last bits then do not depend on the company it is in, so latents
+        made beforehand are those made on the fly."""
+        return torch.cat([self._remembered(p[None]) if self._room else self._mean(p[None]) for p in pixels_BCTHW])
+
+    def normalise(self, mean_BCTHW: Tensor) -> Tensor:
+        """Latents of mean 0 and deviation 1 a channel, float32, from the posterior's mean."""
+        mean = mean_BCTHW.float()
+        return (mean - self._column(self.scale.mean, mean)) / self._column(self.scale.std, mean)
 
     def _remembered(self, pixels_1CTHW: Tensor) -> Tensor:
         content = pixels_1CTHW.float().cpu().contiguous().numpy().tobytes()
         key = hashlib.sha256(content).digest() + str(pixels_1CTHW.dtype).encode()
         if key in self._known:
             return self._known[key]
-        latent = self._encode(pixels_1CTHW)
-        if len(self._known) * latent.nbytes < self._room:
-            self._known[key] = latent
-        return latent
+        mean = self._mean(pixels_1CTHW)
+        if len(self._known) * mean.nbytes < self._room:
+            self._known[key] = mean
+        return mean
 
-    def _encode(self, pixels_BCTHW: Tensor) -> Tensor:
-        self._follow(pixels_BCTHW)
+    def _mean(self, pixels_1CTHW: Tensor) -> Tensor:
+        self._follow(pixels_1CTHW)
         with torch.no_grad():
-            mean = self.tae.encode(pixels_BCTHW).mean.float()
-        return (mean - self._column(self.scale.mean, mean)) / self._column(self.scale.std, mean)
+            return self.tae.encode(pixels_1CTHW).mean.float()
 
     def decode(self, latents_BCTHW: Tensor, n_frames: int) -> Tensor:
         """Pixels (B, 3, n_frames, H, W) in [-1, 1] of normalised latents, float32."""
@@ -72,6 +92,48 @@ class LatentCodec:
     @staticmethod
     def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
         return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None, None]
+
+
+class LatentCache:
+    """Means made beforehand by the autoencoder with these weights, computing in `precision`. Processes may share the folder."""
+
+    def __init__(self, folder: Path, tae_sha256: str, precision: str) -> None:
+        self._folder, self._sha256, self._precision = folder / f"tae-{tae_sha256[:16]}", tae_sha256, precision
+
+    def path(self, sample: Sample, config: DataConfig) -> Path:
+        """Where the sample's mean lies, if it was made."""
+        done = digest("latent/v1", _ENCODING, self._sha256, self._precision, transform_of(sample, config))
+        name = sample.sha256.hex()
+        return self._folder / name[:2] / f"{name}-{done[:16]}.safetensors"
+
+    def has(self, sample: Sample, config: DataConfig) -> bool:
+        """Whether there is a file for it; only `read` says whether it is whole."""
+        return self.path(sample, config).exists()
+
+    def read(self, sample: Sample, config: DataConfig) -> Tensor | None:
+        """The mean (C, T, H/8, W/8), float32; None when it was not made or is damaged."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        try:
+            return load(self.path(sample, config).read_bytes())["mean"].float()
+        except (FileNotFoundError, SafetensorError, KeyError):
+            return None
+
+    def write(self, sample: Sample, config: DataConfig, mean_CTHW: Tensor) -> None:
+        """The mean is kept, in the precision it was computed in."""
+        from safetensors.torch import save
+
+        dtype = torch.bfloat16 if self._precision == "bf16" else torch.float32
+        write_atomic(self.path(sample, config), save({"mean": mean_CTHW.to("cpu", dtype).contiguous()}))
+
+
+def forget_latents(folder: Path, sha256s: Iterable[bytes]) -> int:
+    """No latents of these payloads are in the folder of a `LatentCache`, whatever weights made them; returns how many files were."""
+    found = [path for name in (s.hex() for s in sha256s) for path in folder.glob(f"tae-*/{name[:2]}/{name}-*.safetensors")]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return len(found)
 
 
 def read_export(folder: Path, stage: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

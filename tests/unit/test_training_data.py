@@ -1,34 +1,46 @@
 """Decoding gives the frames shown at exact times, batches are functions of their keys, and broken clips are replaced by rule."""
 
 import dataclasses
+import hashlib
 import io
+import os
+import threading
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import fsspec
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from manifests.deny import deny
 from manifests.ids import digest
 from manifests.shards import Payload, write_shard
 from training import keyed
-from training.data.batch import BatchLoader, DataConfig, load_pixels, to_tensor
+from training.data.batch import Batch, BatchLoader, DataConfig, load_pixels, to_tensor, training_fps, transform_of
+from training.data.cache import FolderCache, MemoryCache, forget_payloads, path_in
 from training.data.decode import decode_image, decode_video
 from training.data.index import Sample
 from training.data.plan import Plan, PlanSettings
-from training.data.read import read_sample
+from training.data.read import GAP_BYTES, Shards, coalesce
+from training.data.shapes import Shape, shape_of, size_of
 from training.errors import SampleError, TrainingError
 
 TICKS_PER_S = 12_800
 
 
-def grey_levels(pts: list[int], levels: list[int] | None = None, size: tuple[int, int] = (64, 48), b_frames: int = 0) -> bytes:
-    """An mp4 whose frame i is a grey of level 8 * i (or as given), shown from tick pts[i] of 1/12800 s."""
+def grey_levels(
+    pts: list[int], levels: list[int] | None = None, size: tuple[int, int] = (64, 48), b_frames: int = 0, name: str = ""
+) -> bytes:
+    """An mp4 whose frame i is a grey of level 8 * i (or as given), shown from tick pts[i] of 1/12800 s; its bytes differ by its name."""
     sink = io.BytesIO()
     with av.open(sink, "w", format="mp4") as container:
+        container.metadata["comment"] = name
         options = {"crf": "1", "bf": str(b_frames), "g": "250", "threads": "1"}
         stream = container.add_stream("libx264", rate=25, options=options)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
@@ -120,7 +132,7 @@ def test_keyed_draws_are_pinned() -> None:
 def dataset(tmp_path: Path) -> tuple[Path, list[Sample]]:
     """Twelve grey clips of 16 frames in one shard, with their samples."""
     names = sorted(digest("clip", i) for i in range(12))
-    payloads = [Payload(clip_id=n, extension="mp4", data=grey_levels([512 * i for i in range(16)])) for n in names]
+    payloads = [Payload(clip_id=n, extension="mp4", data=grey_levels([512 * i for i in range(16)], name=n)) for n in names]
     written = write_shard(tmp_path / "shards" / "a.tar", payloads)
     return tmp_path, [
         Sample(
@@ -225,7 +237,246 @@ def test_a_shard_path_cannot_leave_the_dataset(dataset: tuple[Path, list[Sample]
     """A manifest that points outside its dataset is refused."""
     root, samples = dataset
     with pytest.raises(SampleError, match="expected a path under the dataset"):
-        read_sample(root, dataclasses.replace(samples[0], shard_path="../elsewhere.tar"), True)
+        Shards(root).read(dataclasses.replace(samples[0], shard_path="../elsewhere.tar"), True)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size_px", "sides"),
+    [(1024, 576, 768, (1024, 576)), (576, 1024, 768, (576, 1024)), (768, 768, 256, (256, 256)), (1024, 576, 256, (336, 192)), (4, 1, 16, (48, 16))],
+)  # fmt: skip
+def test_sizes_keep_the_aspect_at_an_area(width: int, height: int, size_px: int, sides: tuple[int, int]) -> None:
+    """Multiples of 16 nearest in shape, then in area; the paper's 1024 x 576 is what 16:9 has at 768 squared."""
+    assert size_of(width, height, size_px) == sides
+
+
+@given(st.integers(1, 4000), st.integers(1, 4000), st.sampled_from([16, 64, 256, 768]))
+@settings(max_examples=100, deadline=None)
+def test_portrait_is_landscape_turned(width: int, height: int, size_px: int) -> None:
+    """A size does not depend on which side is up, and its sides are multiples of 16."""
+    across, down = size_of(width, height, size_px)
+    assert (down, across) == size_of(height, width, size_px) or width == height
+    assert across % 16 == down % 16 == 0 and min(across, down) >= 16
+
+
+def test_tokens_are_the_papers() -> None:
+    """256 frames of 1024 x 576 are 73,728 tokens, of 256 x 256 8,192, and one picture of 1024 x 576 is 2,304."""
+    sizes = [(1024, 576, 256), (256, 256, 256), (1024, 576, 1)]
+    assert [Shape(width=w, height=h, n_frames=t).n_tokens for w, h, t in sizes] == [73_728, 8_192, 2_304]
+
+
+def test_buckets_have_their_own_aspect_and_frames(dataset: tuple[Path, list[Sample]]) -> None:
+    """In buckets a clip is decoded at its aspect, at about the asked area and with its own frames where those are fewer than asked."""
+    root, samples = dataset
+    config = DataConfig(shapes="buckets", size_px=32, n_frames=32)
+    assert shape_of(samples[0], "buckets", 32, 32) == Shape(width=48, height=32, n_frames=16)
+    pixels = load_pixels(root, samples[0], config, ("k", 0))
+    assert pixels.shape == (16, 32, 48, 3) and shown(pixels) == list(range(16))
+    wide = load_pixels(root, samples[0], dataclasses.replace(config, n_frames=5), None)
+    assert shown(wide) == list(range(5)), "a window at the clip's own rate"
+
+
+@pytest.mark.parametrize(
+    ("n_frames", "frames", "fps"), [(16, list(range(16)), 25), (8, [*range(0, 16, 2)], 12.5), (6, [0, 2, 5, 8, 10, 13], 9.375)]
+)
+def test_spread_frames_are_those_shown_at_their_times(
+    dataset: tuple[Path, list[Sample]], n_frames: int, frames: list[int], fps: float
+) -> None:
+    """Spread over the clip, frame k is what is shown at k / n of its length, and the rate it is trained at says so."""
+    root, samples = dataset
+    config = DataConfig(size_px=32, resize_px=32, n_frames=n_frames, spread_frames=True)
+    assert shown(load_pixels(root, samples[0], config, ("any", "key"))) == frames
+    assert training_fps(samples[0], config) == fps
+    assert training_fps(samples[0], dataclasses.replace(config, spread_frames=False)) == 25
+    assert training_fps(dataclasses.replace(samples[0], kind="image"), config) is None
+
+
+def test_what_is_done_to_a_payload_has_a_name() -> None:
+    """Every setting that changes pixels changes the name of what is done, and one that does not leaves it."""
+    of = Sample(
+        clip_id="c", clip_no=0, kind="video", set_name="s", bucket="b", shard_path="p", offset=0, size_bytes=1, sha256=b"", width=64,
+        height=48, n_frames=16, fps_num=25, fps_den=1, group="g",
+    )  # fmt: skip
+    base = DataConfig(size_px=32, resize_px=40, n_frames=8)
+    other = [{"size_px": 16}, {"resize_px": 32}, {"n_frames": 4}, {"spread_frames": True}, {"shapes": "buckets"}]
+    names = {transform_of(of, dataclasses.replace(base, **changes)) for changes in ({}, *other)}
+    names |= {transform_of(dataclasses.replace(of, fps_num=24), base)}
+    assert len(names) == 7
+    assert transform_of(of, dataclasses.replace(base, global_batch=2, decode_threads=3)) in names
+
+
+def test_a_fixed_crop_is_the_same_in_every_pass(dataset: tuple[Path, list[Sample]]) -> None:
+    """Without augmentation a clip gives the same pixels whenever its turn comes: the first frames and the centre."""
+    root, samples = dataset
+    fixed = BatchLoader(root, make_plan(samples), dataclasses.replace(CONFIG, augment=False), 0, 1)
+    of_clip: dict[str, list[torch.Tensor]] = {}
+    for step in range(8):
+        batch = fixed.batch(step)
+        for clip, pixels in zip(batch.clip_ids, batch.pixels, strict=True):
+            of_clip.setdefault(clip, []).append(pixels)
+    assert max(map(len, of_clip.values())) > 1
+    assert all(torch.equal(first, other) for first, *others in of_clip.values() for other in others)
+
+
+class Kept:
+    """Latents of all clips but those named: every value is the number of the clip."""
+
+    def __init__(self, *without: str) -> None:
+        self._without = without
+
+    def has(self, sample: Sample, config: DataConfig) -> bool:
+        """Whether it is not one of those."""
+        return sample.clip_id not in self._without
+
+    def read(self, sample: Sample, config: DataConfig) -> torch.Tensor | None:
+        """The latent (4, 1, 4, 4)."""
+        return torch.full((4, 1, 4, 4), float(sample.clip_no)) if self.has(sample, config) else None
+
+
+def test_a_batch_is_encoded_beforehand_or_not_at_all(dataset: tuple[Path, list[Sample]]) -> None:
+    """With latents of all its clips a batch carries those, in order, and reads no shard; with one missing or denied, pixels."""
+    root, samples = dataset
+    plan = make_plan(samples)
+    number = {s.clip_id: s.clip_no for s in samples}
+    shard = (root / "shards" / "a.tar").rename(root / "elsewhere.tar")
+    made = BatchLoader(root, plan, CONFIG, 0, 1, Kept()).batch(0)
+    assert made.encoded and made.pixels[:, 0, 0, 0, 0].tolist() == [number[c] for c in plan.clip_ids(0)] and made.replaced == ()
+    assert made.pixel_shape == (4, 3, 8, 32, 32)
+    shard.rename(root / "shards" / "a.tar")
+    plain = BatchLoader(root, plan, CONFIG, 0, 1).batch(0)
+    partly = BatchLoader(root, plan, CONFIG, 0, 1, Kept(plan.clip_ids(0)[2])).batch(0)
+    assert not partly.encoded and torch.equal(partly.pixels, plain.pixels) and partly.pixel_shape == plain.pixels.shape
+    deny(root, [plan.clip_ids(0)[1]], 3)
+    denied = BatchLoader(root, plan, CONFIG, 0, 1, Kept()).batch(0)
+    assert not denied.encoded and plan.clip_ids(0)[1] not in denied.clip_ids
+
+
+@pytest.fixture
+def elsewhere(dataset: tuple[Path, list[Sample]]) -> Iterator[str]:
+    """The address of the shards on another file system; there are none under the dataset any more."""
+    root, _ = dataset
+    files = fsspec.filesystem("memory")
+    files.pipe("/far/set/shards/a.tar", (root / "shards" / "a.tar").read_bytes())
+    (root / "shards" / "a.tar").rename(root / "kept.tar")
+    yield "memory://far/set"
+    if files.exists("/far"):
+        files.rm("/far", recursive=True)
+
+
+def same(a: list[Batch], b: list[Batch]) -> bool:
+    """Whether the batches are equal to the bit."""
+    return all(x.clip_ids == y.clip_ids and torch.equal(x.pixels, y.pixels) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_shards_elsewhere_give_the_same_batches(dataset: tuple[Path, list[Sample]], elsewhere: str, tmp_path: Path, cached: bool) -> None:
+    """From another file system, through a folder or memory, the batches are those of local shards; a full cache needs no shard."""
+    root, samples = dataset
+    plan = make_plan(samples)
+    far = dataclasses.replace(CONFIG, shards=elsewhere, cache_folder=str(tmp_path / "cache") if cached else None, decode_threads=2)
+    found = list(BatchLoader(root, plan, far, 0, 1).batches(0, 4))
+    if cached:
+        fsspec.filesystem("memory").rm("/far", recursive=True)
+        assert same(found, list(BatchLoader(root, plan, far, 0, 1).batches(0, 4)))
+    (root / "kept.tar").rename(root / "shards" / "a.tar")
+    assert same(found, list(BatchLoader(root, plan, CONFIG, 0, 1).batches(0, 4)))
+
+
+def test_what_is_fetched_ahead_is_near(dataset: tuple[Path, list[Sample]], elsewhere: str) -> None:
+    """After fetching, the samples are read without the shard; what was damaged on the way is not kept, and reading says so."""
+    root, samples = dataset
+    broken = dataclasses.replace(samples[3], sha256=b"\1" * 32)
+    shards = Shards(root, elsewhere, MemoryCache(64))
+    shards.fetch([*samples[:3], broken])
+    files = fsspec.filesystem("memory")
+    tar = files.cat("/far/set/shards/a.tar")
+    files.rm("/far", recursive=True)
+    for s in samples[:3]:
+        assert shards.read(s, True) == tar[s.offset : s.offset + s.size_bytes]
+    for other in (samples[5], broken):
+        with pytest.raises(SampleError, match=f"{other.size_bytes} bytes at {other.offset}"):
+            shards.read(other, True)
+    shards.fetch([samples[5]])  # of a shard that is gone: nothing is said
+
+
+def test_denied_clips_are_not_fetched(dataset: tuple[Path, list[Sample]], elsewhere: str, tmp_path: Path) -> None:
+    """What was taken down does not come near, though the plan names it."""
+    root, samples = dataset
+    plan = make_plan(samples)
+    victim = next(s for s in samples if s.clip_id == plan.clip_ids(0)[0])
+    deny(root, [victim.clip_id], 1)
+    far = dataclasses.replace(CONFIG, shards=elsewhere, cache_folder=str(tmp_path / "cache"))
+    list(BatchLoader(root, plan, far, 0, 1).batches(0, 3))
+    assert not path_in(tmp_path / "cache", victim.sha256).exists() and any((tmp_path / "cache").glob("??/*"))
+
+
+def test_neighbours_are_one_request(dataset: tuple[Path, list[Sample]]) -> None:
+    """Ranges of one shard that lie together are read as one, wherever the plan has put them; far ones and other shards are not."""
+    _, samples = dataset
+    far = dataclasses.replace(samples[0], offset=samples[-1].offset + samples[-1].size_bytes + GAP_BYTES + 1)
+    other = dataclasses.replace(samples[0], shard_path="shards/b.tar")
+    requests = coalesce([*reversed(samples), other, far])
+    end = samples[-1].offset + samples[-1].size_bytes
+    assert [r[:3] for r in requests] == [
+        ("shards/a.tar", samples[0].offset, end),
+        ("shards/a.tar", far.offset, far.offset + far.size_bytes),
+        ("shards/b.tar", samples[0].offset, samples[0].offset + samples[0].size_bytes),
+    ]
+    assert requests[0][3] == samples
+
+
+def test_a_cache_stays_within_its_limit(tmp_path: Path) -> None:
+    """What was not used for longest goes first, and what others or earlier runs left is counted."""
+    payload = [bytes([i]) * (1 << 18) for i in range(12)]
+    hashes = [hashlib.sha256(p).digest() for p in payload]
+    for i in range(4):
+        FolderCache(tmp_path, 1).put(hashes[i], payload[i])
+        os.utime(path_in(tmp_path, hashes[i]), (i, i))
+    assert FolderCache(tmp_path, 1).get(hashes[0]) == payload[0], "used now"
+    for i in range(4, 12):
+        FolderCache(tmp_path, 1).put(hashes[i], payload[i])
+        os.utime(path_in(tmp_path, hashes[i]), (100 + i, 100 + i))
+        assert sum(f.stat().st_size for f in tmp_path.glob("??/*")) <= 1 << 20
+        if i == 5:
+            assert [FolderCache(tmp_path, 1).has(h) for h in hashes[:3]] == [True, False, False]
+    memory = MemoryCache(1)
+    for h, p in zip(hashes, payload, strict=True):
+        memory.put(h, p)
+    assert [memory.has(h) for h in hashes] == [False] * 8 + [True] * 4
+
+
+def test_a_cache_passes_no_damage_on(tmp_path: Path) -> None:
+    """A file that was cut or changed is not there for readers; a payload that is forgotten is gone from the folder."""
+    data = b"payload" * 1000
+    name, cache = hashlib.sha256(data).digest(), FolderCache(tmp_path, 1)
+    for damage in (data[:-1], b"", b"x" + data[1:]):
+        cache.put(name, data)
+        assert cache.get(name) == data
+        path_in(tmp_path, name).write_bytes(damage)
+        assert cache.get(name) is None
+    cache.put(name, data)
+    assert (forget_payloads(tmp_path, [name, b"\2" * 32]), forget_payloads(tmp_path, [name]), cache.get(name)) == (1, 0, None)
+
+
+def test_threads_share_a_cache(tmp_path: Path) -> None:
+    """Eight threads that write and read the same payloads over a small limit get the payload or nothing, and leave no temporary file."""
+    payload = [bytes([i]) * (1 << 17) for i in range(16)]
+    hashes, wrong = [hashlib.sha256(p).digest() for p in payload], []
+
+    def use(first: int) -> None:
+        cache = FolderCache(tmp_path, 1)
+        for k in range(48):
+            i = (first + k) % 16
+            cache.put(hashes[i], payload[i])
+            if cache.get(hashes[i]) not in (payload[i], None):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=use, args=(2 * t,)) for t in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert wrong == [] and not list(tmp_path.rglob("*.tmp"))
+    assert sum(f.stat().st_size for f in tmp_path.glob("??/*")) <= (1 << 20) * 3 // 2
 
 
 GOLDEN_NORMAL = [-0.5194876790046692, 1.3745100498199463, -1.3903934955596924]

@@ -1,6 +1,9 @@
 """Laws of the order of training: a function of step and seed, each clip once a pass, the same for any number of processes."""
 
+import dataclasses
 import json
+import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,9 +12,16 @@ from hypothesis import strategies as st
 
 from manifests.ids import digest
 from training.data.index import Sample, index_samples, read_samples, split_holdout, write_samples
+from training.data.order import V2, Order, Stream
 from training.data.permutation import permute
 from training.data.plan import Plan, PlanSettings, exposed_clips, replay, roll
 from training.errors import TrainingError
+
+GOLDEN_V1 = [
+    (4, "c4db06f4b5ba49dd1e454d759c13232b", "575c03283f59bbbcb9b6a0d42ab01223"),
+    (7, "0fd33697e0a2f6633f7275c1d09ebc7c", "1ecf23297cd9ef022ad7194dbc9f5766"),
+]
+"""Batch, plan digest and digest of the first 300 steps, step 10**9 and reserves, as the code before `plan/v2` gave them."""
 
 
 def sample(i: int, kind: str = "video", bucket: str = "16x9_128f", group: str | None = None, n_frames: int = 128) -> Sample:
@@ -29,6 +39,23 @@ def samples(n_wide: int, n_tall: int, n_images: int) -> list[Sample]:
     tall = [sample(1000 + i, bucket="9x16_128f") for i in range(n_tall)]
     images = [sample(2000 + i, "image", "1x1") for i in range(n_images)]
     return sorted(wide + tall + images, key=lambda s: (s.set_name, s.bucket, s.clip_id))
+
+
+def mixed(n_videos: int, n_images: int, per_shard: int = 5) -> list[Sample]:
+    """Videos of four forms and images of two in shards of a few samples each, in index order; every fifth shard is half full."""
+    forms = [(1024, 576, 256), (1024, 576, 128), (576, 1024, 128), (768, 768, 192)]
+    found = []
+    for i in range(n_videos + n_images):
+        kind = "video" if i < n_videos else "image"
+        width, height, frames = forms[i % 4] if kind == "video" else (*forms[2 * (i % 2)][:2], 1)
+        bucket = f"{width}x{height}_{frames}f"
+        changes = {"width": width, "height": height, "bucket": bucket, "n_frames": frames, "fps_num": 16}
+        shard = (i // 4) // per_shard if (i // 4) % (5 * per_shard) else 1000 + i
+        found.append(dataclasses.replace(sample(i, kind), shard_path=f"shards/{kind}-{bucket}-{shard:06d}.tar", **changes))
+    return sorted(found, key=lambda s: (s.set_name, s.bucket, s.clip_id))
+
+
+V2_SETTINGS = {"shapes": "buckets", "size_px": 256, "n_frames": 256, "min_frames": 1, "tokens_per_step": 20_000, "batch_multiple": 4}
 
 
 def plan_settings(**changes: object) -> PlanSettings:
@@ -170,8 +197,114 @@ def test_replay_makes_the_plan_again_or_refuses() -> None:
     assert replay(plan.json, samples(20, 9, 8)).digest == plan.digest
     with pytest.raises(TrainingError, match="expected samples with digest"):
         replay(plan.json, samples(20, 9, 9))
-    with pytest.raises(TrainingError, match="expected specification plan/v1"):
+    with pytest.raises(TrainingError, match="expected specification plan/v1 or plan/v2"):
         replay(json.dumps({**plan.inputs, "spec": "plan/v0"}), samples(20, 9, 8))
+
+
+@pytest.mark.parametrize(("global_batch", "plan_digest", "order"), GOLDEN_V1)
+def test_plans_of_the_first_specification_stay(global_batch: int, plan_digest: str, order: str) -> None:
+    """A plan that asks for nothing new is `plan/v1` to the last clip, so checkpoints of before can be gone on from and replayed."""
+    plan = Plan(plan_settings(global_batch=global_batch), samples(61, 20, 8))
+    taken = [c for step in [*range(300), 10**9] for c in plan.clip_ids(step)]
+    assert plan.digest == plan_digest
+    assert digest(*taken, *(str(plan.reserve(m, 1).position) for m in plan.batch(3).members)) == order
+
+
+def test_the_second_specification_is_pinned() -> None:
+    """The written rules give this order for ever, with buckets, token budget and windows of shards."""
+    plan = Plan(plan_settings(**V2_SETTINGS, shuffle_shards=2), mixed(300, 60))
+    assert json.loads(plan.json)["spec"] == "plan/v2"
+    assert digest(plan.json, *(c for step in [*range(200), 10**9] for c in plan.clip_ids(step))) == GOLDEN_V2
+    assert replay(plan.json, mixed(300, 60)).clip_ids(77) == plan.clip_ids(77)
+
+
+def test_batches_follow_the_token_budget() -> None:
+    """A bucket's batch is the budget over the tokens of its form, rounded down to the multiple and at least that."""
+    plan = Plan(plan_settings(**V2_SETTINGS), mixed(300, 60))
+    sizes = {s.bucket: len(s.members) for s in map(plan.batch, range(400))}
+    assert {name.rpartition("/")[2]: size for name, size in sizes.items()} == {
+        "336x192x256": 4,  # 8064 tokens: 2 fit, 4 is the least
+        "336x192x128": 4,  # 4032: 4 fit
+        "192x336x128": 4,
+        "256x256x192": 4,  # 6144: 3 fit, 4 is the least
+        "336x192x1": 76,  # 252: 79 fit
+        "192x336x1": 76,
+    }
+    less = Plan(plan_settings(**{**V2_SETTINGS, "batch_multiple": 1}), mixed(300, 60))
+    assert {len(s.members) for s in map(less.batch, range(400))} == {2, 3, 4, 79}
+
+
+@given(st.integers(8, 120), st.integers(0, 40), st.integers(0, 5), st.sampled_from([0, 9_000, 20_000, 60_000]), st.integers(0, 9))
+@settings(max_examples=15, deadline=None)
+def test_mixed_buckets_take_each_clip_once_a_pass(n_videos: int, n_images: int, window: int, tokens: int, seed: int) -> None:
+    """With other batches in each bucket, budget or not, windows of shards or not: a bucket's batches, put in order, are its passes."""
+    chosen = {**V2_SETTINGS, "tokens_per_step": tokens, "shuffle_shards": window, "seed": seed, "batch_multiple": 2}
+    plan = Plan(plan_settings(**chosen), mixed(n_videos, n_images))
+    taken: dict[str, Counter[tuple[int, int]]] = {}
+    for step in map(plan.batch, range(100)):
+        forms = {(s.kind, s.bucket) for s in (plan.samples[m.position] for m in step.members)}
+        assert len(forms) == 1, "a batch has one form"
+        taken.setdefault(step.bucket, Counter()).update((m.position, m.epoch) for m in step.members)
+    for bucket, places in taken.items():
+        kind, set_name, name, _ = bucket.split("/")
+        members = {i for i, s in enumerate(plan.samples) if (s.kind, s.set_name, s.bucket) == (kind, set_name, name)}
+        passes = {e: {p for p, q in places if q == e} for e in {e for _, e in places}}
+        assert set(places.values()) == {1}
+        assert all(passes[e] == members for e in range(max(passes))), "every pass but the last is whole"
+
+
+def test_passes_go_through_few_shards_at_a_time() -> None:
+    """With windows of 2 shards every shard is read in one stretch: it is done before the window after the next one begins."""
+    order = Order(V2, "video", [Stream("b", 4, np.full(20, 30))], 2, lambda *parts: digest("test", *parts))
+    shards = [at // 30 for number in range(150) for at, _ in order.batch(number)[1]]
+    first = {s: shards.index(s) for s in set(shards)}
+    last = {s: len(shards) - 1 - shards[::-1].index(s) for s in set(shards)}
+    assert len(first) == 20 and all(last[s] - first[s] < 60 for s in first)
+    assert sorted(first, key=lambda s: first[s]) != list(range(20)) and max(last[s] - first[s] for s in first) > 30
+
+
+def test_an_epoch_keeps_each_buckets_order() -> None:
+    """Within an epoch a bucket's batches come in their own order and evenly spread, so that its shards are read one after the other."""
+    streams = [Stream("a", 4, np.array([4000])), Stream("b", 8, np.array([2400])), Stream("c", 1, np.array([100]))]
+    order = Order(V2, "video", streams, 0, lambda *parts: digest("test", *parts))
+    seen = [order._interleaved([1000, 300, 100], slot, 0) for slot in range(1400)]
+    for i, count in enumerate((1000, 300, 100)):
+        assert [j for bucket, j in seen if bucket == i] == list(range(count))
+        assert abs([bucket for bucket, _ in seen[:700]].count(i) - count / 2) <= 1
+
+
+@pytest.mark.parametrize("window", [0, 16])
+def test_any_step_of_ten_million_clips_is_reached_in_a_second(window: int) -> None:
+    """10 M clips in 25 buckets and 100,000 shards: the first step asked for, step 10**9 and its neighbours take under a second each."""
+    streams = [Stream(f"b{i}", 4 + 4 * (i % 5), np.full(4000, 100)) for i in range(25)]
+    order = Order(V2, "video", streams, window, lambda *parts: digest("test", *parts))
+    for number in (10**9, 10**9 + 1, 0, 123_456_789):
+        began = time.perf_counter()
+        i, members = order.batch(number)
+        assert time.perf_counter() - began < 1
+        assert len(members) == streams[i].batch and all(0 <= at < 400_000 for at, _ in members)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_the_global_order_is_the_same_on_any_number_of_processes(processes: int) -> None:
+    """Each process takes its share of every step's batch, whatever its size; together they are the ids of one process, in order."""
+    plan = Plan(plan_settings(**V2_SETTINGS, shuffle_shards=3), mixed(300, 60))
+    assert len({len(plan.batch(step).members) for step in range(60)}) > 1
+    for step in range(60):
+        shares = [plan.batch(step).of_rank(rank, processes) for rank in range(processes)]
+        assert len({len(share) for share in shares}) == 1
+        assert [plan.samples[m.position].clip_id for share in shares for m in share] == plan.clip_ids(step)
+
+
+def test_a_second_plan_depends_on_sizes_and_shards() -> None:
+    """What the order of `plan/v2` is made from is in its digest: the same clips in other shards are another plan."""
+    known = mixed(40, 0)
+    moved = [dataclasses.replace(s, shard_path="shards/elsewhere.tar") for s in known]
+    plan = Plan(plan_settings(**V2_SETTINGS), known)
+    assert Plan(plan_settings(**V2_SETTINGS), moved).digest != plan.digest
+    assert Plan(plan_settings(), moved).digest == Plan(plan_settings(), known).digest
+    with pytest.raises(TrainingError, match="expected samples with digest"):
+        replay(plan.json, moved)
 
 
 def test_exposure_names_the_first_step_of_each_clip() -> None:
@@ -223,3 +356,4 @@ def test_index_joins_assets_and_duplicates(tmp_path) -> None:
 
 GOLDEN_10 = [8, 5, 3, 7, 6, 1, 0, 4, 9, 2]
 GOLDEN_1E9 = [216447113, 145454179, 528707768]
+GOLDEN_V2 = "9dd74f7708c277bacfc660b04497afef"

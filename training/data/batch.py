@@ -1,6 +1,6 @@
 """A step's share of one rank as one tensor. What is cropped where is drawn by key, so a batch needs no state to be made again.
 
-Shapes: B samples, C=3 channels, T frames, H=W=size_px.
+Shapes: B samples, C=3 channels, T frames, H and W those of the batch's bucket, or size_px both.
 """
 
 from collections import deque
@@ -9,16 +9,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from manifests.deny import DenyList
 from training import keyed
-from training.data.decode import Pixels, decode_image, decode_video
+from training.data.cache import FolderCache, MemoryCache
+from training.data.decode import Fit, Pixels, decode_image, decode_video
 from training.data.index import Kind, Sample
 from training.data.plan import Place, Plan
-from training.data.read import read_sample
+from training.data.read import Shards
+from training.data.shapes import FRAMES_PER_LATENT, PX_PER_LATENT, SIDE_MULTIPLE, Shape, Shapes, shape_of, spread_over
 from training.errors import DeniedError, SampleError, TrainingError
 
 if TYPE_CHECKING:
@@ -35,13 +37,25 @@ class DataConfig:
     sets: tuple[str, ...] = ()
     """Sets to train on; empty for all."""
     size_px: int = 256
-    """Side of the square crop; a multiple of 8."""
+    """Side of the square crop, a multiple of 8; in buckets of a square of the same area, a multiple of 16."""
     resize_px: int = 288
-    """Shorter side of the picture before cropping; at least size_px."""
+    """Shorter side of the picture before a square is cropped from it; at least size_px."""
     n_frames: int = 32
-    """Frames of a video window, at the clip's own rate. 32 frames are one encoder tile of the paper."""
+    """Frames of a video window; in buckets at most as many. 32 frames are one encoder tile of the paper."""
+    shapes: Shapes = "square"
+    """`square` crops, or the aspect and frames of each sample's `buckets` at an area of about size_px squared."""
+    spread_frames: bool = False
+    """The frames are spread over the whole clip, at a rate as low as that makes it, and not a window at the clip's own rate."""
+    augment: bool = True
+    """Window and crop are drawn anew in each pass; otherwise they are the first frames and the centre, which can be encoded beforehand."""
     global_batch: int = 8
-    """Samples of a step over all processes."""
+    """Samples of a step over all processes, without tokens_per_step."""
+    tokens_per_step: int = 0
+    """Tokens of a step over all processes: each bucket's batch is as many samples as fit in it. 0 for global_batch samples."""
+    batch_multiple: int = 1
+    """A batch by tokens is a multiple of this; it has to be one of the number of processes."""
+    shuffle_shards: int = 0
+    """Shards of a bucket among which samples are shuffled at a time, so that shards are read whole; 0 for all of them."""
     image_batches: int = 1
     video_batches: int = 3
     holdout_share: float = 0.02
@@ -50,16 +64,29 @@ class DataConfig:
     """Held-out clips that are measured."""
     verify_sha256: bool = True
     """Compare every payload with the manifest's hash; costs about 1 ms per 2 MB."""
+    shards: str | None = None
+    """Where the shards lie if not under the dataset: an fsspec address such as s3://bucket/dataset."""
+    cache_folder: str | None = None
+    """Folder for what is read from there, shared by processes; None keeps it in memory."""
+    cache_mb: int = 1024
+    """Its size at most, or that in memory of each process; it has to hold the batches read ahead."""
     prefetch_batches: int = 2
+    """Batches read and decoded ahead; at least one for each thread."""
     decode_threads: int = 1
     max_replacements: int = 4
     """Broken samples in a row, at one place of one batch, that end the run."""
 
     def __post_init__(self) -> None:
-        if self.size_px % 8 or not 0 < self.size_px <= self.resize_px:
+        if self.shapes not in ("square", "buckets"):
+            raise ValueError(f"data.shapes: expected square or buckets, found {self.shapes}")
+        if self.shapes == "buckets" and (self.size_px < SIDE_MULTIPLE or self.size_px % SIDE_MULTIPLE):
+            raise ValueError(f"data.size_px: expected a multiple of {SIDE_MULTIPLE} for buckets, found {self.size_px}")
+        if self.shapes == "square" and (self.size_px % 8 or not 0 < self.size_px <= self.resize_px):
             raise ValueError(f"data: expected size_px a multiple of 8 and <= resize_px, found {self.size_px} and {self.resize_px}")
         if self.n_frames < 1 or self.global_batch < 1 or not 0 < self.holdout_share < 1:
             raise ValueError("data: expected n_frames >= 1, global_batch >= 1 and 0 < holdout_share < 1")
+        if self.tokens_per_step < 0 or self.batch_multiple < 1 or self.shuffle_shards < 0 or self.cache_mb < 1:
+            raise ValueError("data: expected tokens_per_step >= 0, batch_multiple >= 1, shuffle_shards >= 0 and cache_mb >= 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +106,8 @@ class Replaced:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What one rank trains on at one step: pixels (B, 3, T, H, W) in [-1, 1], and whose they are."""
+    """What one rank trains on at one step: pixels (B, 3, T, H, W) in [-1, 1], or where `encoded` the autoencoder's latents of them
+    (B, C, T/8, H/8, W/8) before their scale, and whose they are."""
 
     step: int
     kind: Kind
@@ -87,22 +115,47 @@ class Batch:
     clip_ids: tuple[str, ...]
     epochs: tuple[int, ...]
     replaced: tuple[Replaced, ...] = ()
+    encoded: bool = False
+
+    @property
+    def pixel_shape(self) -> tuple[int, int, int, int, int]:
+        """(B, 3, T, H, W) of the pixels; those of whole latent frames where it is encoded."""
+        b, _, frames, height, width = self.pixels.shape
+        if not self.encoded:
+            return b, 3, frames, height, width
+        return b, 3, 1 if self.kind == "image" else frames * FRAMES_PER_LATENT, height * PX_PER_LATENT, width * PX_PER_LATENT
+
+
+class Latents(Protocol):
+    """Latents that were made beforehand."""
+
+    def has(self, sample: Sample, config: DataConfig) -> bool:
+        """Whether `read` is likely to give them."""
+
+    def read(self, sample: Sample, config: DataConfig) -> "torch.Tensor | None":
+        """What encoding the sample's pixels gives, (C, T/8, H/8, W/8); None when it was not made, or not for this configuration."""
 
 
 class BatchLoader:
     """Makes the batches of one rank, a few steps ahead, in threads; the result does not depend on how far ahead or how many."""
 
-    def __init__(self, dataset: Path, plan: Plan, config: DataConfig, rank: int, world: int) -> None:
-        self._dataset, self._plan, self._config, self._rank, self._world = dataset, plan, config, rank, world
+    def __init__(self, dataset: Path, plan: Plan, config: DataConfig, rank: int, world: int, latents: Latents | None = None) -> None:
+        self._plan, self._config, self._rank, self._world = plan, config, rank, world
         self._denied = DenyList(dataset)
+        self._shards = open_shards(dataset, config)
+        self._latents = latents
 
     def batches(self, start: int, end: int) -> Iterator[Batch]:
         """The batches of steps start <= step < end, in order."""
-        with ThreadPoolExecutor(max(1, self._config.decode_threads), "decode") as pool:
+        threads = max(1, self._config.decode_threads)
+        in_flight = max(self._config.prefetch_batches, threads - 1)
+        with ThreadPoolExecutor(threads, "decode") as pool, ThreadPoolExecutor(in_flight + 1, "fetch") as fetchers:
             ahead: deque[Future[Batch]] = deque()
             for step in range(start, end):
-                while len(ahead) <= self._config.prefetch_batches and step + len(ahead) < end:
-                    ahead.append(pool.submit(self.batch, step + len(ahead)))
+                while len(ahead) <= in_flight and step + len(ahead) < end:
+                    coming = step + len(ahead)
+                    fetched = fetchers.submit(self._fetch, coming) if self._shards.remote else None
+                    ahead.append(pool.submit(self._fetched_batch, coming, fetched))
                 made = ahead.popleft().result()
                 # It was made a few steps ago: what was taken down since then is not trained on.
                 denied = self._denied.clips()
@@ -112,16 +165,40 @@ class BatchLoader:
         """The rank's batch of one step; TrainingError when too many samples in a row are broken."""
         planned = self._plan.batch(step)
         mine = planned.of_rank(self._rank, self._world)
-        first = self._rank * len(mine)
-        made = [self._sample(step, first + i, place) for i, place in enumerate(mine)]
+        about: dict[str, Any] = {"step": step, "kind": planned.kind, "epochs": tuple(place.epoch for place in mine)}
+        if (latents := self._encoded(mine)) is not None:
+            clip_ids = tuple(self._plan.samples[place.position].clip_id for place in mine)
+            return Batch(pixels=latents, clip_ids=clip_ids, encoded=True, **about)
+        made = [self._sample(step, self._rank * len(mine) + i, place) for i, place in enumerate(mine)]
         return Batch(
-            step=step,
-            kind=planned.kind,
             pixels=to_tensor([pixels for pixels, _, _ in made]),
             clip_ids=tuple(clip_id for _, clip_id, _ in made),
-            epochs=tuple(place.epoch for place in mine),
             replaced=tuple(r for _, _, r in made if r),
+            **about,
         )
+
+    def _fetched_batch(self, step: int, fetched: Future[None] | None) -> Batch:
+        if fetched is not None:
+            fetched.result()
+        return self.batch(step)
+
+    def _fetch(self, step: int) -> None:
+        """The payloads of this rank's share of the step are near, unless their latents are there or they may not be used."""
+        samples = [self._plan.samples[p.position] for p in self._plan.batch(step).of_rank(self._rank, self._world)]
+        denied = self._denied.clips()
+        if self._latents is None or not all(self._latents.has(s, self._config) for s in samples):
+            self._shards.fetch(s for s in samples if s.clip_id not in denied)
+
+    def _encoded(self, places: tuple[Place, ...]) -> "torch.Tensor | None":
+        """The latents of all the places' samples; None unless each has some and may be used. A batch is never half encoded."""
+        import torch
+
+        if self._latents is None:
+            return None
+        samples, denied = [self._plan.samples[place.position] for place in places], self._denied.clips()
+        found = [None if s.clip_id in denied else self._latents.read(s, self._config) for s in samples]
+        known = [latent for latent in found if latent is not None]
+        return torch.stack(known) if len(known) == len(places) else None
 
     def _sample(self, step: int, place_no: int, place: Place) -> tuple[Pixels, str, Replaced | None]:
         planned, reason, broken = self._plan.samples[place.position], "", 0
@@ -144,22 +221,57 @@ class BatchLoader:
 
     def _pixels(self, sample: Sample, epoch: int) -> Pixels:
         settings = self._plan.settings
-        return load_pixels(self._dataset, sample, self._config, (settings.seed, settings.stage, sample.clip_id, epoch), self._denied)
+        key = (settings.seed, settings.stage, sample.clip_id, epoch) if self._config.augment else None
+        data = self._shards.read(sample, self._config.verify_sha256, self._denied)
+        return decode_sample(data, sample, self._config, key)
 
 
 def load_pixels(
     dataset: Path, sample: Sample, config: DataConfig, key: tuple[object, ...] | None, denied: DenyList | None = None
 ) -> Pixels:
-    """The sample's window and crop, (T, size_px, size_px, 3): drawn by the key, or the first frames and the centre without one."""
-    data, where = read_sample(dataset, sample, config.verify_sha256, denied), f"{sample.shard_path} clip {sample.clip_id}"
+    """The sample's window and crop, (T, H, W, 3): drawn by the key, or the first frames and the centre without one."""
+    return decode_sample(open_shards(dataset, config).read(sample, config.verify_sha256, denied), sample, config, key)
+
+
+def decode_sample(data: bytes, sample: Sample, config: DataConfig, key: tuple[object, ...] | None) -> Pixels:
+    """The window and crop of a sample whose payload is `data`; as `load_pixels`."""
+    where = f"{sample.shard_path} clip {sample.clip_id}"
+    shape = shape_of(sample, config.shapes, config.size_px, config.n_frames)
+    fit: Fit = config.resize_px if config.shapes == "square" else (shape.width, shape.height)
     if sample.kind == "image":
-        return _crop(decode_image(data, where, config.resize_px), config.size_px, key)
+        return _crop(decode_image(data, where, fit), shape, key)
     if not sample.fps_num or not sample.fps_den or sample.n_frames is None:
         raise SampleError(where, "decode", "a frame rate and a frame count in the manifest", "none")
-    last = sample.n_frames - config.n_frames
+    every = spread_over(sample, shape.n_frames) if config.spread_frames else Fraction(1)
+    last = int(sample.n_frames - shape.n_frames * every)
     start = keyed.integer(0, last + 1, *key, "window") if key else 0
     fps = Fraction(sample.fps_num, sample.fps_den)
-    return _crop(decode_video(data, where, start, config.n_frames, fps, config.resize_px), config.size_px, key)
+    return _crop(decode_video(data, where, start, shape.n_frames, fps, fit, every), shape, key)
+
+
+def open_shards(dataset: Path, config: DataConfig) -> Shards:
+    """The dataset's shards where the configuration says they lie."""
+    if config.shards is None:
+        return Shards(dataset)
+    cache = FolderCache(Path(config.cache_folder), config.cache_mb) if config.cache_folder else MemoryCache(config.cache_mb)
+    return Shards(dataset, config.shards, cache)
+
+
+def training_fps(sample: Sample, config: DataConfig) -> Fraction | None:
+    """Frames a second of a video as it is trained on, which its prompt says; None for pictures, and where one frame is all."""
+    shape = shape_of(sample, config.shapes, config.size_px, config.n_frames)
+    if config.n_frames == 1 or sample.kind == "image" or not sample.fps_num or not sample.fps_den:
+        return None
+    every = spread_over(sample, shape.n_frames) if config.spread_frames else Fraction(1)
+    return Fraction(sample.fps_num, sample.fps_den) / every
+
+
+def transform_of(sample: Sample, config: DataConfig) -> str:
+    """What becomes of a payload without a key, in words that differ where pixels may: with the payload it determines them."""
+    shape = shape_of(sample, config.shapes, config.size_px, config.n_frames)
+    fit = f"{config.resize_px}" if config.shapes == "square" else f"{shape.width}x{shape.height}"
+    every = spread_over(sample, shape.n_frames) if config.spread_frames else Fraction(1)
+    return f"first/v1 {sample.kind} {shape} of {fit} at {sample.fps_num}/{sample.fps_den} every {every}"
 
 
 def to_tensor(clips: list[Pixels]) -> "torch.Tensor":
@@ -169,8 +281,8 @@ def to_tensor(clips: list[Pixels]) -> "torch.Tensor":
     return torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).to(torch.float32).div_(127.5).sub_(1.0)
 
 
-def _crop(pixels: Pixels, size_px: int, key: tuple[object, ...] | None) -> Pixels:
-    free_y, free_x = pixels.shape[1] - size_px, pixels.shape[2] - size_px
+def _crop(pixels: Pixels, shape: Shape, key: tuple[object, ...] | None) -> Pixels:
+    free_y, free_x = pixels.shape[1] - shape.height, pixels.shape[2] - shape.width
     y = keyed.integer(0, free_y + 1, *key, "crop y") if key else free_y // 2
     x = keyed.integer(0, free_x + 1, *key, "crop x") if key else free_x // 2
-    return pixels[:, y : y + size_px, x : x + size_px]
+    return pixels[:, y : y + shape.height, x : x + shape.width]

@@ -3,6 +3,8 @@
 Time is the container's. The clip's k-th training frame is the picture shown at t_k = t_0 + k / fps, t_0 the presentation time of its
 first frame: the last frame whose timestamp is <= t_k, with half a tick of tolerance because containers round timestamps to ticks.
 At a constant rate these are consecutive frames; at a varying one they are what a viewer would have seen.
+
+A picture is scaled to a `Fit`: a shorter side in pixels, or the least size of its own aspect that covers width x height.
 """
 
 import io
@@ -18,6 +20,9 @@ from training.errors import SampleError
 Pixels = NDArray[np.uint8]
 """Frames as (T, H, W, 3), RGB, 0..255."""
 
+Fit = int | tuple[int, int]
+"""Shorter side in pixels, or (width, height) to cover."""
+
 MAX_PIXELS = 1 << 26
 """A frame larger than this (8192 x 8192) is refused before it is decoded: a few bytes can announce gigabytes."""
 
@@ -25,25 +30,28 @@ MAX_SECONDS_AHEAD = 600
 """Decoding stops at the last wanted frame; a clip that asks for a later one than this was not cut by us (clips are 4-16 s)."""
 
 
-def decode_video(data: bytes, where: str, start_frame: int, n_frames: int, fps: Fraction, short_side_px: int) -> Pixels:
-    """The `n_frames` pictures shown at t_0 + (start_frame + k) / fps, scaled so that the shorter side is `short_side_px`."""
-    if fps <= 0 or (start_frame + n_frames) / fps > MAX_SECONDS_AHEAD:
-        raise SampleError(where, "decode", f"frames within {MAX_SECONDS_AHEAD} s", f"{start_frame}+{n_frames} at {fps} fps")
+def decode_video(
+    data: bytes, where: str, start_frame: int, n_frames: int, fps: Fraction, fit: Fit, every: Fraction = Fraction(1)
+) -> Pixels:
+    """The `n_frames` pictures shown at t_0 + (start_frame + k * every) / fps, scaled to `fit`."""
+    last = start_frame + n_frames * every
+    if fps <= 0 or last / fps > MAX_SECONDS_AHEAD:
+        raise SampleError(where, "decode", f"frames within {MAX_SECONDS_AHEAD} s", f"{start_frame}+{n_frames * every} at {fps} fps")
     with _open(data, where, "mp4") as container:
         frames = _frames(container, where)
-        return _pick(frames, where, [Fraction(start_frame + k) / fps for k in range(n_frames)], 1 / fps, short_side_px)
+        return _pick(frames, where, [(start_frame + k * every) / fps for k in range(n_frames)], 1 / fps, fit)
 
 
-def decode_image(data: bytes, where: str, short_side_px: int) -> Pixels:
-    """The one picture, as (1, H, W, 3), scaled so that the shorter side is `short_side_px`."""
+def decode_image(data: bytes, where: str, fit: Fit) -> Pixels:
+    """The one picture, as (1, H, W, 3), scaled to `fit`."""
     with _open(data, where, "jpeg_pipe") as container:
         frame = next(_frames(container, where), None)
         if frame is None:
             raise SampleError(where, "decode", "one picture", "none")
-        return _scale(frame, where, short_side_px)[None]
+        return _scale(frame, where, fit)[None]
 
 
-def _pick(frames: Iterator[Any], where: str, times_s: list[Fraction], step_s: Fraction, short_side_px: int) -> Pixels:
+def _pick(frames: Iterator[Any], where: str, times_s: list[Fraction], step_s: Fraction, fit: Fit) -> Pixels:
     """The frames shown at the times after the first frame's; the last frame is shown for one step."""
     picked: list[Pixels] = []
     shown, origin, shown_s = None, None, Fraction(0)
@@ -53,12 +61,12 @@ def _pick(frames: Iterator[Any], where: str, times_s: list[Fraction], step_s: Fr
         origin = frame.pts if origin is None else origin
         now_s = (frame.pts - origin) * frame.time_base
         while shown is not None and len(picked) < len(times_s) and times_s[len(picked)] + frame.time_base / 2 < now_s:
-            picked.append(_scale(shown, where, short_side_px))
+            picked.append(_scale(shown, where, fit))
         if len(picked) == len(times_s):
             break
         shown, shown_s = frame, now_s
     while shown is not None and len(picked) < len(times_s) and times_s[len(picked)] < shown_s + step_s:
-        picked.append(_scale(shown, where, short_side_px))
+        picked.append(_scale(shown, where, fit))
     if len(picked) < len(times_s):
         raise SampleError(where, "decode", f"a picture at {float(times_s[len(picked)]):.6f} s", f"the end after {float(shown_s):.6f} s")
     return np.stack(picked)
@@ -93,12 +101,13 @@ def _frames(container: Any, where: str) -> Iterator[Any]:
         raise SampleError(where, "decode", "decodable frames", str(error)) from error
 
 
-def _scale(frame: Any, where: str, short_side_px: int) -> Pixels:
-    """The frame as RGB with this shorter side; a sliver that would grow past MAX_PIXELS is refused."""
+def _scale(frame: Any, where: str, fit: Fit) -> Pixels:
+    """The frame as RGB in the size that fits; a sliver that would grow past MAX_PIXELS is refused."""
     import av
 
-    scale = Fraction(short_side_px, min(frame.width, frame.height))
-    width, height = (max(short_side_px, round(side * scale)) for side in (frame.width, frame.height))
+    least = (fit, fit) if isinstance(fit, int) else fit
+    scale = max(Fraction(least[0], frame.width), Fraction(least[1], frame.height))
+    width, height = (max(side, round(own * scale)) for side, own in zip(least, (frame.width, frame.height), strict=True))
     if width * height > MAX_PIXELS:
         raise SampleError(where, "scale", f"at most {MAX_PIXELS} pixels", f"{width}x{height}")
     try:

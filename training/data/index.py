@@ -85,8 +85,11 @@ def split_holdout(samples: list[Sample], share: float) -> tuple[list[Sample], li
     return [s for s in samples if s.group not in held_groups], held
 
 
-def index_digest(samples: list[Sample]) -> str:
-    """A digest of what a plan depends on: which clips, of which kind, in which bucket, in which order. Not where their bytes lie."""
+def index_digest(samples: list[Sample], *, with_places: bool = False) -> str:
+    """A digest of what a plan depends on: which clips, of which kind, in which bucket, in which order; `with_places` also their sizes
+    and shards, on which `plan/v2` depends. Not where in a shard their bytes lie."""
+    if with_places:
+        return digest("index/v2", *(f"{s.clip_id} {_form(s)} {s.shard_path}" for s in samples))
     return digest("index/v1", *(f"{s.clip_id} {s.kind} {s.set_name} {s.bucket}" for s in samples))
 
 
@@ -100,6 +103,10 @@ def write_samples(path: Path, samples: list[Sample]) -> None:
 def read_samples(path: Path) -> list[Sample]:
     """The samples of a file that `write_samples` wrote."""
     return [Sample(**row) for row in pq.read_table(path, schema=_SCHEMA).to_pylist()]
+
+
+def _form(sample: Sample) -> str:
+    return f"{sample.kind} {sample.set_name} {sample.bucket} {sample.width}x{sample.height}x{sample.n_frames}"
 
 
 def _sample(kind: Kind, shard: dict[str, Any], member: dict[str, Any], group: str) -> Sample:

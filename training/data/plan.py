@@ -1,20 +1,27 @@
 """The order of training as a pure function: which samples step k takes, for all ranks, without having visited step k-1.
 
 A plan depends on its `PlanSettings` and on the index of samples, and on nothing else: not on the number of processes, not on time.
-Its only state is a step number. Specification `plan/v1`:
+Its only state is a step number. Specification `plan/v2`:
 
 1. Kind. Of every `image_batches + video_batches` steps, `image_batches` are image steps, evenly spaced (Movie Gen, Temporal
    Autoencoder: 1 image batch : 3 video batches). Where one kind has no samples, every step is of the other.
 2. Stream. A bucket with n samples gives an endless stream: pass 0, pass 1, ... each a keyed permutation of its samples. Batch q of
-   the bucket is places [q*G, (q+1)*G) of its stream, G the global batch. So each pass takes each sample exactly once; a batch may
-   begin in one pass and end in the next.
-3. Epoch. Epoch e of a kind holds the batches floor(e*n/G) <= q < floor((e+1)*n/G) of each of its buckets, in one keyed permutation
-   over all of them: buckets are mixed in proportion to their size, and every rank is in the same bucket at the same step.
+   the bucket is places [q*G, (q+1)*G) of its stream, G the bucket's batch. So each pass takes each sample exactly once; a batch may
+   begin in one pass and end in the next. G is `global_batch`, or with `tokens_per_step` as many samples as have no more tokens than
+   that, rounded down to a multiple of `batch_multiple` and at least that.
+3. Shards. With `shuffle_shards` K > 0 a pass goes through its bucket's shards in a keyed permutation, K of them at a time, and takes
+   the samples of those K in a keyed permutation: reads stay among few shards, which are read whole. With 0 they go anywhere.
+4. Epoch. Epoch e of a kind holds the batches floor(e*n/G) <= q < floor((e+1)*n/G) of each of its buckets. Batch j of a bucket's c in
+   the epoch stands at time (j + phase) / c, the phase drawn by key for bucket and epoch: buckets are mixed in proportion to their
+   batches and each keeps its own order; every rank is in the same bucket at the same step.
+
+`plan/v1`, which runs of square crops with a fixed batch and no K still have, differs in rule 4 alone: there an epoch's batches are in
+one keyed permutation.
 """
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -22,15 +29,17 @@ from numpy.typing import NDArray
 
 from manifests.ids import digest, uniform
 from training.data.index import Kind, Sample, index_digest, split_holdout
-from training.data.permutation import permute
+from training.data.order import V1, V2, Order, Stream
+from training.data.shapes import Shapes, shape_of
 from training.errors import TrainingError
-
-SPEC = "plan/v1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanSettings:
-    """What a plan is made from, besides the samples. `sets` empty means all sets; `min_frames` refuses shorter videos."""
+    """What a plan is made from, besides the samples. `sets` empty means all sets; `min_frames` refuses shorter videos.
+
+    The fields with defaults are those that `plan/v1` did not have.
+    """
 
     stage: str
     manifest_version: int
@@ -41,6 +50,17 @@ class PlanSettings:
     video_batches: int
     holdout_share: float
     min_frames: int
+    shapes: Shapes = "square"
+    size_px: int = 0
+    n_frames: int = 0
+    tokens_per_step: int = 0
+    batch_multiple: int = 1
+    shuffle_shards: int = 0
+
+    @property
+    def spec(self) -> str:
+        """The specification of the order."""
+        return V2 if self.tokens_per_step or self.shuffle_shards or self.shapes != "square" else V1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +90,10 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class _Bucket:
-    name: str
+    """Its samples' positions in `Plan.samples`, shard by shard, and what the order needs to know of it."""
+
     positions: NDArray[np.int64]
+    stream: Stream
 
 
 class Plan:
@@ -83,13 +105,20 @@ class Plan:
         usable = [s for s in chosen if s.clip_id not in self.refused]
         self.settings = settings
         self.samples, self.held_out = split_holdout(usable, settings.holdout_share)
-        self._buckets = _group(self.samples)
+        self._buckets = _group(self.samples, settings)
         self._images, self._videos = self._cycle()
+        self._orders = {
+            kind: Order(settings.spec, kind, [b.stream for b in buckets.values()], settings.shuffle_shards, self._key)
+            for kind, buckets in self._buckets.items()
+        }
 
     @property
     def inputs(self) -> dict[str, Any]:
         """What the plan is a function of, as plain JSON values; `replay` makes the plan again from it and the samples."""
-        return {"spec": SPEC, **asdict(self.settings), "sets": list(self.settings.sets), "index_digest": index_digest(self.samples)}
+        s = self.settings
+        known = {f.name for f in fields(s) if s.spec != V1 or f.default is MISSING}
+        values = {name: value for name, value in asdict(s).items() if name in known}
+        return {"spec": s.spec, **values, "sets": list(s.sets), "index_digest": index_digest(self.samples, with_places=s.spec != V1)}
 
     @property
     def json(self) -> str:
@@ -114,9 +143,9 @@ class Plan:
     def reserve(self, place: Place, attempt: int) -> Place:
         """The sample that stands in for a broken one: a draw from its bucket, keyed by the broken clip, its pass and the attempt."""
         broken = self.samples[place.position]
-        bucket = next(b for b in self._buckets[broken.kind] if b.name == _bucket_name(broken))
-        u = uniform(SPEC, "reserve", self.settings.seed, self.settings.stage, broken.clip_id, place.epoch, attempt)
-        return Place(position=int(bucket.positions[int(u * len(bucket.positions))]), epoch=place.epoch)
+        positions = self._buckets[broken.kind][_bucket_name(broken, self.settings)].positions
+        u = uniform(self.settings.spec, "reserve", self.settings.seed, self.settings.stage, broken.clip_id, place.epoch, attempt)
+        return Place(position=int(positions[int(u * len(positions))]), epoch=place.epoch)
 
     def clip_ids(self, step: int) -> list[str]:
         """The clip ids of a step in global order."""
@@ -134,31 +163,13 @@ class Plan:
 
     def _batch_of_kind(self, step: int, kind: Kind, number: int) -> StepPlan:
         """Batch `number` (from 0) of the kind's own sequence."""
-        buckets, size = self._buckets[kind], self.settings.global_batch
-        sizes = [len(b.positions) for b in buckets]
-        epoch = _epoch_of(number, sizes, size)
-        first = [epoch * n // size for n in sizes]
-        count = [(epoch + 1) * n // size - f for n, f in zip(sizes, first, strict=True)]
-        slot = np.array([number - sum(first)], np.int64)
-        place = int(permute(slot, sum(count), self._key("slots", kind, epoch))[0])
-        i = 0
-        while place >= count[i]:
-            place -= count[i]
-            i += 1
-        members = self._stream(buckets[i], (first[i] + place) * size, size)
-        return StepPlan(step=step, kind=kind, bucket=buckets[i].name, members=members)
-
-    def _stream(self, bucket: _Bucket, start: int, count: int) -> tuple[Place, ...]:
-        """`count` places of the bucket's endless stream, from place `start`."""
-        n, places = len(bucket.positions), []
-        for pass_no in range(start // n, (start + count - 1) // n + 1):
-            low, high = max(start, pass_no * n), min(start + count, (pass_no + 1) * n)
-            order = permute(np.arange(low, high, dtype=np.int64) - pass_no * n, n, self._key("members", bucket.name, pass_no))
-            places += [Place(position=int(p), epoch=pass_no) for p in bucket.positions[order]]
-        return tuple(places)
+        i, members = self._orders[kind].batch(number)
+        name, bucket = list(self._buckets[kind].items())[i]
+        places = tuple(Place(position=int(bucket.positions[at]), epoch=pass_no) for at, pass_no in members)
+        return StepPlan(step=step, kind=kind, bucket=name, members=places)
 
     def _key(self, *parts: object) -> str:
-        return digest(SPEC, self.settings.seed, self.settings.stage, *parts)
+        return digest(self.settings.spec, self.settings.seed, self.settings.stage, *parts)
 
 
 def replay(plan_json: str, samples: Iterable[Sample]) -> Plan:
@@ -168,8 +179,8 @@ def replay(plan_json: str, samples: Iterable[Sample]) -> Plan:
     """
     inputs = json.loads(plan_json)
     spec, found_digest = inputs.pop("spec"), inputs.pop("index_digest")
-    if spec != SPEC:
-        raise TrainingError(f"plan: expected specification {SPEC}, found {spec}")
+    if spec not in (V1, V2):
+        raise TrainingError(f"plan: expected specification {V1} or {V2}, found {spec}")
     plan = Plan(PlanSettings(**{**inputs, "sets": tuple(inputs["sets"])}), samples)
     if plan.inputs["index_digest"] != found_digest:
         raise TrainingError(f"plan: expected samples with digest {found_digest}, found {plan.inputs['index_digest']}")
@@ -198,28 +209,37 @@ def roll(previous: str, step: int, clip_ids: Iterable[str]) -> str:
 def _refusal(sample: Sample, settings: PlanSettings) -> str | None:
     if sample.kind == "video" and (sample.n_frames is None or sample.n_frames < settings.min_frames):
         return f"expected at least {settings.min_frames} frames, found {sample.n_frames}"
+    if settings.shapes == "buckets" and not (sample.width and sample.height):
+        return f"expected a bucket with a size, found {sample.width} x {sample.height}"
     return None
 
 
-def _bucket_name(sample: Sample) -> str:
-    return f"{sample.kind}/{sample.set_name}/{sample.bucket}"
+def _bucket_name(sample: Sample, settings: PlanSettings) -> str:
+    """Samples of one name have one form: in a set that was encoded under two configurations a bucket's name alone would not say so."""
+    name = f"{sample.kind}/{sample.set_name}/{sample.bucket}"
+    return name if settings.shapes == "square" else f"{name}/{shape_of(sample, 'buckets', settings.size_px, settings.n_frames)}"
 
 
-def _group(samples: list[Sample]) -> dict[Kind, list[_Bucket]]:
+def _group(samples: list[Sample], settings: PlanSettings) -> dict[Kind, dict[str, _Bucket]]:
     members: dict[str, list[int]] = {}
     for position, sample in enumerate(samples):
-        members.setdefault(_bucket_name(sample), []).append(position)
-    buckets = [_Bucket(name, np.array(members[name], np.int64)) for name in sorted(members)]
+        members.setdefault(_bucket_name(sample, settings), []).append(position)
+    buckets = {name: _bucket(name, members[name], samples, settings) for name in sorted(members)}
     return {
-        "image": [b for b in buckets if b.name.startswith("image/")],
-        "video": [b for b in buckets if b.name.startswith("video/")],
+        "image": {n: b for n, b in buckets.items() if n.startswith("image/")},
+        "video": {n: b for n, b in buckets.items() if n.startswith("video/")},
     }
 
 
-def _epoch_of(number: int, sizes: list[int], size: int) -> int:
-    """The epoch e with B(e) <= number < B(e+1), B(e) = sum of floor(e*n/size): by bisection, B never falls."""
-    low, high = 0, (number + len(sizes) + 1) * size // sum(sizes) + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if sum(middle * n // size for n in sizes) <= number else (low, middle)
-    return low
+def _bucket(name: str, positions: list[int], samples: list[Sample], settings: PlanSettings) -> _Bucket:
+    batch, sizes = settings.global_batch, [len(positions)]
+    if settings.tokens_per_step:
+        tokens = shape_of(samples[positions[0]], settings.shapes, settings.size_px, settings.n_frames).n_tokens
+        batch = max(1, settings.tokens_per_step // tokens // settings.batch_multiple) * settings.batch_multiple
+    if settings.shuffle_shards:
+        shards: dict[str, list[int]] = {}
+        for position in positions:
+            shards.setdefault(samples[position].shard_path, []).append(position)
+        positions = [position for _, inside in sorted(shards.items()) for position in inside]
+        sizes = [len(inside) for _, inside in sorted(shards.items())]
+    return _Bucket(np.array(positions, np.int64), Stream(name, batch, np.array(sizes, np.int64)))

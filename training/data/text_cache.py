@@ -7,7 +7,7 @@ A file that is damaged is made again. Prompts can hold whatever captions hold: d
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,10 +59,15 @@ class TextCache:
             memory.popitem(last=False)
         return [known[p] for p in prompts]
 
+    def missing(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts, each once, that an encoder with weights has no file for."""
+        stored = [e for e in self.encoders if e.stored]
+        return [p for p in dict.fromkeys(prompts) if any((path := self._path(e, p)) is None or not path.exists() for e in stored)]
+
     def _path(self, encoder: "TextEncoder", prompt: str) -> Path | None:
         if self._folder is None or not encoder.stored:
             return None
-        name = digest("prompt/v1", prompt)
+        name = name_of(prompt)
         return self._folder / f"{encoder.name}-{encoder.key[:16]}" / name[:2] / f"{name}.safetensors"
 
     def _read(self, encoder: "TextEncoder", prompt: str) -> "Tensor | None":
@@ -83,3 +88,16 @@ class TextCache:
             from safetensors.torch import save
 
             write_atomic(path, save({"tokens": tokens.contiguous()}))
+
+
+def name_of(prompt: str) -> str:
+    """What a prompt's files are called."""
+    return digest("prompt/v1", prompt)
+
+
+def forget_prompts(folder: Path, prompts: Iterable[str]) -> int:
+    """Nothing made of the prompts is in the folder of a `TextCache`, whatever encoder made it; returns how many files were."""
+    found = [path for name in map(name_of, prompts) for path in folder.glob(f"*/{name[:2]}/{name}.safetensors")]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return len(found)
