@@ -109,11 +109,16 @@ def write_rank(out: Path, step: int, rank: int, world: int, state: dict[str, "Te
 
 
 def finish(
-    out: Path, step: int, world: int, shapes: dict[str, tuple[int, ...]], exposure: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    out: Path,
+    step: int,
+    world: int,
+    shapes: dict[str, tuple[int, ...]],
+    exposure: Callable[[list[dict[str, Any]]], dict[str, Any]],
+    extra: dict[str, Any] | None = None,
 ) -> Path:
     """The checkpoint is complete under its final name. Called by rank 0 after every rank's `write_rank`.
 
-    `exposure` makes the record from the exceptions of all ranks.
+    `exposure` makes the record from the exceptions of all ranks; `extra` goes into the manifest.
     """
     folder, final = _temporary(out, step), out / FOLDER / f"step-{step:08d}"
     ranks = [_read_json(folder / _rank_name(rank)) for rank in range(world)]
@@ -122,7 +127,7 @@ def finish(
     files = {r["file"]: {"size_bytes": r["size_bytes"], "sha256": r["sha256"]} for r in ranks}
     for name in ["exposure.json", *(_rank_name(rank) for rank in range(world))]:
         files[name] = {"size_bytes": (folder / name).stat().st_size, "sha256": _hash(folder / name)}
-    manifest = {"format": FORMAT, "step": step, "world": world, "parameters": shapes, "files": files}
+    manifest = {"format": FORMAT, "step": step, "world": world, "parameters": shapes, "files": files, **(extra or {})}
     write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
     if final.exists():  # only a damaged one can be here: a complete one would have been resumed from
         shutil.rmtree(final)

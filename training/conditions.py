@@ -5,10 +5,11 @@ latents.json         scale of the latents, SHA-256 of the autoencoder and of the
 parent.json          of an autoencoder that began from one: SHA-256 of the image autoencoder
 
 So later captions and other weights under the same path do not change a run that has begun: the former are not read, the latter refused.
-Prompts are captions: a purge of captions has to visit run folders too.
+Prompts are captions: `forget_clips` empties those of clips that were taken down.
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,13 @@ import pyarrow.parquet as pq
 from manifests.files import write_atomic
 from training.data.batch import DataConfig, load_pixels, to_tensor, training_fps
 from training.data.index import Sample
+from training.data.latent_cache import LatentCache
 from training.data.plan import Plan
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
-    from training.latents import LatentCache, LatentScale
+    from training.latents import LatentScale
     from training.tasks.text_to_video import FlowConfig
 
 PROMPTS, LATENTS, PARENT = "conditions.parquet", "latents.json", "parent.json"
@@ -44,9 +46,7 @@ def prepare(config: "TrainConfig", dataset: Path, out: Path, samples: list[Sampl
         raise TrainingError(f"{dataset}: expected captions to train {config.stage} on, found none; run `dailies curate` with captions")
     scale, digests = _scale(config, config.flow, dataset, samples, version)
     write_atomic(out / LATENTS, json.dumps({**asdict(scale), **digests}, indent=1).encode())
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"clip_id": list(prompts), "prompt": list(prompts.values())}), sink, compression="zstd")
-    write_atomic(out / PROMPTS, memoryview(sink.getvalue()))
+    _write_prompts(out, prompts)
 
 
 def read_prompts(dataset: Path, version: int, samples: list[Sample], config: DataConfig) -> dict[str, str]:
@@ -76,6 +76,17 @@ def load_parent(out: Path) -> str:
     return str(json.loads((out / PARENT).read_bytes())["sha256"])
 
 
+def forget_clips(out: Path, clip_ids: Collection[str]) -> int:
+    """The run in `out`, if it has prompts at all, has none for these clips any more; returns how many it had."""
+    if not (out / PROMPTS).exists():
+        return 0
+    prompts = load_prompts(out)
+    found = sum(bool(prompts.get(clip)) for clip in clip_ids)
+    if found:
+        _write_prompts(out, {clip: "" if clip in clip_ids else prompt for clip, prompt in prompts.items()})
+    return found
+
+
 def load_latents(out: Path) -> tuple["LatentScale", dict[str, Any]]:
     """The scale of the run's latents, and the digests that its autoencoder and parent must have."""
     from training.latents import LatentScale
@@ -84,13 +95,17 @@ def load_latents(out: Path) -> tuple["LatentScale", dict[str, Any]]:
     return LatentScale(mean=tuple(found.pop("mean")), std=tuple(found.pop("std"))), found
 
 
-def latent_cache(config: "TrainConfig", out: Path) -> "LatentCache | None":
+def latent_cache(config: "TrainConfig", out: Path) -> LatentCache | None:
     """The latents that were made beforehand for the run's autoencoder and precision, if its configuration names a folder of them."""
-    from training.latents import LatentCache
-
     if config.flow is None or config.flow.latents_folder is None:
         return None
     return LatentCache(Path(config.flow.latents_folder), load_latents(out)[1]["tae_sha256"], config.engine.precision)
+
+
+def _write_prompts(out: Path, prompts: dict[str, str]) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"clip_id": list(prompts), "prompt": list(prompts.values())}), sink, compression="zstd")
+    write_atomic(out / PROMPTS, memoryview(sink.getvalue()))
 
 
 def _scale(

@@ -14,12 +14,17 @@ from training.parallel.engine import EngineConfig, OptimConfig
 from training.tasks.text_to_video import FlowConfig
 
 
+AUTOENCODERS = ("tae", "image_ae")
+"""Stages that train `model`; any other trains a generator."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """What `dailies train` runs. The paper does not publish the autoencoder's schedule: steps, rates and sizes are ours."""
 
     stage: str = "tae"
-    """`tae` trains the autoencoder `model`; any other name trains a generator, `flow`, and the name keys its draws."""
+    """`tae` trains the temporal autoencoder `model`, `image_ae` the image autoencoder that it can be inflated from; any other name trains
+    a generator, `flow`. The name keys its draws."""
     seed: int = 0
     steps: int = 100_000
     processes: int = 1
@@ -35,27 +40,44 @@ class TrainConfig:
     """Held-out clips shown in each picture; 0 for none."""
     ema_decay: float = 0.999
     model: TAEConfig = field(default_factory=TAEConfig)
+    parent: str | None = None
+    """Of `tae`: folder of the image autoencoder (its run or its export) that it is inflated from; None begins from nothing."""
     data: DataConfig = field(default_factory=DataConfig)
     loss: TAELossConfig = field(default_factory=TAELossConfig)
     flow: FlowConfig | None = None
     """The generator; `model` and `loss` are then not used."""
     optim: OptimConfig = field(default_factory=OptimConfig)
+    adversary: OptimConfig = field(default_factory=OptimConfig)
+    """Of a discriminator, where the stage has one."""
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.stage):
             raise ValueError(f"stage: expected small letters, digits and underscores, found {self.stage!r}")
-        if (self.stage == "tae") != (self.flow is None):
+        if (self.stage in AUTOENCODERS) != (self.flow is None):
             raise ValueError(
-                f"flow: expected none for stage tae and one for any other, found {self.stage} {'without' if self.flow is None else 'with'}"
+                f"flow: expected none for stages {AUTOENCODERS} and one for any other, found {self.stage} "
+                f"{'without' if self.flow is None else 'with'}"
             )
+        if self.flow is None and self.model.temporal != (self.stage == "tae"):
+            raise ValueError(f"model.temporal: expected {self.stage == 'tae'} for stage {self.stage}, found {self.model.temporal}")
+        if self.parent and self.stage != "tae":
+            raise ValueError(f"parent: expected one for stage tae only (a generator has flow.parent), found {self.parent} for {self.stage}")
         if self.flow and self.data.size_px % 16:
             raise ValueError(f"data.size_px: expected a multiple of 16 for a generator, found {self.data.size_px}")
+        if self.flow and self.flow.latents_folder and self.data.augment:
+            raise ValueError("flow.latents_folder: expected data.augment false, as windows drawn anew were not encoded beforehand, found true")
         for name in ("steps", "processes", "validate_every", "checkpoint_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        if self.data.global_batch % self.processes:
-            raise ValueError(f"data.global_batch: expected a multiple of {self.processes} processes, found {self.data.global_batch}")
+        sp = self.engine.sequence_parallel
+        if sp < 1 or self.processes % sp:
+            raise ValueError(f"engine.sequence_parallel: expected a divisor of {self.processes} processes, found {sp}")
+        name = "batch_multiple" if self.data.tokens_per_step else "global_batch"
+        if (batch := getattr(self.data, name)) % (self.processes // sp):
+            raise ValueError(f"data.{name}: expected a multiple of {self.processes // sp} groups of processes, found {batch}")
+        if self.engine.micro_batch < 0:
+            raise ValueError(f"engine.micro_batch: expected at least 0, found {self.engine.micro_batch}")
 
     def plan_settings(self, manifest_version: int) -> PlanSettings:
         """What the order of samples depends on."""
@@ -69,11 +91,23 @@ class TrainConfig:
             image_batches=d.image_batches,
             video_batches=d.video_batches,
             holdout_share=d.holdout_share,
-            min_frames=d.n_frames,
+            min_frames=d.n_frames if d.shapes == "square" else 1,
+            shapes=d.shapes,
+            size_px=d.size_px,
+            n_frames=d.n_frames,
+            tokens_per_step=d.tokens_per_step,
+            batch_multiple=d.batch_multiple,
+            shuffle_shards=d.shuffle_shards,
         )
 
 
-MAY_CHANGE = ("steps", "processes", "keep", "log_every", "pictures")
+MAY_CHANGE = (
+    *("steps", "processes", "keep", "log_every", "pictures", "data.prefetch_batches", "data.decode_threads", "data.verify_sha256"),
+    *(
+        f"engine.{name}"
+        for name in ("micro_batch", "sequence_parallel", "recompute", "compile", "peak_tflops", "timeout_s", "step_timeout_s")
+    ),
+)
 """Fields that a restart may give another value; any other change would be another run."""
 
 

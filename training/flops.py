@@ -38,7 +38,8 @@ def transformer_layer(config: TransformerConfig, batch: int, grid: tuple[int, in
 
 def tae_step(config: TAEConfig, batch: int, n_frames: int, height_px: int, width_px: int) -> int:
     """Operations of encode, decode and their backward pass; pixels have no gradient."""
-    spared = 2 * 9 * 3 * config.widths[0] * n_frames * height_px * width_px
+    frames, area = _at(config, config.patch_levels, n_frames, height_px * width_px)
+    spared = 2 * 9 * config.pixel_channels * config.widths[0] * frames * area
     return 3 * tae_forward(config, batch, n_frames, height_px, width_px) - batch * spared
 
 
@@ -49,11 +50,11 @@ def tae_forward(config: TAEConfig, batch: int, n_frames: int, height_px: int, wi
 
 def tae_encode(config: TAEConfig, n_frames: int, height_px: int, width_px: int) -> int:
     """Operations of encoding one clip."""
-    w, pixels = config.widths, height_px * width_px
-    total = _conv(config, 3, w[0], 3, n_frames, pixels)
-    for level, width in enumerate(w):
+    w, pixels, first = config.widths, height_px * width_px, config.patch_levels
+    total = _conv(config, config.pixel_channels, w[0], 3, *_at(config, first, n_frames, pixels))
+    for level, width in enumerate(w, first):
         frames, area = _at(config, level, n_frames, pixels)
-        total += _blocks(config, [w[max(level - 1, 0)]] + [width] * (config.n_res_blocks - 1), width, frames, area)
+        total += _blocks(config, [w[max(level - first - 1, 0)]] + [width] * (config.n_res_blocks - 1), width, frames, area)
         if level < LEVELS:
             after, quarter = _at(config, level + 1, n_frames, pixels)
             total += 2 * 9 * width * width * frames * quarter  # stride 2 in space comes first, then stride 2 in time
@@ -64,17 +65,19 @@ def tae_encode(config: TAEConfig, n_frames: int, height_px: int, width_px: int) 
 
 def tae_decode(config: TAEConfig, n_frames: int, height_px: int, width_px: int) -> int:
     """Operations of decoding one clip."""
-    w, pixels = config.widths, height_px * width_px
+    w, pixels, first = config.widths, height_px * width_px, config.patch_levels
     frames, area = _at(config, LEVELS, n_frames, pixels)
     total = _conv(config, config.latent_channels, w[-1], 3, frames, area) + _middle(config, frames, area)
-    for level in reversed(range(LEVELS + 1)):
-        frames, area = _at(config, level, n_frames, pixels)
-        total += _blocks(config, [w[min(level + 1, LEVELS)]] + [w[level]] * config.n_res_blocks, w[level], frames, area)
-        if level:
-            after, larger = _at(config, level - 1, n_frames, pixels)
-            total += 2 * 9 * w[level] ** 2 * frames * larger  # space grows before time does
-            total += 2 * 3 * w[level] ** 2 * after * larger if config.temporal else 0
-    return total + _conv(config, w[0], 3, 3, n_frames, pixels)
+    for i in reversed(range(len(w))):
+        frames, area = _at(config, first + i, n_frames, pixels)
+        total += _blocks(config, [w[min(i + 1, len(w) - 1)]] + [w[i]] * config.n_res_blocks, w[i], frames, area)
+        if i:
+            after, larger = _at(config, first + i - 1, n_frames, pixels)
+            total += 2 * 9 * w[i] ** 2 * frames * larger  # space grows before time does
+            total += 2 * 3 * w[i] ** 2 * after * larger if config.temporal else 0
+    frames, area = _at(config, first, n_frames, pixels)
+    last = 2 * frames * area * 9 * w[0] * config.pixel_channels
+    return total + (last if config.patch_px > 1 else _conv(config, w[0], 3, 3, frames, area))
 
 
 def _at(config: TAEConfig, level: int, n_frames: int, pixels: int) -> tuple[int, int]:

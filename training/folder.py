@@ -60,12 +60,13 @@ def adopt(config: TrainConfig, dataset: Path, out: Path) -> None:
     run: dict[str, Any] = json.loads((out / RUN).read_bytes())
     if run["dataset"] != str(dataset.resolve()):
         raise TrainingError(f"{out}: expected the dataset this run began with, {run['dataset']}, found {dataset.resolve()}")
-    new = json.loads(json.dumps(to_json_value(config)))
-    changed = [name for name in new if new[name] != run["config"].get(name) and name not in MAY_CHANGE]
+    # read and written again: settings that came after the run began have their defaults
+    old, new = (_flat(json.loads(json.dumps(to_json_value(c)))) for c in (from_json_value(run["config"]), config))
+    changed = [name for name in sorted(old | new) if new.get(name) != old.get(name) and name not in MAY_CHANGE]
     if changed:
-        shown = ", ".join(f"{n} {run['config'].get(n)} -> {new[n]}" for n in changed)
+        shown = ", ".join(f"{n} {old.get(n)} -> {new.get(n)}" for n in changed)
         raise TrainingError(f"{out}: expected the configuration this run began with, found {shown}; use another folder")
-    write_atomic(out / RUN, json.dumps(run | {"config": new}, indent=1).encode())
+    write_atomic(out / RUN, json.dumps(run | {"config": to_json_value(config)}, indent=1).encode())
 
 
 def mark_done(out: Path, steps: int) -> None:
@@ -77,6 +78,14 @@ def steps_done(out: Path) -> int:
     """The number of steps the run has been brought to an end at; 0 before."""
     path = out / DONE
     return int(json.loads(path.read_bytes())["steps"]) if path.exists() else 0
+
+
+def _flat(value: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """Dotted name -> value of all settings."""
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        flat |= _flat(item, f"{where}{name}.") if isinstance(item, dict) else {where + name: item}
+    return flat
 
 
 @contextmanager

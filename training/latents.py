@@ -2,12 +2,6 @@
 
 Flow matching begins at N(0, I), so latents are brought to that scale by each channel's mean and deviation over training clips, measured
 once, kept with the run and inherited by the stages after it. The posterior's mean is the code: its deviation is far below the noise.
-
-Means that were made beforehand lie under <folder>/tae-<16 digits of the weights' SHA-256>/, kept by content, never by row:
-
-    <2 digits>/<SHA-256 of the payload>-<16 digits of what was done to it>.safetensors
-
-What was done: window, size and rate, precision, and all of the weights' digest. A file that is damaged counts as not there.
 """
 
 import hashlib
@@ -20,16 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manifests.files import write_atomic
-from manifests.ids import digest
-from training.data.batch import DataConfig, transform_of
-from training.data.index import Sample
 from training.errors import TrainingError
 from training.export import CONFIG, WEIGHTS
 from training.models.autoencoder import TAE, TAEConfig
-
-_ENCODING = "mean/v1"
-"""Names what `LatentCodec.mean` computes: another way to the mean, tiles for one, is another name, so that no old latent answers for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +40,7 @@ class LatentCodec:
         return self.normalise(self.mean(pixels_BCTHW))
 
     def mean(self, pixels_BCTHW: Tensor) -> Tensor:
-        """The posterior's mean, float32. Each clip is encoded alone: its last bits then do not depend on the company it is in, so latents
+        """The posterior's mean, float32: `latent_cache.ENCODING` names this way to it. Each clip is encoded alone: its last bits then do not depend on the company it is in, so latents
         made beforehand are those made on the fly."""
         return torch.cat([self._remembered(p[None]) if self._room else self._mean(p[None]) for p in pixels_BCTHW])
 
@@ -92,48 +79,6 @@ class LatentCodec:
     @staticmethod
     def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
         return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None, None]
-
-
-class LatentCache:
-    """Means made beforehand by the autoencoder with these weights, computing in `precision`. Processes may share the folder."""
-
-    def __init__(self, folder: Path, tae_sha256: str, precision: str) -> None:
-        self._folder, self._sha256, self._precision = folder / f"tae-{tae_sha256[:16]}", tae_sha256, precision
-
-    def path(self, sample: Sample, config: DataConfig) -> Path:
-        """Where the sample's mean lies, if it was made."""
-        done = digest("latent/v1", _ENCODING, self._sha256, self._precision, transform_of(sample, config))
-        name = sample.sha256.hex()
-        return self._folder / name[:2] / f"{name}-{done[:16]}.safetensors"
-
-    def has(self, sample: Sample, config: DataConfig) -> bool:
-        """Whether there is a file for it; only `read` says whether it is whole."""
-        return self.path(sample, config).exists()
-
-    def read(self, sample: Sample, config: DataConfig) -> Tensor | None:
-        """The mean (C, T, H/8, W/8), float32; None when it was not made or is damaged."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
-        try:
-            return load(self.path(sample, config).read_bytes())["mean"].float()
-        except (FileNotFoundError, SafetensorError, KeyError):
-            return None
-
-    def write(self, sample: Sample, config: DataConfig, mean_CTHW: Tensor) -> None:
-        """The mean is kept, in the precision it was computed in."""
-        from safetensors.torch import save
-
-        dtype = torch.bfloat16 if self._precision == "bf16" else torch.float32
-        write_atomic(self.path(sample, config), save({"mean": mean_CTHW.to("cpu", dtype).contiguous()}))
-
-
-def forget_latents(folder: Path, sha256s: Iterable[bytes]) -> int:
-    """No latents of these payloads are in the folder of a `LatentCache`, whatever weights made them; returns how many files were."""
-    found = [path for name in (s.hex() for s in sha256s) for path in folder.glob(f"tae-*/{name[:2]}/{name}-*.safetensors")]
-    for path in found:
-        path.unlink(missing_ok=True)
-    return len(found)
 
 
 def read_export(folder: Path, stage: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

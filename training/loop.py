@@ -4,14 +4,18 @@ Its only state beside weights and optimiser is the number of steps done. Killed 
 newest complete checkpoint and writes, bit for bit, the log it would have written.
 """
 
+import dataclasses
 import logging
 import math
 import time
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from training import checkpoint
+from training.conditions import latent_cache
 from training.config import TrainConfig
 from training.data.batch import Batch, BatchLoader
 from training.data.index import Sample
@@ -22,13 +26,19 @@ from training.exposure import Exposure
 from training.folder import mark_done
 from training.metrics import MetricsWriter
 from training.parallel.ema import ShardedEMA
-from training.parallel.engine import Engine, OptimConfig
+from training.parallel.engine import Engine, OptimConfig, set_timeout
+from training.parallel.mesh import Mesh, make_mesh, share
+from training.parallel.sequence import split_sequence
 from training.pictures import write_pictures
+from training.pulse import Pulse, probe_s, stragglers
 from training.tasks.make import make_task
-from training.tasks.task import Task
+from training.tasks.task import SampleLoss, Task
 from training.validate import HeldOut, load_held_out, measure, show
 
 log = logging.getLogger("dailies.train")
+
+MAX_SKIPPED = 10
+"""Steps in a row without a finite gradient that end the run: a few are accidents, this many are a model that has gone."""
 
 
 class Run:
@@ -38,19 +48,23 @@ class Run:
         self.config, self.out = config, out
         self.plan = Plan(config.plan_settings(version), samples)
         self.task: Task = make_task(config, out)
-        rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        micro_batch = config.data.global_batch // world
-        module = self.task.module()
-        if config.engine.recompute:
-            if not isinstance(getattr(module, "recompute", None), bool):
-                raise TrainingError(f"engine.recompute: expected a model that can compute its layers again, found {type(module).__name__}")
-            module.recompute = True  # type: ignore[assignment]
-        self.engine = Engine(module, self.task.blocks, config.engine, config.optim, micro_batch, device)
+        self.mesh: Mesh = make_mesh(config.engine.sequence_parallel)
+        self.engines: dict[str, Engine] = {}
+        for name, module in self.task.modules().items():
+            self.prepare(module)
+            optim, prefix = (config.adversary, f"{name}/") if self.engines else (config.optim, "")
+            self.engines[name] = Engine(module, self.task.blocks, config.engine, optim, device, prefix)
+        self.engine = next(iter(self.engines.values()))
         self.ema = ShardedEMA(self.engine, config.ema_decay)
-        self.loader = BatchLoader(dataset, self.plan, config.data, rank, world)
-        self.held_out: HeldOut = load_held_out(dataset, self.plan.held_out, config.data, rank, world)
+        latents = latent_cache(config, out)
+        self.loader = BatchLoader(dataset, self.plan, config.data, self.mesh.dp_rank, self.mesh.dp_world, latents)
+        self.held_out: HeldOut = load_held_out(
+            dataset, self.plan.held_out, config.data, self.mesh.dp_rank, self.mesh.dp_world, self.mesh.leads
+        )
         self.exposure = Exposure(self.plan)
-        self.is_first = rank == 0
+        self.skipped = {"in_a_row": 0} | dict.fromkeys(self.engines, 0)
+        self.is_first = self.engine.rank == 0
+        self.pulse = Pulse(out, self.engine.rank)
         self.metrics: MetricsWriter | None = None
 
     def train(self) -> None:
@@ -59,16 +73,26 @@ class Run:
         if self.is_first:
             self.metrics = MetricsWriter(self.out, start)
         self.announce(start)
-        for batch in self.loader.batches(start, self.config.steps):
-            began = time.perf_counter()
+        for batch, load_s in self.batches(start):
             if batch.step % self.config.validate_every == 0:
                 self.validate(batch.step)
-            self.step(batch, began)
+            self.step(batch, load_s)
             done = batch.step + 1
             if done % self.config.checkpoint_every == 0 or done == self.config.steps:
                 self.save(done)
+            if batch.step == start:  # whatever is built or compiled at a first step is there now
+                set_timeout(self.config.engine.step_timeout_s, [None, *filter(None, [self.mesh.group])])
         self.validate(max(start, self.config.steps))
         self.finish()
+
+    def prepare(self, module: torch.nn.Module) -> None:
+        """The module computes its layers again and works on its part of the tokens, if the configuration says so."""
+        if self.config.engine.recompute:
+            if not isinstance(getattr(module, "recompute", None), bool):
+                raise TrainingError(f"engine.recompute: expected a model that can compute its layers again, found {type(module).__name__}")
+            module.recompute = True  # type: ignore[assignment]
+        if self.mesh.group is not None:
+            split_sequence(module, self.mesh.group)
 
     def resume(self) -> int:
         """The state is that of the newest complete checkpoint; gives the steps done, 0 without one. All ranks agree on rank 0's choice."""
@@ -80,46 +104,91 @@ class Run:
         if info.exposure["plan_digest"] != self.plan.digest:
             raise TrainingError(f"{info.path}: expected plan {self.plan.digest}, found {info.exposure['plan_digest']}")
         reader = checkpoint.Reader(info, self.engine.rank, self.engine.world)
-        reader.check_shapes(self.engine.shapes)
-        self.engine.load_local_state(reader.piece, step)
+        reader.check_shapes(self.shapes)
+        self.skipped |= info.manifest.get("skipped", {})
+        for name, engine in self.engines.items():
+            engine.load_local_state(reader.piece, step - self.skipped[name])
         self.ema.load_local_state(reader.piece)
         self.exposure = Exposure(self.plan, info.exposure)
         return step
 
-    def step(self, batch: Batch, began: float) -> None:
-        """One optimiser step over all ranks, checked and logged."""
+    def batches(self, start: int) -> Iterator[tuple[Batch, float]]:
+        """This rank's batch of each step from `start` on, with the seconds it was waited for."""
+        read = self.loader.batches(start, self.config.steps) if self.mesh.leads else ()
+        shared = share(self.mesh, read, start, self.config.steps, self.engine.device)
+        began = time.perf_counter()
+        for batch in shared:
+            yield batch, time.perf_counter() - began
+            began = time.perf_counter()
+
+    def step(self, batch: Batch, load_s: float) -> None:
+        """One step of each of the task's optimisers over all ranks, logged. One without a finite gradient moves nothing, on any rank."""
+        began = time.perf_counter()
         pixels = batch.pixels.to(self.engine.device, self.engine.dtype)
-        loss = self.task.loss(self.engine, batch, pixels)
-        values = self.gather({"loss": loss.total.detach(), **loss.parts}, loss.bins)
-        if not all(math.isfinite(v) for v in values.values()):
-            raise TrainingError(f"step {batch.step}: expected a finite loss, found {values}; clips {self.plan.clip_ids(batch.step)}")
-        self.engine.backward(loss.total.mean())
-        lr = lr_at(batch.step, self.config.steps, self.config.optim)
-        norm = self.engine.step(lr)
-        if not math.isfinite(norm) or norm < 0:  # DeepSpeed says -1 for a norm that is not a number
-            raise TrainingError(f"step {batch.step}: expected a finite gradient, found norm {norm}; clips {self.plan.clip_ids(batch.step)}")
-        self.ema.update(batch.step + 1)
-        self.exposure.saw(batch.step, batch.replaced)
+        values: dict[str, float | None] = {}
+        norms = []
+        for update, engine in self.engines.items():
+            loss = self.gradient(update, batch, pixels)
+            named = "" if engine is self.engine else f"{update}_"
+            found = self.gather({f"{named}loss": loss.total, **{f"{named}{n}": v for n, v in loss.parts.items()}}, loss.bins)
+            lr = lr_at(batch.step, self.config.steps, self.config.optim if engine is self.engine else self.config.adversary)
+            norms.append(engine.step(lr))
+            values |= found | {f"{named}grad_norm": norms[-1], f"{named}lr": lr}
+            self.skipped[update] += norms[-1] is None
+        if norms[0] is not None:
+            self.ema.update(batch.step + 1 - self.skipped[next(iter(self.engines))])
+        self.exposure.saw(batch.step, batch.replaced if self.mesh.leads else ())
         for r in batch.replaced:
             log.warning("step %d: clip %s replaced by %s: %s", r.step, r.planned, r.used, r.reason)
-        self.log_step(batch, values | {"grad_norm": norm, "lr": lr}, time.perf_counter() - began)
+        self.look_after(batch.step, None in norms)
+        self.log_step(batch, values, batch.pixel_shape, load_s, time.perf_counter() - began)
 
-    def gather(self, parts: dict[str, torch.Tensor], bins: torch.Tensor | None) -> dict[str, float]:
+    def gradient(self, update: str, batch: Batch, pixels: torch.Tensor) -> SampleLoss:
+        """The update's gradients over this rank's samples are in its engine, `micro_batch` samples at a time; gives their losses."""
+        n, engine = len(pixels), self.engines[update]
+        size = self.config.engine.micro_batch or n
+        parts = []
+        for low in range(0, n, size):
+            part = slice(low, min(low + size, n))
+            picked = dataclasses.replace(batch, pixels=batch.pixels[part], clip_ids=batch.clip_ids[part], epochs=batch.epochs[part])
+            loss = self.task.loss(update, self.engines, picked, pixels[part])
+            engine.backward(loss.total.sum() / n, last=part.stop == n)
+            parts.append(loss)
+        bins = [p.bins for p in parts if p.bins is not None]
+        joined = {name: torch.cat([p.parts[name].detach() for p in parts]) for name in parts[0].parts}
+        return SampleLoss(torch.cat([p.total.detach() for p in parts]), joined, torch.cat(bins) if bins else None)
+
+    def gather(self, parts: dict[str, torch.Tensor], bins: torch.Tensor | None) -> dict[str, float | None]:
         """The mean of each part over the global batch, summed in global order in float64: the same on any number of ranks.
 
-        With `bins`, also `loss_bin<i>`, the mean loss of the samples in bin i, for each bin that has any.
+        With `bins`, also `loss_bin<i>`, the mean loss of the samples in bin i, for each bin that has any. None stands for a mean that is
+        not finite.
         """
         rows = list(parts.values()) + ([] if bins is None else [bins])
         local = torch.stack([row.double().cpu() for row in rows])
-        n = local.shape[1]
-        everywhere = torch.zeros(len(rows), n * self.engine.world, dtype=torch.float64)
-        everywhere[:, self.engine.rank * n : (self.engine.rank + 1) * n] = local
+        n, mesh = local.shape[1], self.mesh
+        everywhere = torch.zeros(len(rows), n * mesh.dp_world, dtype=torch.float64)
+        if mesh.leads:
+            everywhere[:, mesh.dp_rank * n : (mesh.dp_rank + 1) * n] = local
         gathered = self.engine.sum_over_ranks(everywhere).tolist()
         means = {name: sum(row) / len(row) for name, row in zip(parts, gathered, strict=False)}
         of_bin: dict[int, list[float]] = {}
         for loss, number in zip(gathered[0], gathered[-1], strict=True) if bins is not None else ():
             of_bin.setdefault(int(number), []).append(loss)
-        return means | {f"loss_bin{i}": sum(losses) / len(losses) for i, losses in sorted(of_bin.items())}
+        means |= {f"loss_bin{i}": sum(losses) / len(losses) for i, losses in sorted(of_bin.items())}
+        return {name: mean if math.isfinite(mean) else None for name, mean in means.items()}
+
+    def look_after(self, step: int, skipped: bool) -> None:
+        """The heart has beaten; TrainingError after `MAX_SKIPPED` steps in a row that moved nothing."""
+        self.pulse.beat(step)
+        self.skipped["in_a_row"] = self.skipped["in_a_row"] + 1 if skipped else 0
+        if skipped and self.is_first:
+            log.warning("step %d: no finite gradient, nothing was moved; clips %s", step, " ".join(self.plan.clip_ids(step)))
+        if self.skipped["in_a_row"] >= MAX_SKIPPED:
+            raise TrainingError(
+                f"step {step}: expected a finite gradient, found none in {MAX_SKIPPED} steps; clips {self.plan.clip_ids(step)}; "
+                "lower optim.lr or optim.clip_norm in a new run, or go on from an earlier checkpoint by removing the later ones"
+            )
 
     def validate(self, step: int) -> None:
         """The task's measures on held-out clips before step `step`, with the weights as they are and with their average, and pictures
@@ -143,23 +212,44 @@ class Run:
             self.metrics.sync()  # the log must not be behind the checkpoint after a power cut
             checkpoint.begin(self.out, done)
         self.engine.barrier()
-        state = self.engine.local_state() | self.ema.local_state()
+        state = self.ema.local_state()
+        for engine in self.engines.values():
+            state |= engine.local_state()
         checkpoint.write_rank(self.out, done, self.engine.rank, self.engine.world, state, self.exposure.exceptions)
         self.engine.barrier()
         if self.is_first:
-            made = checkpoint.finish(self.out, done, self.engine.world, self.engine.shapes, lambda e: self.exposure.record(done, e))
+            made = checkpoint.finish(
+                self.out, done, self.engine.world, self.shapes, lambda e: self.exposure.record(done, e), {"skipped": self.skipped}
+            )
             checkpoint.prune(self.out, self.config.keep)
             log.info("step %d/%d checkpoint %s", done, self.config.steps, made.name)
         self.engine.barrier()
 
-    def log_step(self, batch: Batch, values: dict[str, float], seconds: float) -> None:
-        """The step is in the logs, and every `log_every` steps in a progress line. Rank 0 writes."""
+    def log_step(self, batch: Batch, values: dict[str, float | None], shape: tuple[int, ...], load_s: float, step_s: float) -> None:
+        """The step is in the logs, and every `log_every` steps in a progress line with the processes' pace. Rank 0 writes."""
+        says = (batch.step + 1) % self.config.log_every == 0
+        if says and self.mesh.world > 1:
+            own = torch.zeros(2, self.mesh.world, dtype=torch.float64)
+            own[:, self.mesh.rank] = torch.tensor([load_s, probe_s(self.engine.device)])
+            loads, probes = self.engine.sum_over_ranks(own).tolist()
+            for sentence in stragglers(loads, probes, step_s) if self.is_first else ():
+                log.warning("step %d: %s", batch.step, sentence)
         if self.metrics:
             order = {"media": batch.kind, "rolling_digest": self.exposure.rolling_digest}
             self.metrics.write("train", batch.step, values | order)
-            self.metrics.time(batch.step, seconds)
-            if (batch.step + 1) % self.config.log_every == 0:
-                log.info("step %d/%d loss %.4f %s %.2f s/step", batch.step + 1, self.config.steps, values["loss"], batch.kind, seconds)
+            speed = self.speed((shape[0] * self.mesh.dp_world, *shape[1:]), load_s + step_s)
+            self.metrics.time(batch.step, {"seconds": load_s + step_s, "load_s": load_s, **speed})
+            if says:
+                text = "step %d/%d loss %s %s %.2f s/step, %s tokens/s"
+                counts = (batch.step + 1, self.config.steps, _short(values["loss"]), batch.kind, load_s + step_s)
+                log.info(text, *counts, _short(speed["tokens_per_s"]))
+
+    def speed(self, shape: tuple[int, ...], seconds: float) -> dict[str, float]:
+        """Tokens a second of all processes; model TFLOP/s of one, and their share of the device's peak where that is known."""
+        key: tuple[int, int, int, int, int] = shape  # type: ignore[assignment]
+        tflops = self.task.flops(key) / seconds / self.mesh.world / 1e12
+        known = {"mfu": tflops / self.peak_tflops} if self.peak_tflops else {}
+        return {"tokens_per_s": self.task.tokens(key) / seconds, "tflops": tflops, **known}
 
     def announce(self, start: int) -> None:
         """One line says what begins."""
@@ -179,6 +269,21 @@ class Run:
             self.metrics.close()
             mark_done(self.out, self.config.steps)
         self.engine.barrier()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of all engines' parameters by name."""
+        return {name: shape for engine in self.engines.values() for name, shape in engine.shapes.items()}
+
+    @cached_property
+    def peak_tflops(self) -> float | None:
+        """What one device can do in bfloat16, as configured or by its name; None when it is not known."""
+        name = torch.cuda.get_device_name(self.engine.device) if self.engine.device.type == "cuda" else ""
+        return self.config.engine.peak_tflops or next((tflops for known, tflops in PEAK_TFLOPS.items() if known in name), None)
+
+
+PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "B200": 2250.0, "A100": 312.0}
+"""Dense bfloat16 rates of the vendor's data sheets, by a part of the device's name."""
 
 
 def lr_at(step: int, steps: int, config: OptimConfig) -> float:

@@ -33,9 +33,11 @@ class MetricsWriter:
             if isinstance(value, int | float):
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
-    def time(self, step: int, seconds: float) -> None:
-        """A line of the timing log: wall-clock seconds of a step."""
-        self._line(TIMING, {"kind": "time", "step": step, "seconds": round(seconds, 6)})
+    def time(self, step: int, values: dict[str, float]) -> None:
+        """A line of the timing log: wall-clock seconds of a step, and what follows from them; also for TensorBoard, as `speed/<name>`."""
+        self._line(TIMING, {"kind": "time", "step": step, **{name: float(f"{value:.6g}") for name, value in values.items()}})
+        for name, value in values.items():
+            self._board.add_scalar(f"speed/{name}", value, step)
 
     def sync(self) -> None:
         """All lines are on disk."""

@@ -31,10 +31,10 @@ class HeldOut:
     turns: tuple[Turn, ...]
 
 
-def load_held_out(dataset: Path, samples: list[Sample], config: DataConfig, rank: int, world: int) -> HeldOut:
+def load_held_out(dataset: Path, samples: list[Sample], config: DataConfig, rank: int, world: int, counts: bool = True) -> HeldOut:
     """The first `validate_clips` of the held-out samples, decoded at their start and centre; each rank has its share of each kind.
 
-    Every rank has as many turns, of the same shapes in the same order, repeating a clip where its share is short: under ZeRO-3 a rank
+    Without `counts` no turn counts: another rank with the same share speaks for it. Every rank has as many turns, of the same shapes in the same order, repeating a clip where its share is short: under ZeRO-3 a rank
     that made fewer forward passes would leave the others waiting. A broken clip is an error, as a measurement that silently lost
     clips could not be compared with an earlier one.
     """
@@ -51,7 +51,7 @@ def load_held_out(dataset: Path, samples: list[Sample], config: DataConfig, rank
                 pixels = to_tensor([load_pixels(dataset, chosen[number], config, None)])[0]
             except SampleError as error:
                 raise TrainingError(f"hold-out: expected readable clips, found {error}") from error
-            turns.append(Turn(number, pixels, place < len(numbers)))
+            turns.append(Turn(number, pixels, counts and place < len(numbers)))
     return HeldOut(chosen, tuple(turns))
 
 

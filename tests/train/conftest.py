@@ -1,6 +1,7 @@
 """A small dataset of the real kind: encoded clips in tar shards, with a committed manifest; and the run that trains on it."""
 
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import save
 
 from manifests.ids import clip_id, digest
 from manifests.records import Caption, Clip, Member, Shard
@@ -21,7 +23,9 @@ from manifests.shards import Payload, write_shard
 from manifests.tables import ManifestStore
 from training import checkpoint
 from training.config import TrainConfig, to_json_value
+from training.models.autoencoder import TAEConfig
 
+TAE = TAEConfig(base_channels=4, channel_mult=(1, 1, 1, 1), n_res_blocks=1, latent_channels=4, norm_groups=2)
 FPS = 24
 WORDS = ("soft", "quick", "pale", "deep")
 
@@ -126,6 +130,20 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     videos = [moving_pattern(i, 12, 32, 48) for i in range(10)]
     images = [moving_pattern(100 + i, 1, 32, 48)[0] for i in range(4)]
     yield build_dataset(tmp_path_factory.mktemp("dataset"), videos, images)
+
+
+@pytest.fixture(scope="session")
+def tae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export of an autoencoder of four latent channels with its initial weights."""
+    from training.losses import TAELossConfig
+    from training.tasks.autoencoder import AutoencoderTask
+
+    folder = tmp_path_factory.mktemp("tae")
+    data = save(AutoencoderTask("tae", TAE, TAELossConfig(), 0).module().state_dict())
+    (folder / "weights.safetensors").write_bytes(data)
+    described = {"stage": "tae", "model": dataclasses.asdict(TAE), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / "config.json").write_text(json.dumps(described))
+    return folder
 
 
 class Processes:

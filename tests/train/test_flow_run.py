@@ -30,7 +30,7 @@ from training.tasks.text_to_video import FlowConfig
 
 pytestmark = [pytest.mark.train, pytest.mark.timeout(900)]
 
-TAE = TAEConfig(base_channels=4, channel_mult=(1, 1, 1, 1), n_res_blocks=1, latent_channels=4, norm_groups=2)
+TAE = TAEConfig(base_channels=4, channel_mult=(1, 1, 1, 1), n_res_blocks=1, latent_channels=4, norm_groups=2)  # as conftest's
 MODEL = TransformerConfig(layers=2, width=32, ffn=64, heads=2, latent_channels=4, max_t=1, max_h=2, max_w=2, bytes_width=16)
 FLOW = FlowConfig(model=MODEL, text=TextConfig(bytes_width=16, bytes_tokens=12), sampler=SamplerConfig(steps=4, linear_steps=8))
 T2I = TrainConfig(
@@ -61,17 +61,6 @@ T2V = dataclasses.replace(
     data=dataclasses.replace(T2I.data, n_frames=9, video_batches=3),
     engine=dataclasses.replace(T2I.engine, recompute=True),
 )
-
-
-@pytest.fixture(scope="module")
-def tae(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The export of an autoencoder with its initial weights."""
-    folder = tmp_path_factory.mktemp("tae")
-    data = save(AutoencoderTask("tae", TAE, TAELossConfig(), 0).module().state_dict())
-    (folder / "weights.safetensors").write_bytes(data)
-    described = {"stage": "tae", "model": dataclasses.asdict(TAE), "sha256": hashlib.sha256(data).hexdigest()}
-    (folder / "config.json").write_text(json.dumps(described))
-    return folder
 
 
 def with_flow(config: TrainConfig, **changes: object) -> TrainConfig:

@@ -67,7 +67,7 @@ def train(model: torch.nn.Module, of: TextToVideoTask, x: Tensor, steps: int) ->
     """Plain training; every step is a pass of its own, with new noise and times."""
     adamw, losses = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0), []
     for step in range(steps):
-        loss = of.loss(model, batch(x, step), x).total.mean()
+        loss = of.loss("transformer", {"transformer": model}, batch(x, step), x).total.mean()
         adamw.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -125,7 +125,7 @@ def test_images_and_videos_share_the_model() -> None:
     of = task()
     model = of.module()
     for frames in (1, 9):
-        loss = of.loss(model, batch(pixels(frames)), pixels(frames))
+        loss = of.loss("transformer", {"transformer": model}, batch(pixels(frames)), pixels(frames))
         assert loss.total.shape == (4,) and torch.isfinite(loss.total).all()
         assert loss.bins is not None and loss.bins.shape == (4,) and int(loss.bins.max()) < CONFIG.time_bins
 
@@ -135,9 +135,9 @@ def test_draws_belong_to_the_clip_not_to_its_place() -> None:
     of, x = task(), pixels(9)
     model = train_a_little(of, x)
     with torch.no_grad():
-        forward = of.loss(model, batch(x), x).total
-        backward = of.loss(model, batch(x.flip(0), clips=CLIPS[::-1]), x.flip(0)).total
-        other = of.loss(model, batch(x, epoch=1), x).total
+        forward = of.loss("transformer", {"transformer": model}, batch(x), x).total
+        backward = of.loss("transformer", {"transformer": model}, batch(x.flip(0), clips=CLIPS[::-1]), x.flip(0)).total
+        other = of.loss("transformer", {"transformer": model}, batch(x, epoch=1), x).total
     assert torch.allclose(forward, backward.flip(0), rtol=1e-4)
     assert not torch.isclose(forward, other).any()
 
@@ -156,7 +156,9 @@ def test_dropped_text_is_the_empty_prompt() -> None:
     for rate, same in ((0.999, True), (0.0, False)):
         config = dataclasses.replace(CONFIG, text_dropout=rate)
         with torch.no_grad():
-            own, none = (task(config, p).loss(model, batch(x), x).total for p in (PROMPTS, dict.fromkeys(CLIPS, "")))
+            own, none = (
+                task(config, p).loss("transformer", {"transformer": model}, batch(x), x).total for p in (PROMPTS, dict.fromkeys(CLIPS, ""))
+            )
         assert torch.equal(own, none) == same
 
 

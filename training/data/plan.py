@@ -101,7 +101,7 @@ class Plan:
 
     def __init__(self, settings: PlanSettings, samples: Iterable[Sample]) -> None:
         chosen = [s for s in samples if not settings.sets or s.set_name in settings.sets]
-        self.refused = {s.clip_id: reason for s in chosen if (reason := _refusal(s, settings))}
+        self.refused = {s.clip_id: reason for s in chosen if (reason := refusal(s, settings))}
         usable = [s for s in chosen if s.clip_id not in self.refused]
         self.settings = settings
         self.samples, self.held_out = split_holdout(usable, settings.holdout_share)
@@ -206,7 +206,8 @@ def roll(previous: str, step: int, clip_ids: Iterable[str]) -> str:
     return digest("roll/v1", previous, step, *clip_ids)
 
 
-def _refusal(sample: Sample, settings: PlanSettings) -> str | None:
+def refusal(sample: Sample, settings: PlanSettings) -> str | None:
+    """Why a plan with these settings cannot take the sample; None when it can."""
     if sample.kind == "video" and (sample.n_frames is None or sample.n_frames < settings.min_frames):
         return f"expected at least {settings.min_frames} frames, found {sample.n_frames}"
     if settings.shapes == "buckets" and not (sample.width and sample.height):

@@ -3,7 +3,7 @@
     <folder>/<encoder>-<16 digits of its key>/<2 digits>/<digest of the prompt>.safetensors
 
 The encoder's key changes with its weights, tokenizer and length, so a cache can be shared by runs and never answers for other weights.
-A file that is damaged is made again. Prompts can hold whatever captions hold: deleting the folder purges them.
+A file that is damaged is made again. Prompts can hold whatever captions hold: `forget_prompts` purges what was made of one.
 """
 
 from collections import OrderedDict
@@ -97,7 +97,12 @@ def name_of(prompt: str) -> str:
 
 def forget_prompts(folder: Path, prompts: Iterable[str]) -> int:
     """Nothing made of the prompts is in the folder of a `TextCache`, whatever encoder made it; returns how many files were."""
-    found = [path for name in map(name_of, prompts) for path in folder.glob(f"*/{name[:2]}/{name}.safetensors")]
+    return forget_names(folder, map(name_of, prompts))
+
+
+def forget_names(folder: Path, names: Iterable[str]) -> int:
+    """As `forget_prompts`, where only the prompts' names are known."""
+    found = [path for name in names for path in folder.glob(f"*/{name[:2]}/{name}.safetensors")]
     for path in found:
         path.unlink(missing_ok=True)
     return len(found)

@@ -22,7 +22,10 @@ class TAEConfig:
 
     base_channels: int = 128
     channel_mult: tuple[int, ...] = (1, 2, 4, 4)
-    """Width of each level as a multiple of base_channels: full size, 1/2, 1/4, 1/8."""
+    """Width of each level as a multiple of base_channels: full size, 1/2, 1/4, 1/8; without the first ones where pixels are patched."""
+    patch_px: int = 1
+    """Side of the blocks whose pixels (and, with time, frames) become the channels of one position, in place of the first levels: a power
+    of two up to 8. For small models on CPUs: the levels it spares are the dearest ones. The paper's model has none."""
     n_res_blocks: int = 2
     """Residual blocks of an encoder level; a decoder level has one more."""
     latent_channels: int = 16
@@ -36,15 +39,32 @@ class TAEConfig:
     """False gives the image autoencoder: every frame on its own, 1x8x8."""
 
     def __post_init__(self) -> None:
-        if len(self.channel_mult) != LEVELS + 1:
-            raise ValueError(f"model: expected {LEVELS + 1} channel_mult, found {len(self.channel_mult)}")
+        if self.patch_px not in (1 << level for level in range(LEVELS + 1)):
+            raise ValueError(f"model: expected patch_px 1, 2, 4 or 8, found {self.patch_px}")
+        if len(self.channel_mult) != (levels := LEVELS + 1 - self.patch_levels):
+            raise ValueError(f"model: expected {levels} channel_mult, found {len(self.channel_mult)}")
         if self.base_channels % self.norm_groups:
             raise ValueError(f"model: expected base_channels divisible by norm_groups, found {self.base_channels} and {self.norm_groups}")
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels of each level, from full size to 1/8."""
+        """Channels of each level, from full size (or that of patches) to 1/8."""
         return tuple(self.base_channels * m for m in self.channel_mult)
+
+    @property
+    def patch_levels(self) -> int:
+        """Halvings that patches take the place of."""
+        return self.patch_px.bit_length() - 1
+
+    @property
+    def patch_frames(self) -> int:
+        """Frames of a patch: an image autoencoder takes each on its own."""
+        return self.patch_px if self.temporal else 1
+
+    @property
+    def pixel_channels(self) -> int:
+        """Values of a patch: 3 colours of each of its pixels and frames."""
+        return 3 * self.patch_px**2 * self.patch_frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +89,13 @@ class Encoder(nn.Module):
     def __init__(self, config: TAEConfig) -> None:
         super().__init__()
         w, g, t = config.widths, config.norm_groups, config.temporal
-        self.conv_in = Conv25d(3, w[0], 3, padding=1, temporal=t)
+        self.patch_px, self.patch_frames = config.patch_px, config.patch_frames
+        self.conv_in = Conv25d(config.pixel_channels, w[0], 3, padding=1, temporal=t)
         self.levels, self.downs = nn.ModuleList(), nn.ModuleList()
         for i, width in enumerate(w):
             inputs = [w[max(i - 1, 0)]] + [width] * (config.n_res_blocks - 1)
             self.levels.append(nn.Sequential(*(ResBlock(c, width, g, temporal=t) for c in inputs)))
-            self.downs.append(Downsample(width, temporal=t) if i < LEVELS else nn.Identity())
+            self.downs.append(Downsample(width, temporal=t) if i + 1 < len(w) else nn.Identity())
         self.middle = _middle(w[-1], g, t)
         self.norm_out = nn.Sequential(Norm(w[-1], g), nn.SiLU()) if config.norm_out else nn.Identity()
         self.conv_out = Conv25d(w[-1], 2 * config.latent_channels, 3, padding=1, temporal=t)
@@ -85,7 +106,7 @@ class Encoder(nn.Module):
         self.conv_out.spatial.get_parameter("bias").data.chunk(2)[1].fill_(self.initial_logvar)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        y = self.conv_in(x_BCTHW)
+        y = self.conv_in(to_patches(x_BCTHW, self.patch_px, self.patch_frames))
         for level, down in zip(self.levels, self.downs, strict=True):
             y = down(level(y))
         moments: Tensor = self.conv_out(self.norm_out(self.middle(y)))
@@ -101,21 +122,23 @@ class Decoder(nn.Module):
         self.conv_in = Conv25d(config.latent_channels, w[-1], 3, padding=1, temporal=t)
         self.middle = _middle(w[-1], g, t)
         self.levels, self.ups = nn.ModuleList(), nn.ModuleList()
-        for i in reversed(range(LEVELS + 1)):
-            inputs = [w[min(i + 1, LEVELS)]] + [w[i]] * config.n_res_blocks
+        for i in reversed(range(len(w))):
+            inputs = [w[min(i + 1, len(w) - 1)]] + [w[i]] * config.n_res_blocks
             self.levels.append(nn.Sequential(*(ResBlock(c, w[i], g, temporal=t) for c in inputs)))
             self.ups.append(Upsample(w[i], temporal=t) if i else nn.Identity())
         self.norm_out = nn.Sequential(Norm(w[0], g), nn.SiLU()) if config.norm_out else nn.Identity()
-        self.conv_out = Conv25d(w[0], 3, 3, padding=1, temporal=t)
+        # a patch has its frames among its channels: a layer over time of that many channels would be most of the model
+        self.conv_out = Conv25d(w[0], config.pixel_channels, 3, padding=1, temporal=t and config.patch_px == 1)
+        self.patch_px, self.patch_frames = config.patch_px, config.patch_frames
 
     def forward(self, z_BCTHW: Tensor, n_frames: int) -> Tensor:
         y = self.middle(self.conv_in(z_BCTHW))
         for i, (level, up) in enumerate(zip(self.levels, self.ups, strict=True)):
             y = level(y)
-            if i < LEVELS:
+            if i + 1 < len(self.levels):
                 y = up(y, latent_frames(n_frames, LEVELS - 1 - i))
         pixels: Tensor = self.conv_out(self.norm_out(y))
-        return pixels
+        return from_patches(pixels, self.patch_px, self.patch_frames, n_frames)
 
 
 class TAE(nn.Module):
@@ -157,6 +180,27 @@ def latent_frames(n_frames: int, levels: int = LEVELS) -> int:
     return -(-n_frames // (1 << levels))
 
 
+def to_patches(x_BCTHW: Tensor, side_px: int, frames: int) -> Tensor:
+    """Pixels (B, 3, T, H, W) as (B, 3 * frames * side * side, T / frames, H / side, W / side): channels in the order colour, frame, row,
+    column. The last frame is repeated up to a whole number of patches."""
+    if side_px == frames == 1:
+        return x_BCTHW
+    if rest := -x_BCTHW.shape[2] % frames:
+        x_BCTHW = torch.cat([x_BCTHW, x_BCTHW[:, :, -1:].expand(-1, -1, rest, -1, -1)], 2)
+    b, c, t, h, w = x_BCTHW.shape
+    blocks = x_BCTHW.view(b, c, t // frames, frames, h // side_px, side_px, w // side_px, side_px)
+    return blocks.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, -1, t // frames, h // side_px, w // side_px)
+
+
+def from_patches(y_BCTHW: Tensor, side_px: int, frames: int, n_frames: int) -> Tensor:
+    """The pixels (B, 3, n_frames, H, W) that `to_patches` made y of; frames beyond `n_frames` are dropped."""
+    if side_px == frames == 1:
+        return y_BCTHW
+    b, _, t, h, w = y_BCTHW.shape
+    blocks = y_BCTHW.view(b, 3, frames, side_px, side_px, t, h, w).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return blocks.reshape(b, 3, t * frames, h * side_px, w * side_px)[:, :, :n_frames]
+
+
 def inflate(image_state: dict[str, Tensor], model: TAE) -> None:
     """The model holds the image autoencoder's spatial weights; its temporal layers are identities.
 
@@ -168,12 +212,23 @@ def inflate(image_state: dict[str, Tensor], model: TAE) -> None:
     if spatial != set(image_state):
         raise ValueError(f"inflate: expected the same spatial weights, found different ones: {sorted(spatial ^ set(image_state))[:5]}")
     for name, value in image_state.items():
+        value = _over_frames(name, value, model.config)
         if own[name].shape != value.shape:
             raise ValueError(f"inflate: {name}: expected shape {tuple(own[name].shape)}, found {tuple(value.shape)}")
         own[name].copy_(value)
     for module in model.modules():
         if isinstance(module, Conv25d | Upsample | Attention25d) and module.temporal is not None:
             module.temporal.reset()
+
+
+def _over_frames(name: str, value: Tensor, config: TAEConfig) -> Tensor:
+    """The image autoencoder's layer at the pixels, for patches of several frames: what it reads is their mean, what it writes is in each."""
+    frames, area = config.patch_frames, config.patch_px**2
+    if name == "encoder.conv_in.spatial.weight":
+        return value.unflatten(1, (-1, 1, area)).repeat_interleave(frames, 2).flatten(1, 3) / frames
+    if name.startswith("decoder.conv_out.spatial."):
+        return value.unflatten(0, (-1, 1, area)).repeat_interleave(frames, 1).flatten(0, 2)
+    return value
 
 
 def _middle(channels: int, groups: int, temporal: bool) -> nn.Sequential:

@@ -198,12 +198,15 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.output = Output(config)
         self.recompute = False
-        """Keep a layer's input only and compute the rest again in the backward pass: a quarter more work, far less memory."""
+        """Keep a layer's input only and compute the rest again in the backward pass: a third more work, far less memory."""
+        self.split: Callable[[Tensor, int], Tensor] = lambda x, dim: x
+        """This process's part of the tokens, along a dimension; sequence parallelism replaces it and `gather` from outside."""
+        self.gather: Callable[[Tensor], Tensor] = lambda x_BNP: x_BNP
 
     def forward(self, x_BCTHW: Tensor, t_B: Tensor, tokens: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor:
         grid = token_grid(tuple(x_BCTHW.shape[2:]))
-        x = self.patches(patchify(x_BCTHW))
-        position = self.positions(grid)
+        x = self.patches(self.split(patchify(x_BCTHW), 1))
+        position = self.split(self.positions(grid), 0)
         time, vectors = self.time(t_B)
         text = torch.cat([project(tokens[name]) for name, project in self.text.items()], 1)
         mask = torch.cat([masks[name] for name in self.text], 1)[:, None, None]
@@ -212,7 +215,7 @@ class Transformer(nn.Module):
                 x = checkpoint(block, x, position, vectors, text, mask, use_reentrant=False)
             else:
                 x = block(x, position, vectors, text, mask)
-        return unpatchify(self.output(x, time), grid)
+        return unpatchify(self.gather(self.output(x, time)), grid)
 
 
 def token_grid(latent: tuple[int, ...]) -> tuple[int, int, int]:

@@ -6,10 +6,11 @@ safetensors, readable by any number of ranks, and never a pickle (DeepSpeed's ow
 """
 
 import logging
+import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -54,14 +55,24 @@ class EngineConfig:
     """Gradient values that are reduced together; 200 MB in float32."""
     recompute: bool = False
     """Keep only the inputs of the model's layers and compute the rest again in the backward pass (the generator's model can)."""
+    compile: bool = False
+    """Compile each block (`torch.compile`): a minute at the first step, faster steps after it."""
+    sequence_parallel: int = 1
+    """Neighbouring processes that share a sample, each with its part of the tokens; a divisor of the model's heads."""
+    micro_batch: int = 0
+    """Samples of one forward and backward pass of a process; smaller ones are accumulated to the step's. 0: all at once."""
+    peak_tflops: float | None = None
+    """What one device can do, for the model FLOPs utilisation; None: by the device's name, where it is known."""
     timeout_s: int = 1800
-    """A collective that waits longer ends the run: some rank is gone, or took another path through the graph."""
+    """Until the first step is done, a collective that waits longer ends the run: some rank is gone, or took another path."""
+    step_timeout_s: int = 600
+    """The same from then on."""
 
 
-def deepspeed_json(config: EngineConfig, optim: OptimConfig, micro_batch: int) -> dict[str, Any]:
+def deepspeed_json(config: EngineConfig, optim: OptimConfig) -> dict[str, Any]:
     """The configuration DeepSpeed is given, whole: nobody else writes that dict."""
     return {
-        "train_micro_batch_size_per_gpu": micro_batch,
+        "train_micro_batch_size_per_gpu": 1,  # for its own books only: ours change from step to step
         "gradient_accumulation_steps": 1,
         "gradient_clipping": optim.clip_norm,
         "zero_optimization": {
@@ -99,6 +110,15 @@ def join_group(timeout_s: int) -> torch.device:
     return device
 
 
+def set_timeout(seconds: int, groups: Sequence["torch.distributed.ProcessGroup | None"]) -> None:
+    """From now on a collective of these groups (None: of all ranks) that waits longer ends the run."""
+    from torch.distributed import distributed_c10d
+
+    change = getattr(torch.distributed, "set_timeout", None) or distributed_c10d._set_pg_timeout  # the former since torch 2.15
+    for group in groups:
+        change(timedelta(seconds=seconds), group)
+
+
 class Engine:
     """A module under ZeRO-3 with AdamW. Every rank makes the same calls in the same order, or the group waits for ever."""
 
@@ -108,10 +128,11 @@ class Engine:
         blocks: tuple[type[nn.Module], ...],
         config: EngineConfig,
         optim: OptimConfig,
-        micro_batch: int,
         device: torch.device,
+        prefix: str = "",
     ) -> None:
-        """`blocks` are the classes whose parameters are gathered together: fewer, larger messages, and fewer hooks."""
+        """`blocks` are the classes whose parameters are gathered together: fewer, larger messages, and fewer hooks. `prefix` stands before
+        the names of parameters, so that several engines can share a checkpoint."""
         import deepspeed
         from deepspeed.utils import set_z3_leaf_modules
 
@@ -119,14 +140,18 @@ class Engine:
             raise TrainingError("engine: expected a module without buffers, as checkpoints hold parameters only")
         self.rank, self.world, self.device = torch.distributed.get_rank(), torch.distributed.get_world_size(), device
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
-        masters = None if self.dtype == torch.float32 else {n: p.detach().clone().flatten() for n, p in module.named_parameters()}
+        shapes = {prefix + name: tuple(p.shape) for name, p in module.named_parameters()}
+        masters = None if self.dtype == torch.float32 else {prefix + n: p.detach().clone().flatten() for n, p in module.named_parameters()}
         adamw = torch.optim.AdamW(module.parameters(), lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay)
         set_z3_leaf_modules(module, list(blocks))
-        settings = deepspeed_json(config, optim, micro_batch)
+        settings = deepspeed_json(config, optim)
         self._engine, self._zero, _, _ = deepspeed.initialize(model=module.to(device), optimizer=adamw, config=settings)
         self.shapes = shapes
-        self.parameters: dict[str, nn.Parameter] = dict(self._engine.module.named_parameters())
+        self.parameters: dict[str, nn.Parameter] = {prefix + n: p for n, p in self._engine.module.named_parameters()}
+        if config.compile:
+            for block in self._engine.module.modules():
+                if isinstance(block, blocks):
+                    block.compile()
         if masters:  # DeepSpeed makes the float32 copies from rounded weights: give them back what rounding took
             self._set_weights({n: v[slice(*self.span(n))].to(device) for n, v in masters.items()})
 
@@ -134,16 +159,27 @@ class Engine:
         """The module's output; differentiable."""
         return self._engine(*inputs)
 
-    def backward(self, loss: Tensor) -> None:
-        """Gradients of the mean of all ranks' losses are accumulated."""
+    @property
+    def module(self) -> nn.Module:
+        """The module itself, to be run inside another engine's loss; its parameters are gathered as they are needed."""
+        module: nn.Module = self._engine.module
+        return module
+
+    def backward(self, loss: Tensor, *, last: bool = True) -> None:
+        """Gradients of the mean of all ranks' losses are added to those of the earlier passes of this step; `last` ends them."""
+        self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss)
 
-    def step(self, lr: float) -> float:
-        """Weights moved by one clipped AdamW step at this rate; gives the gradient's norm before clipping, over all ranks."""
+    def step(self, lr: float) -> float | None:
+        """Weights moved by one clipped AdamW step at this rate; gives the gradient's norm before clipping, over all ranks.
+
+        None when it is not finite: then nothing has moved, on any rank, and the gradients are gone.
+        """
         for group in self._zero.param_groups:
             group["lr"] = lr
         self._engine.step()
-        return float(self._engine.get_global_grad_norm())
+        norm = float(self._engine.get_global_grad_norm())
+        return norm if math.isfinite(norm) and norm >= 0 else None  # DeepSpeed says -1 or inf for a norm that is not a number
 
     def span(self, name: str) -> tuple[int, int]:
         """The range of a parameter's flat indices that this rank holds."""
@@ -174,13 +210,13 @@ class Engine:
                 state[f"{key}/{name}"] = piece[: end - start].detach().cpu().clone()
         return state
 
-    def load_local_state(self, read: Callable[[str, str], Tensor], step: int) -> None:
-        """Weights and moments are those of a checkpoint after `step` steps; `read(kind, name)` gives this rank's piece."""
+    def load_local_state(self, read: Callable[[str, str], Tensor], updates: int) -> None:
+        """Weights and moments are those of a checkpoint after `updates` steps of the optimiser; `read(kind, name)` gives this rank's piece."""
         from deepspeed.utils import safe_set_local_optimizer_state
 
         for flat in self._zero.fp32_partitioned_groups_flat:  # AdamW makes its state at its first step: make it now
             moments = {key: torch.zeros_like(flat) for key in STATES}
-            self._zero.optimizer.state[flat] = {"step": torch.tensor(float(step)), **moments}
+            self._zero.optimizer.state[flat] = {"step": torch.tensor(float(updates)), **moments}
         self._set_weights({name: read("weight", name).to(self.device) for name in self.parameters})
         for name, parameter in self.parameters.items():
             for key in STATES:

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from training.conditions import load_latents, load_prompts
+from torch import Tensor
+
+from training.conditions import load_latents, load_parent, load_prompts
 from training.config import TrainConfig
 from training.data.text_cache import TextCache
 from training.errors import TrainingError
@@ -16,7 +18,7 @@ from training.tasks.text_to_video import TextToVideoTask
 def make_task(config: TrainConfig, out: Path) -> Task:
     """The task of the run in `out`; TrainingError when weights it began with have changed since."""
     if config.flow is None:
-        return AutoencoderTask(config.stage, config.model, config.loss, config.seed)
+        return AutoencoderTask(config.stage, config.model, config.loss, config.seed, _image_weights(config.parent, out))
     scale, digests = load_latents(out)
     tae, sha256 = load_tae(Path(config.flow.tae))
     _same(config.flow.tae, "tae", digests["tae_sha256"], sha256)
@@ -28,6 +30,14 @@ def make_task(config: TrainConfig, out: Path) -> Task:
     texts = TextCache(load_encoders(config.flow.text), folder)
     codec = LatentCodec(tae, scale, sha256, config.flow.latents_memory_mb << 20)
     return TextToVideoTask(config.stage, config.flow, config.seed, codec, load_prompts(out), texts, parent)
+
+
+def _image_weights(parent: str | None, out: Path) -> dict[str, Tensor] | None:
+    if not parent:
+        return None
+    description, weights = read_export(Path(parent), "image_ae")
+    _same(parent, "parent", load_parent(out), description["sha256"])
+    return weights
 
 
 def _same(folder: str, what: str, expected: str, found: str) -> None:

@@ -1,6 +1,6 @@
 """What the loop asks of a training task. No task overrides the loop's step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ class Task(Protocol):
 
     name: str
     updates: tuple[str, ...]
-    """Optimiser updates of a step, in order; one for everything without an adversary."""
+    """Optimiser updates of a step, in order, each of the module of that name; one for everything without an adversary."""
 
     blocks: tuple[type[nn.Module], ...]
     """Classes of the module's building blocks: what is gathered, and later compiled or recomputed, as one."""
@@ -34,11 +34,11 @@ class Task(Protocol):
     measures: tuple[str, ...]
     """Names of what `score` measures; `{}` in each stands for the kind of media ('', '_video', '_image')."""
 
-    def module(self) -> nn.Module:
-        """The module to train, initialised, on the CPU."""
+    def modules(self) -> dict[str, nn.Module]:
+        """The modules to train, initialised, on the CPU, by their updates' names; the first is the model, which is averaged and exported."""
 
-    def loss(self, model: Callable[..., Any], batch: Batch, pixels: Tensor) -> SampleLoss:
-        """The loss of each sample; `model` is the engine around `module()`, `pixels` are the batch's on its device."""
+    def loss(self, update: str, engines: Mapping[str, Any], batch: Batch, pixels: Tensor) -> SampleLoss:
+        """The loss of each sample in an update; `engines` are around `modules()`, `pixels` are the batch's on its device."""
 
     def score(self, model: Callable[..., Any], sample: Sample, pixels: Tensor, dtype: torch.dtype) -> Tensor:
         """Each of `measures` on one held-out clip, float32 pixels (1, 3, T, H, W) on the model's device, which computes in `dtype`; the
@@ -46,6 +46,9 @@ class Task(Protocol):
 
     def sample(self, model: Callable[..., Any], sample: Sample, pixels: Tensor) -> Tensor:
         """What the model makes of (or in place of) held-out pixels, in [-1, 1], same shape; the same draws every time."""
+
+    def tokens(self, shape: tuple[int, int, int, int, int]) -> int:
+        """Positions that the model works on, for pixels of this shape: latent positions, or a transformer's tokens."""
 
     def flops(self, shape: tuple[int, int, int, int, int]) -> int:
         """Floating-point operations of forward and backward on pixels of this shape, for the whole batch."""

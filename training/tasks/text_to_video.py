@@ -5,6 +5,7 @@ An image is a video of one frame, so T2I and T2V are this one task with other da
 like any other, so every rank takes the same path through the graph.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -47,6 +48,8 @@ class FlowConfig:
     """Training clips over which the latents' scale is measured when there is no parent to inherit it from."""
     latents_memory_mb: int = 0
     """Memory for latents kept by the content of their pixels; 0 for none. For small sets and fixed crops."""
+    latents_folder: str | None = None
+    """Folder of `dailies encode latents`, whose latents are read in place of pixels where they are there; wants data.augment false."""
     text_cache: str | None = None
     """Folder for encoded prompts, shared by runs; None keeps them in memory."""
 
@@ -81,6 +84,10 @@ class TextToVideoTask:
         self._codec, self._prompts, self._texts, self._parent = codec, prompts, texts, parent
         self.measures = ("loss{}", *(f"loss{{}}_t{round(100 * t):02d}" for t in config.validate_times))
 
+    def modules(self) -> dict[str, nn.Module]:
+        """What is trained."""
+        return {"transformer": self.module()}
+
     def module(self) -> nn.Module:
         """The transformer: drawn by key, or with its parent's weights and grown positions."""
         with torch.device("meta"):
@@ -96,16 +103,16 @@ class TextToVideoTask:
                 ) from error
         return model
 
-    def loss(self, model: Callable[..., Any], batch: Batch, pixels: Tensor) -> SampleLoss:
+    def loss(self, update: str, engines: Mapping[str, Any], batch: Batch, pixels: Tensor) -> SampleLoss:
         """Mean squared error of the velocity at one time a sample; its bin of times for the log."""
-        x_1 = self._codec.encode(pixels)
+        x_1 = self._codec.normalise(pixels) if batch.encoded else self._codec.encode(pixels)
         keys = [(self._seed, self.name, c, e) for c, e in zip(batch.clip_ids, batch.epochs, strict=True)]
         x_0 = torch.stack([keyed.normal(tuple(x_1.shape[1:]), *k, "noise") for k in keys]).to(x_1.device)
         times = [flow.logit_normal(self._config.time_mean, self._config.time_std, *k, "time") for k in keys]
         prompts = [self._prompt(c) for c in batch.clip_ids]
         read = ["" if flow.dropped(self._config.text_dropout, *k, "drop text") else p for k, p in zip(keys, prompts, strict=True)]
         t = torch.tensor(times, device=x_1.device)
-        total = self._error(model, x_0, x_1, t, read, pixels.dtype)
+        total = self._error(engines[update], x_0, x_1, t, read, pixels.dtype)
         bins = (t * self._config.time_bins).long().clamp_max(self._config.time_bins - 1)
         return SampleLoss(total, {}, bins)
 
@@ -138,6 +145,10 @@ class TextToVideoTask:
             return flow.guided(conditional, unconditional, self._config.sampler.guidance)
 
         return flow.solve(dx_dt, x_0, self._config.sampler)
+
+    def tokens(self, shape: tuple[int, int, int, int, int]) -> int:
+        """Tokens of the transformer, text apart."""
+        return shape[0] * math.prod(token_grid(self._codec.tae.latent_shape(shape)[1:]))
 
     def flops(self, shape: tuple[int, int, int, int, int]) -> int:
         """Encoding the pixels, and the transformer's forward and backward, with every prompt at its full length."""

@@ -1,0 +1,157 @@
+"""A stage's step rehearsed on the meta device: what it holds at its peak beside the states of the optimiser, without any memory.
+
+Inputs have the sizes that the stage's batches have, losses are the task's, and layers that are all alike are counted from two of them.
+"""
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from training.losses import TAELossConfig, adaptive_weight, hinge_discriminator, hinge_generator, l1, outlier_penalty, pixel_gradient
+from training.memory import Peak, live_bytes, step_peak
+from training.models.autoencoder import TAE, Posterior, TAEConfig
+from training.models.discriminator import Discriminator
+from training.models.perceptual import PerceptualNet
+from training.models.transformer import PATCH_PX, Transformer, TransformerConfig
+
+_ALIKE = 1
+"""Layers that are run: each further one adds what the second adds to the first."""
+
+
+@lru_cache(maxsize=256)
+def generator(
+    config: TransformerConfig,
+    batch: int,
+    n_tokens: int,
+    text: tuple[tuple[str, int], ...],
+    dtype: torch.dtype,
+    *,
+    recompute: bool,
+    sequence_parallel: int = 1,
+    fused: bool = True,
+) -> Peak:
+    """The peak of a rank's pass of flow matching over `batch` samples of `n_tokens` tokens, of which each rank of a sequence parallel
+    group has its share; `text` are the tokens of each encoder."""
+    if config.layers > _ALIKE + 1:
+        few, more = (
+            generator(
+                replace(config, layers=n), batch, n_tokens, text, dtype,
+                recompute=recompute, sequence_parallel=sequence_parallel, fused=fused,
+            )
+            for n in (_ALIKE, _ALIKE + 1)
+        )  # fmt: skip
+        saved = few.saved_bytes + (config.layers - _ALIKE) * (more.saved_bytes - few.saved_bytes)
+        # the peak is at the first layer that goes back, when all layers' share is still held
+        return Peak(saved_bytes=saved, peak_bytes=saved + more.peak_bytes - more.saved_bytes)
+    local = n_tokens // sequence_parallel
+    with torch.device("meta"):
+        model = Transformer(replace(config, max_t=1, max_h=1, max_w=local)).to(dtype)
+        model.recompute = recompute
+        noisy, target = (torch.empty(batch, config.latent_channels, 1, PATCH_PX, PATCH_PX * local) for _ in range(2))
+        times = torch.empty(batch)
+        tokens = {name: torch.empty(batch, length, config.text_widths[name], dtype=dtype) for name, length in text}
+        masks = {name: torch.empty(batch, length, dtype=torch.bool) for name, length in text}
+
+    def forward() -> Tensor:
+        velocity = model(noisy.to(dtype), times, tokens, masks)
+        loss: Tensor = (velocity.float() - target).square().flatten(1).mean(1).mean()
+        return loss
+
+    return step_peak(model, forward, keep_gradients=False, fused=fused, sequence_parallel=sequence_parallel)
+
+
+@lru_cache(maxsize=64)
+def autoencoder(
+    config: TAEConfig, loss: TAELossConfig, batch: int, n_frames: int, side_px: int, dtype: torch.dtype, *, fused: bool = True
+) -> Peak:
+    """The peak of a rank's pass over `batch` clips: the autoencoder's update, or the discriminator's where that is larger."""
+    with torch.device("meta"):
+        tae = TAE(config).to(dtype)
+        judge = Discriminator(loss.discriminator).to(dtype) if loss.gan_weight else None
+        perceptual = _perceptual(loss.perceptual_net) if loss.perceptual_weight else None
+        pixels = torch.empty(batch, 3, n_frames, side_px, side_px, dtype=dtype)
+        noise = torch.empty(batch, *tae.latent_shape(tuple(pixels.shape)), dtype=dtype)
+
+    def reconstruct() -> Tensor:
+        output, posterior = tae(pixels, noise)
+        posterior = Posterior(posterior.mean.float(), posterior.logvar.float())
+        output, target = output.float(), pixels.float()
+        seen = l1(output, target)
+        if perceptual is not None:
+            count = loss.perceptual_frames or n_frames
+            made, real = (x[:, :, :count].transpose(1, 2).flatten(0, 1) for x in (output, target))
+            seen = seen + perceptual(made, real).view(batch, -1).mean(1)
+        total = seen + posterior.kl() + outlier_penalty(posterior.mean, loss.outlier_r)
+        if judge is not None:
+            judge.requires_grad_(False)
+            heard = pixel_gradient(hinge_generator(judge(output.to(dtype)).float()), output)
+            judge.requires_grad_(True)
+            weight = adaptive_weight(pixel_gradient(seen, output), heard)
+            total = total + weight * ((output - output.detach()) * heard).flatten(1).sum(1)
+        return total.mean()
+
+    parts = nn.ModuleList([m for m in (tae, judge, perceptual) if m is not None])
+    found = [step_peak(parts, reconstruct, keep_gradients=False, fused=fused)]
+    if judge is not None:
+        found.append(step_peak(parts, lambda: _compare(judge, pixels), keep_gradients=False, fused=fused))
+    return max(found, key=lambda peak: peak.peak_bytes)
+
+
+@lru_cache(maxsize=16)
+def encode_bytes(config: TAEConfig, n_frames: int, side_px: int, dtype: torch.dtype) -> int:
+    """The peak of encoding one clip with a frozen autoencoder, its weights included."""
+    with torch.device("meta"):
+        tae, pixels = TAE(config).to(dtype), torch.empty(1, 3, n_frames, side_px, side_px, dtype=dtype)
+    with torch.no_grad(), live_bytes() as live:
+        tae.encode(pixels)
+    return live.peak_bytes + sum(p.nbytes for p in tae.parameters())
+
+
+@lru_cache(maxsize=16)
+def judged_flops(loss: TAELossConfig, n_frames: int, side_px: int) -> int:
+    """Operations a clip that the perceptual distance and the adversary add to the autoencoder's step.
+
+    The distance: two forward passes, one of them with the gradient of its input. The adversary: forward and the gradient of its input in the
+    autoencoder's update; forward and both gradients of an original and of a reconstruction in its own.
+    """
+    total = 0
+    with torch.device("meta"):
+        clip = torch.empty(1, 3, n_frames, side_px, side_px)
+        if loss.gan_weight:
+            total += 8 * _counted(Discriminator(loss.discriminator), clip)
+        if loss.perceptual_weight:
+            frames = torch.empty(loss.perceptual_frames or n_frames, 3, side_px, side_px)
+            total += 3 * _counted(_perceptual(loss.perceptual_net), frames, frames) // 2
+    return total
+
+
+def _compare(judge: nn.Module, pixels: Tensor) -> Tensor:
+    """The discriminator's loss on originals and as many reconstructions."""
+    real, fake = judge(torch.cat([pixels, pixels])).float().chunk(2)
+    return hinge_discriminator(real, fake).mean()
+
+
+def parameters(module: nn.Module) -> int:
+    """Values of all parameters."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def _counted(module: nn.Module, *inputs: Tensor) -> int:
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        module(*inputs)
+    return int(counter.get_total_flops())
+
+
+def _perceptual(net: PerceptualNet) -> nn.Module:
+    """LPIPS of this network, of sizes only."""
+    from torchmetrics.functional.image.lpips import ScalingLayer, _NoTrainLpips
+
+    module: Any = _NoTrainLpips(pretrained=False, pnet_rand=True, net=net)
+    module.scaling_layer = ScalingLayer()
+    module.eval().requires_grad_(False)
+    return module.to("meta")
