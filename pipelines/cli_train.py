@@ -22,13 +22,24 @@ Tae = Annotated[Path, typer.Option("--tae", help="Folder of a finished `dailies 
 Parent = Annotated[Path | None, typer.Option("--parent", help="Folder of the finished stage that this one begins from.")]
 
 
-@train_app.command("tae")
-def train_tae(data: Data, out: Out, overrides: Overrides = None, config: Config = "tiny", as_json: AsJson = False) -> None:
-    """Train the temporal autoencoder (8x8x8, 16 channels) on the dataset's shards.
+@train_app.command("image_ae")
+def train_image_ae(data: Data, out: Out, overrides: Overrides = None, config: Config = "tiny", as_json: AsJson = False) -> None:
+    """Train the image autoencoder (1x8x8, 16 channels) that the temporal one is inflated from.
 
     The same command again resumes from the newest complete checkpoint. What each checkpoint has seen goes into the manifest.
     """
-    _train("tae", data, out, overrides, config, as_json)
+    _train("image_ae", data, out, overrides, config, as_json)
+
+
+@train_app.command("tae")
+def train_tae(
+    data: Data, out: Out, overrides: Overrides = None, parent: Parent = None, config: Config = "tiny", as_json: AsJson = False
+) -> None:
+    """Train the temporal autoencoder (8x8x8, 16 channels) on the dataset's shards, from a `dailies train image_ae` with --parent.
+
+    The same command again resumes from the newest complete checkpoint. What each checkpoint has seen goes into the manifest.
+    """
+    _train("tae", data, out, overrides, config, as_json, parent=parent)
 
 
 @train_app.command("t2i")

@@ -12,7 +12,7 @@ from pipelines.config import ConfigError
 from pipelines.exposures import record
 from pipelines.progress import Progress
 
-Stage = Literal["tae", "t2i", "t2v"]
+Stage = Literal["image_ae", "tae", "t2i", "t2v"]
 
 
 def train_stage(
@@ -27,20 +27,22 @@ def train_stage(
 ) -> dict[str, Any]:
     """The training run in `out` is finished and the dataset's manifest says what each checkpoint saw; returns where to look.
 
-    `tae` and `parent` are folders of finished runs, or of their exports: what a generator encodes with and begins from.
+    `tae` and `parent` are folders of finished runs, or of their exports: what a generator encodes with, and what a stage begins from.
     """
-    from training.config import TrainConfig
+    from training.config import AUTOENCODERS, TrainConfig
     from training.launch import train
 
     store = ManifestStore(data)
     if store.version() < 0:
         raise ManifestError(f"{data}: expected a dataset with a manifest, found none; make one with `dailies curate INPUT --out {data}`")
     settings = config.load(TrainConfig, f"train/{stage}", config_name, overrides)
-    if (settings.stage == "tae") != (stage == "tae"):
+    if settings.stage != stage and (stage in AUTOENCODERS or settings.stage in AUTOENCODERS):
         raise ConfigError(f"{config_name}: expected a configuration for `dailies train {stage}`, found one of stage {settings.stage}")
     if settings.flow:
         given: dict[str, Any] = {n: str(p.resolve()) for n, p in (("tae", tae), ("parent", parent)) if p}
         settings = dataclasses.replace(settings, flow=dataclasses.replace(settings.flow, **given))
+    elif parent:
+        settings = dataclasses.replace(settings, parent=str(parent.resolve()))
     begun, started_at = time.monotonic(), datetime.now(UTC)
     progress = Progress(quiet=quiet)
     status = train(settings, data, out, progress.say)

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.config import CONF, ConfigError, available, bind, digest, load, to_record, with_overrides, without_unknown
 from pipelines.settings import CurateConfig
-from training.config import TrainConfig
+from training.config import AUTOENCODERS, TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +32,11 @@ def test_every_curation_config_binds(name: str) -> None:
     assert all(k == s.name for k, s in config.sets.items())
 
 
-@pytest.mark.parametrize(("stage", "name"), [(s, n) for s in ("tae", "t2i", "t2v") for n in available(f"train/{s}")])
+@pytest.mark.parametrize(("stage", "name"), [(s, n) for s in ("image_ae", "tae", "t2i", "t2v") for n in available(f"train/{s}")])
 def test_every_training_config_binds(stage: str, name: str) -> None:
     """Each file in conf/train composes into a TrainConfig; a generator's takes its sizes from conf/model/transformer."""
     config = load(TrainConfig, f"train/{stage}", name)
-    assert config.steps > 0 and (config.flow is None) == (stage == "tae")
+    assert config.steps > 0 and (config.flow is None) == (stage in AUTOENCODERS)
     if config.flow:
         assert config.flow.model.layers == {"tiny": 4, "paper": 48}[name]
 

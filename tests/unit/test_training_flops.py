@@ -36,11 +36,13 @@ def test_transformer_formula(latent: tuple[int, int, int], recompute: bool) -> N
     assert step / forward == pytest.approx(4 if recompute else 3, rel=0.08)
 
 
-@pytest.mark.parametrize("temporal", [True, False])
+@pytest.mark.parametrize(("temporal", "patch_px"), [(True, 1), (False, 1), (True, 4), (False, 4)])
 @pytest.mark.parametrize("shape", [(2, 3, 9, 32, 48), (1, 3, 1, 16, 16)])
-def test_autoencoder_formula(shape: tuple[int, ...], temporal: bool) -> None:
-    """Encode, decode, and both with their backward pass (x 3), of a small autoencoder with levels of different widths, within 1 %."""
-    sizes = TAEConfig(base_channels=8, channel_mult=(1, 2, 2, 4), n_res_blocks=2, norm_groups=4, temporal=temporal)
+def test_autoencoder_formula(shape: tuple[int, ...], temporal: bool, patch_px: int) -> None:
+    """Encode, decode, and both with their backward pass (x 3), of a small autoencoder with levels of different widths, on pixels and on
+    patches of them, within 1 %."""
+    mult = (1, 2, 2, 4) if patch_px == 1 else (2, 4)
+    sizes = TAEConfig(base_channels=8, channel_mult=mult, n_res_blocks=2, norm_groups=4, temporal=temporal, patch_px=patch_px)
     with torch.device("meta"):
         model, pixels = TAE(sizes), torch.empty(shape)
         latent = torch.empty(shape[0], *model.latent_shape(shape))

@@ -7,11 +7,14 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image.lpips import _LPIPS
 
+from training.data.batch import Batch
 from training.errors import TrainingError
 from training.losses import TAELossConfig, adaptive_weight, hinge_discriminator, hinge_generator, pixel_gradient
+from training.models.autoencoder import TAEConfig
 from training.models.discriminator import Discriminator, DiscriminatorConfig
 from training.models.layers import TemporalConv, initialise
 from training.models.perceptual import Perceptual
+from training.tasks.autoencoder import AutoencoderTask
 
 ALEX = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
 """Layers of torchvision's AlexNet: number -> (out, in, kernel)."""
@@ -164,3 +167,94 @@ def test_the_adaptive_weight_makes_gradients_equally_long() -> None:
     for b in range(2):
         assert torch.allclose((weights[b] * found[b]).norm(), wanted[b].norm(), rtol=1e-5)
     assert weights[2] == 1e4
+
+
+class Plain:
+    """A module in the place of its engine: one process, no sharding."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, *inputs: Tensor) -> object:
+        return self.module(*inputs)
+
+
+SMALL = TAEConfig(base_channels=4, channel_mult=(1, 1, 1, 1), n_res_blocks=1, latent_channels=4, norm_groups=2)
+
+
+def engines_of(task: AutoencoderTask) -> dict[str, Plain]:
+    """The task's modules as they begin."""
+    return {name: Plain(module) for name, module in task.modules().items()}
+
+
+def batch_of(x: Tensor, step: int = 0, clips: tuple[str, ...] = ("a", "b")) -> Batch:
+    """These pixels as a batch."""
+    return Batch(step=step, kind="video", pixels=x, clip_ids=clips, epochs=(0,) * len(clips))
+
+
+def gradient_of(task: AutoencoderTask, engines: dict[str, Plain], batch: Batch) -> tuple[Tensor, Tensor]:
+    """(losses, all gradients of the autoencoder in one row) of its update."""
+    loss = task.loss("autoencoder", engines, batch, batch.pixels).total
+    gradients = torch.autograd.grad(loss.mean(), list(engines["autoencoder"].module.parameters()), materialize_grads=True)
+    return loss.detach(), torch.cat([g.flatten() for g in gradients])
+
+
+def test_the_adversary_changes_the_gradient_and_not_the_logged_loss() -> None:
+    """With an adversary the loss is the same number and its gradient another one; before its start step the gradient is the same too."""
+    x = random((2, 3, 2, 16, 16), 1)
+    without = AutoencoderTask("tae", SMALL, TAELossConfig(), 0)
+    adversarial = AutoencoderTask("tae", SMALL, TAELossConfig(gan_weight=0.5, gan_start_step=3, discriminator=TINY), 0)
+    loss, gradient = gradient_of(without, engines_of(without), batch_of(x))
+    for step, same in ((2, True), (3, False)):
+        found = gradient_of(adversarial, engines_of(adversarial), batch_of(x, step))
+        assert torch.equal(found[0], loss) and torch.allclose(found[1], gradient, rtol=0, atol=1e-9) == same
+
+
+def test_both_updates_see_one_reconstruction_and_leave_each_other_alone() -> None:
+    """The discriminator's update judges what the autoencoder made in its own, though its weights moved since; neither update leaves a
+    gradient on the other's weights; the discriminator can learn afterwards."""
+    task = AutoencoderTask("tae", SMALL, TAELossConfig(gan_weight=0.5, discriminator=TINY), 0)
+    engines, x = engines_of(task), random((2, 3, 2, 16, 16), 1)
+    model, adversary = (engines[name].module for name in ("autoencoder", "discriminator"))
+    found = task.loss("autoencoder", engines, batch_of(x), x)
+    found.total.mean().backward()
+    assert set(found.parts) == {"l1", "kl", "outlier", "adversarial"}
+    assert all(p.grad is None and p.requires_grad for p in adversary.parameters())
+    before = [p.grad.clone() for p in model.parameters()]
+    for p in model.parameters():
+        p.data.zero_()
+    judged = task.loss("discriminator", engines, batch_of(x), x)
+    judged.total.mean().backward()
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), before, strict=True))
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in adversary.parameters())
+    # as the adversary has not moved in between, the mean logit of what was made is minus the hinge that the autoencoder heard
+    assert torch.allclose(judged.parts["made"], -found.parts["adversarial"], atol=1e-6)
+
+
+def test_a_clips_adversarial_gradient_is_its_own() -> None:
+    """The gradient of two clips together is the mean of each alone: so any number of processes trains the same."""
+    task = AutoencoderTask("tae", SMALL, TAELossConfig(gan_weight=0.5, discriminator=TINY), 0)
+    engines, x = engines_of(task), random((2, 3, 2, 16, 16), 1)
+    _, together = gradient_of(task, engines, batch_of(x))
+    alone = [gradient_of(task, engines, batch_of(x[i : i + 1], clips=(name,)))[1] for i, name in enumerate("ab")]
+    assert torch.allclose(together, (alone[0] + alone[1]) / 2, rtol=1e-3, atol=1e-7)
+
+
+def test_the_perceptual_loss_counts_and_its_frames_are_drawn_by_key(alexnet: Path) -> None:
+    """It is logged, weighted, and part of the gradient; with all frames it is the mean of each frame's; with fewer, a clip's draw depends
+    on the clip and not on its place."""
+    settings = {"perceptual_net": "alex", "perceptual_features": str(alexnet), "kl_weight": 0.0, "outlier_weight": 0.0}
+    x = random((2, 3, 3, 32, 32), 1)
+    parts = {}
+    for frames in (0, 2):
+        task = AutoencoderTask("tae", SMALL, TAELossConfig(perceptual_weight=0.5, perceptual_frames=frames, **settings), 0)
+        engines = engines_of(task)
+        found = task.loss("autoencoder", engines, batch_of(x), x)
+        assert torch.allclose(found.total, found.parts["l1"] + 0.5 * found.parts["perceptual"])
+        parts[frames] = found.parts["perceptual"]
+        swapped = task.loss("autoencoder", engines, batch_of(x.flip(0), 7, ("b", "a")), x.flip(0))
+        assert torch.allclose(swapped.parts["perceptual"].flip(0), parts[frames], rtol=1e-4)
+    assert not torch.allclose(parts[0], parts[2], rtol=1e-4)
+    _, gradient = gradient_of(task, engines, batch_of(x))
+    plain = AutoencoderTask("tae", SMALL, TAELossConfig(kl_weight=0.0, outlier_weight=0.0), 0)
+    assert not torch.allclose(gradient, gradient_of(plain, engines_of(plain), batch_of(x))[1], atol=1e-5)
