@@ -7,14 +7,18 @@ import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipelines.progress import stderr_to
 from pipelines.stage import Job, Place, Stage
 from pipelines.work import Unit, run_unit
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _OBJECT_STORE_BYTES = 256 << 20
 """Enough: units are kilobytes and results are counts. Ray's default takes 30 % of the machine's memory."""
@@ -143,6 +147,56 @@ def _run_ray(units: list[tuple[Stage, Unit]], config: Any, place: Place, engine:
         done = dataset.map_batches(run_batch, fn_args=arguments, batch_size=1, num_cpus=1)
     for row in done.iter_rows():
         yield {"rows_in": int(row["rows_in"]), "rows_out": int(row["rows_out"])}
+
+
+def run_workers(
+    worker: Callable[..., Callable[[Sequence[T]], list[R]]], arguments: tuple[Any, ...], chunks: Sequence[Sequence[T]], engine: EngineConfig
+) -> Iterator[tuple[Sequence[T], list[R] | None]]:
+    """Each chunk with what a `worker(*arguments)` makes of it, as they get done; workers hold their weights as long as there is work.
+
+    A chunk whose worker dies (memory, a decoder that crashes) is given to others one by one; a single one that kills its worker comes
+    with None. Actors have a core each, or a GPU each where the cluster has any.
+    """
+    if engine.name == "local" or not chunks:
+        local = worker(*arguments) if chunks else None
+        yield from ((chunk, local(chunk)) for chunk in chunks if local)
+        return
+    import ray
+
+    start(engine)
+    resources = ray.cluster_resources()
+    gpus = int(resources.get("GPU", 0))
+    remote: Any = ray.remote(_Worker)
+    actor = remote.options(num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0)
+    waiting, running = deque(chunks), dict[Any, tuple[Any, Sequence[T]]]()
+    idle = [actor.remote(worker, arguments) for _ in range(max(1, min(len(chunks), gpus or int(resources.get("CPU", 1)))))]
+    while waiting or running:
+        while waiting and idle:
+            taken, chunk = idle.pop(), waiting.popleft()
+            running[taken.run.remote(chunk)] = (taken, chunk)
+        (done,), _ = ray.wait(list(running), num_returns=1)
+        taken, chunk = running.pop(done)
+        try:
+            made = ray.get(done)
+        except ray.exceptions.RayActorError:
+            idle.append(actor.remote(worker, arguments))
+            if len(chunk) > 1:
+                waiting.extend([one] for one in chunk)
+            else:
+                yield chunk, None
+            continue
+        idle.append(taken)
+        yield chunk, made
+
+
+class _Worker:
+    """A worker in a process of its own."""
+
+    def __init__(self, worker: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]) -> None:
+        self._worker = worker(*arguments)
+
+    def run(self, chunk: Any) -> Any:
+        return self._worker(chunk)
 
 
 def _quiet(ray: Any) -> None:

@@ -4,6 +4,7 @@
     deny.txt, manifest version       the clips may not be trained on, the files may not enter again
     shards                           the members' bytes are filler of the same length
     work/, fetched media, tables     rows, texts, vectors, pictures, sound and copies are gone, in every version
+    caches, training runs            latents, text tokens, fetched payloads and prompts are gone from where the manifest says they are
     releases/<name>                  amended
     takedowns/000001.json, .dsse.json    the receipt, last, and what signs it
 
@@ -35,12 +36,13 @@ from manifests.tables import LOOKED_UP, ManifestStore
 from manifests.takedown import Radius, TakedownError, signer_of
 from pipelines import provenance
 from pipelines.stage import Place
+from pipelines.takedown_caches import scrub_caches
 from pipelines.takedown_case import Case, Request, open_case
 from pipelines.work import set_column
 from pipelines.work_scrub import scrub_work
 
 PREDICATE = "urn:dailies:takedown:v1"
-STEPS = ("quarantine", "shards", "work", "media", "tables", "versions", "releases", "receipt")
+STEPS = ("quarantine", "shards", "work", "media", "caches", "tables", "versions", "releases", "receipt")
 _REMOVED = {"decision": "removed", "shard_no": None, "caption_no": None, "keyframe_part": None, "scan_part": None}
 """What is left of a clip's state."""
 _ABANDONED = re.compile(r"\..*\.(\d+)\.tmp")
@@ -69,6 +71,8 @@ def execute(dataset: Path, request: Request, radius: Radius, key: Path | None, s
     said("work")
     done["media_copies"] = _remove_media(place, store, case)
     said("media")
+    done["caches"] = scrub_caches(store, case.clip_ids)
+    said("caches")
     done["manifest_version"] = commit_removal(store, case, hashes)
     said("tables")
     changed = scrub_versions(store, case, hashes)

@@ -123,3 +123,18 @@ def fault(path: str) -> None:
 def process_id() -> int:
     """The process it runs in."""
     return os.getpid()
+
+
+class Doubling:
+    """A worker of an actor pool that multiplies by two and a factor, and dies of one number."""
+
+    POISON = 13
+
+    def __init__(self, factor: int) -> None:
+        self._factor = factor
+
+    def __call__(self, numbers: list[int]) -> list[int]:
+        """Each number doubled and times the factor."""
+        if self.POISON in numbers:
+            os.kill(os.getpid(), 9)
+        return [2 * n * self._factor for n in numbers]

@@ -46,7 +46,7 @@ def prepare(config: "TrainConfig", dataset: Path, out: Path, samples: list[Sampl
         raise TrainingError(f"{dataset}: expected captions to train {config.stage} on, found none; run `dailies curate` with captions")
     scale, digests = _scale(config, config.flow, dataset, samples, version)
     write_atomic(out / LATENTS, json.dumps({**asdict(scale), **digests}, indent=1).encode())
-    _write_prompts(out, prompts)
+    write_prompts(out, prompts)
 
 
 def read_prompts(dataset: Path, version: int, samples: list[Sample], config: DataConfig) -> dict[str, str]:
@@ -83,7 +83,7 @@ def forget_clips(out: Path, clip_ids: Collection[str]) -> int:
     prompts = load_prompts(out)
     found = sum(bool(prompts.get(clip)) for clip in clip_ids)
     if found:
-        _write_prompts(out, {clip: "" if clip in clip_ids else prompt for clip, prompt in prompts.items()})
+        write_prompts(out, {clip: "" if clip in clip_ids else prompt for clip, prompt in prompts.items()})
     return found
 
 
@@ -102,7 +102,8 @@ def latent_cache(config: "TrainConfig", out: Path) -> LatentCache | None:
     return LatentCache(Path(config.flow.latents_folder), load_latents(out)[1]["tae_sha256"], config.engine.precision)
 
 
-def _write_prompts(out: Path, prompts: dict[str, str]) -> None:
+def write_prompts(out: Path, prompts: dict[str, str]) -> None:
+    """The run in `out` has these prompts, clip id -> prompt."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({"clip_id": list(prompts), "prompt": list(prompts.values())}), sink, compression="zstd")
     write_atomic(out / PROMPTS, memoryview(sink.getvalue()))

@@ -19,7 +19,7 @@ from pipelines.encode import encode_latents, encode_text, folders_of, names_of
 from pipelines.on_ray import EngineConfig
 from pipelines.progress import Progress
 from tests.text_makers import ul2
-from training.conditions import read_prompts
+from training.conditions import latent_cache, prepare, read_prompts
 from training.config import TrainConfig
 from training.data.batch import BatchLoader, DataConfig
 from training.data.index import load_samples
@@ -27,12 +27,14 @@ from training.data.latent_cache import LatentCache, forget_latents
 from training.data.plan import Plan
 from training.data.text_cache import TextCache, forget_prompts, name_of
 from training.flow import SamplerConfig
+from training.folder import write_run
 from training.latents import LatentCodec, LatentScale, load_tae
 from training.launch import train
 from training.metrics import read_log
 from training.models.text import TextConfig, load_encoders
 from training.models.transformer import TransformerConfig
 from training.parallel.engine import EngineConfig as TrainingEngine
+from training.tasks.make import make_task
 from training.tasks.text_to_video import FlowConfig
 
 pytestmark = [pytest.mark.train, pytest.mark.timeout(600)]
@@ -92,23 +94,36 @@ def test_latents_made_beforehand_are_those_made_on_the_fly(copy: Path, tae: Path
     assert kinds == {"video", "image"}
 
 
-def test_training_reads_latents_and_logs_the_same(copy: Path, tae: Path, tmp_path: Path) -> None:
-    """A run with a folder of latents writes, to the bit, the losses of a run that encodes on the fly, and does decode no clip for it: with
-    every shard filled with zeros after the start only what is held out is missing."""
-    out = tmp_path / "latents"
+def test_training_reads_latents_in_place_of_pixels(copy: Path, tae: Path, tmp_path: Path) -> None:
+    """A run with a folder of latents decodes no training clip: their bytes are gone from the shards when its steps begin. The task's
+    losses are those of pixels encoded on the fly, to the bit."""
+    out, run = tmp_path / "latents", tmp_path / "run"
     encode_latents(copy, out, tae, CONFIG, LOCAL, QUIET)
-    logs = []
-    for name, changes in (("plain", {}), ("beforehand", {"latents_folder": str(out)})):
-        lines: list[str] = []
-        assert train(with_flow(tae=str(tae), **changes), copy, tmp_path / name, lines.append) == 0, "\n".join(lines[-40:])
-        logs.append([(r["loss"], r["rolling_digest"]) for r in read_log(tmp_path / name, "train")])
-    assert logs[0] == logs[1] and len(logs[0]) == 3
-    assert not list((tmp_path / "beforehand").rglob("exception*"))
+    config, version = with_flow(tae=str(tae), latents_folder=str(out)), ManifestStore(copy).version()
+    samples = load_samples(copy, version)
+    plan = Plan(CONFIG.plan_settings(version), samples)
+    run.mkdir()
+    prepare(config, copy, run, samples, version)
+    write_run(config, copy, run, samples, version)
+    plain = BatchLoader(copy, plan, CONFIG.data, 0, 1).batch(0)
+    for sample in plan.samples:
+        with (copy / sample.shard_path).open("r+b") as shard:
+            shard.seek(sample.offset)
+            shard.write(bytes(sample.size_bytes))
+    lines: list[str] = []
+    assert train(config, copy, run, lines.append) == 0, "\n".join(lines[-40:])
+    task = make_task(config, run)
+    model = task.modules()["transformer"]
+    encoded = BatchLoader(copy, plan, CONFIG.data, 0, 1, latent_cache(config, run)).batch(0)
+    losses = [task.loss("transformer", {"transformer": model}, b, b.pixels).total for b in (plain, encoded)]
+    assert encoded.encoded and torch.equal(*losses)
+    logged = [row["loss"] for row in read_log(run, "train")]
+    assert len(logged) == 3 and logged[0] == pytest.approx(losses[0].mean().item(), rel=1e-6)
 
 
 def test_latents_answer_for_nothing_else(copy: Path, tae: Path, tmp_path: Path) -> None:
     """Other windows, precision or weights have no latents; a damaged file counts as none and is made again after it is removed."""
-    out, (sample, *_) = tmp_path / "latents", load_samples(copy, 0)
+    out, sample = tmp_path / "latents", next(s for s in load_samples(copy, 0) if s.kind == "video")
     encode_latents(copy, out, tae, CONFIG, LOCAL, QUIET)
     _, sha256 = load_tae(tae)
     cache = LatentCache(out, sha256, "fp32")
@@ -171,33 +186,49 @@ def test_prompts_are_encoded_beforehand(copy: Path, tmp_path: Path) -> None:
         encode_text(copy, out, CONFIG, LOCAL, QUIET)
 
 
-@pytest.mark.engine
-def test_the_command_encodes_on_ray_and_is_in_the_manifest(copy: Path, tae: Path, tmp_path: Path, dailies: Any) -> None:
-    """`dailies encode latents` makes on Ray what one process makes, to the byte, and the manifest names the folder once."""
+def test_the_command_is_in_the_manifest(copy: Path, tae: Path, tmp_path: Path, dailies: Any) -> None:
+    """`dailies encode latents` does what the stage's configuration says; the manifest names the folder once, also for a run that was killed."""
     data = ["data.size_px=32", "data.n_frames=8", "data.shapes=buckets", "data.holdout_share=0.2"]
-    command = ["encode", "latents", copy, "--tae", tae, "--out", tmp_path / "ray", "--stage", "t2v", "--config", "tiny", "--json", *data]
+    command = [
+        "encode",
+        "latents",
+        copy,
+        "--tae",
+        tae,
+        "--out",
+        tmp_path / "out",
+        "--stage",
+        "t2v_256",
+        "--config",
+        "tiny",
+        "--engine",
+        "local",
+        "--json",
+        *data,
+    ]
     done = dailies(*command)
     assert done.status == 0, done.err
     assert done.json["encoded"] == done.json["clips"] == 14
-    assert dailies(*command).json["known"] == 14
-    encode_latents(copy, tmp_path / "local", tae, CONFIG, LOCAL, QUIET)
-    files = {p.relative_to(tmp_path / "ray"): p.read_bytes() for p in (tmp_path / "ray").rglob("*.safetensors")}
-    assert files == {p.relative_to(tmp_path / "local"): p.read_bytes() for p in (tmp_path / "local").rglob("*.safetensors")}
+    assert encode_latents(copy, tmp_path / "out", tae, CONFIG, LOCAL, QUIET)["known"] == 14
     store = ManifestStore(copy)
-    assert folders_of(store) == [(tmp_path / "ray", "latents"), (tmp_path / "local", "latents")]
+    assert set(folders_of(store)) == {(tmp_path / "out", "latents")}
     runs: list[Run] = from_table(Run, store.read("runs"))
-    assert [r.command for r in runs] == ["encode latents"] * 2 and json.loads(runs[0].config_json)["precision"] == "fp32"
+    assert {r.command for r in runs} == {"encode latents"} and json.loads(runs[0].config_json)["precision"] == "fp32"
 
 
 @pytest.mark.engine
-def test_a_worker_that_dies_costs_one_row() -> None:
-    """Of a chunk whose worker dies the others are done by another, and the one that kills comes back without a result."""
+def test_actors_make_what_one_process_makes(copy: Path, tae: Path, tmp_path: Path) -> None:
+    """On Ray the latents are the same files to the byte; a chunk whose worker dies is done by another but for the row that kills it."""
     from tests.child_functions import Doubling
 
+    engine = EngineConfig(cpus=2)
     try:
-        chunks = [[1, 2, 3], [4, Doubling.POISON, 6], [7]]
-        done = list(on_ray.run_workers(Doubling, (10,), chunks, EngineConfig(cpus=2)))
+        assert encode_latents(copy, tmp_path / "ray", tae, CONFIG, engine, QUIET)["encoded"] == 14
+        done = list(on_ray.run_workers(Doubling, (10,), [[1, 2, 3], [4, Doubling.POISON, 6], [7]], engine))
     finally:
         on_ray.stop()
+    encode_latents(copy, tmp_path / "local", tae, CONFIG, LOCAL, QUIET)
+    files = {p.relative_to(tmp_path / "ray"): p.read_bytes() for p in (tmp_path / "ray").rglob("*.safetensors")}
+    assert files == {p.relative_to(tmp_path / "local"): p.read_bytes() for p in (tmp_path / "local").rglob("*.safetensors")}
     assert sorted(n for _, made in done for n in made or ()) == [20, 40, 60, 80, 120, 140]
     assert [list(chunk) for chunk, made in done if made is None] == [[Doubling.POISON]]

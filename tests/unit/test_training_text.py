@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.text_makers import byt5, metaclip, ul2
 from training.data.text_cache import TextCache
 from training.errors import TrainingError
 from training.models.text import (
@@ -26,51 +27,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tiny encoders with random weights, saved by the libraries that real ones are saved with."""
     root = tmp_path_factory.mktemp("text")
     before = torch.random.get_rng_state()
-    made = {"ul2": _ul2(root / "ul2"), "byt5": _byt5(root / "byt5"), "metaclip": _metaclip(root / "metaclip")}
+    made = {"ul2": ul2(root / "ul2"), "byt5": byt5(root / "byt5"), "metaclip": metaclip(root / "metaclip")}
     torch.random.set_rng_state(before)
     return made
-
-
-def _t5(folder: Path, vocabulary: int) -> Path:
-    from transformers import T5Config, T5EncoderModel
-
-    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
-    T5EncoderModel(T5Config(vocab_size=vocabulary, feed_forward_proj="gated-silu", **sizes)).save_pretrained(folder)
-    return folder
-
-
-def _ul2(folder: Path) -> Path:
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    words = ["<pad>", "</s>", "<unk>", *["a", "red", "fox", "runs", "over", "snow", "past", "sign", "that", "says", ".", "A"]]
-    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=special["unk_token"]))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    return _t5(folder, len(words))
-
-
-def _byt5(folder: Path) -> Path:
-    return _t5(folder, 384)
-
-
-def _metaclip(folder: Path) -> Path:
-    import open_clip
-    from safetensors.torch import save_file
-
-    described = {
-        "embed_dim": 8,
-        "quick_gelu": True,
-        "vision_cfg": {"image_size": 16, "layers": 1, "width": 8, "head_width": 4, "patch_size": 8},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 12, "heads": 2, "layers": 2},
-    }
-    folder.mkdir()
-    model = open_clip.model.CLIP(**described)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": described}))
-    return folder
 
 
 def config(folders: dict[str, Path], **changes: object) -> TextConfig:
