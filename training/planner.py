@@ -14,7 +14,7 @@ import torch
 from training import flops, rehearse
 from training.config import TrainConfig
 from training.memory import Peak
-from training.models.autoencoder import TAE, TAEConfig
+from training.models.autoencoder import TAE, TAEConfig, latent_frames
 from training.models.discriminator import Discriminator
 from training.models.transformer import Block, Transformer, tokens_of
 
@@ -146,6 +146,8 @@ class StagePlan:
     """Why it cannot be run; empty if it can."""
     options: tuple[Option, ...]
     """Other layouts on as many GPUs; where none fits, those that do on another number."""
+    latents_beforehand: bool
+    """Whether the options take latents that were made beforehand, because encoding as it goes fits on no number of GPUs."""
 
     @property
     def gpu_days(self) -> float:
@@ -154,7 +156,7 @@ class StagePlan:
 
 
 def plan_stage(config: TrainConfig, gpus: int, hardware: Hardware, *, search: bool = True) -> StagePlan:
-    """The plan of the stage on so many GPUs. With `search`, other layouts are tried too."""
+    """The plan of the stage on so many GPUs. With `search`, other layouts are tried too, and other numbers of GPUs where none fits."""
     stage = _Stage(config, hardware)
     engine, kinds = config.engine, stage.media
     batch = max(m.batch for m in kinds)
@@ -166,6 +168,13 @@ def plan_stage(config: TrainConfig, gpus: int, hardware: Hardware, *, search: bo
     if memory is not None and memory.total > hardware.usable_bytes:
         found, room = memory.total / 1e9, hardware.usable_bytes / 1e9
         problems.append(f"memory: expected at most {room:.1f} GB of a GPU, found {found:.1f} GB")
+    beforehand = memory is not None and memory.states + memory.encoding > hardware.usable_bytes
+    if beforehand and config.flow:  # whatever the layout: so look for one that reads latents
+        problems.append(
+            f"encoding: expected latents made beforehand (flow.latents_folder), as a clip of {config.data.n_frames} frames does not fit"
+        )
+        made = replace(config, flow=replace(config.flow, latents_folder="latents"), data=replace(config.data, augment=False))
+        stage = _Stage(made, hardware)
     options = tuple(stage.options(gpus)) if search else ()
     if search and not any(o.fits for o in options):
         others = [gpus << i for i in range(1, 14)] + [gpus >> i for i in range(1, gpus.bit_length())]
@@ -174,17 +183,15 @@ def plan_stage(config: TrainConfig, gpus: int, hardware: Hardware, *, search: bo
     step_flops = sum(m.share * m.batch * m.flops for m in kinds)
     compute_s = step_flops / (gpus * hardware.peak_tflops * 1e12 * hardware.mfu)
     gathered, exchanged = stage.traffic(gpus, layout)
-    wide = (
-        hardware.node_gb_per_s
-        if gpus <= hardware.node_gpus
-        else min(hardware.node_gb_per_s, hardware.network_gb_per_s * hardware.node_gpus)
-    )
+    # a node takes whole weights in through all of its ports, and passes them on inside
+    ports = hardware.network_gb_per_s * hardware.node_gpus
+    wide = hardware.node_gb_per_s if gpus <= hardware.node_gpus else min(hardware.node_gb_per_s, ports)
     near = hardware.node_gb_per_s if layout.sequence_parallel <= hardware.node_gpus else hardware.network_gb_per_s
     return StagePlan(
         stage=config.stage, gpus=gpus, layout=layout, parameters=stage.parameters, steps=config.steps, batch=batch,
         tokens=sum(m.share * m.batch * m.n_tokens for m in kinds), flops=step_flops, memory=memory, compute_s=compute_s,
         gather_bytes=gathered, gather_s=gathered / wide / 1e9, exchange_bytes=exchanged, exchange_s=exchanged / near / 1e9,
-        days=compute_s * config.steps / 86_400, problems=tuple(problems), options=options,
+        days=compute_s * config.steps / 86_400, problems=tuple(problems), options=options, latents_beforehand=stage.config is not config,
     )  # fmt: skip
 
 
@@ -223,7 +230,7 @@ class _Stage:
         side = self.config.data.size_px
         if self.config.flow is None:
             tae, loss = self.config.model, self.config.loss
-            latent = (flops.latent_frames(n_frames) if tae.temporal else n_frames) * (side // 8) ** 2
+            latent = (latent_frames(n_frames) if tae.temporal else n_frames) * (side // 8) ** 2
             return latent, flops.tae_step(tae, 1, n_frames, side, side) + rehearse.judged_flops(loss, n_frames, side), 0
         model, grid = self.config.flow.model, (-(-n_frames // 8), side // 16, side // 16)
         encoding = 0 if self.config.flow.latents_folder else flops.tae_encode(TAEConfig(), n_frames, side, side)
@@ -282,20 +289,18 @@ class _Stage:
     def options(self, gpus: int) -> Iterator[Option]:
         """Layouts that can be run on so many GPUs, each with the largest pass that fits, or with the smallest where none does."""
         heads = self.config.flow.model.heads if self.config.flow else 1
-        for size in range(1, min(heads, self.hardware.node_gpus) + 1):
-            if any(True for _ in self.refusals(gpus, size)):
-                continue
+        sizes = [n for n in range(1, heads + 1) if not any(True for _ in self.refusals(gpus, n))]
+        inside = [n for n in sizes if n <= self.hardware.node_gpus]
+        for size in inside or sizes[:2]:  # beyond a node the exchange is as slow as the network: only where nothing else can be run
             of_group = max(m.batch for m in self.media) // (gpus // size)
             for recompute in (False, True) if self.config.flow else (False,):
-                found = None
-                for micro in (n for n in range(of_group, 0, -1) if of_group % n == 0):
-                    layout = Layout(sequence_parallel=size, recompute=recompute, micro_batch=micro)
-                    memory = self.memory(gpus, layout)
-                    found = Option(gpus=gpus, layout=layout, memory=memory, fits=memory.total <= self.hardware.usable_bytes)
-                    if found.fits:
-                        break
-                if found:
-                    yield found
+                least = self._option(gpus, Layout(sequence_parallel=size, recompute=recompute, micro_batch=1))
+                larger = (self._option(gpus, replace(least.layout, micro_batch=n)) for n in range(of_group, 1, -1) if of_group % n == 0)
+                yield next((o for o in larger if o.fits), least) if least.fits else least
+
+    def _option(self, gpus: int, layout: Layout) -> Option:
+        memory = self.memory(gpus, layout)
+        return Option(gpus=gpus, layout=layout, memory=memory, fits=memory.total <= self.hardware.usable_bytes)
 
     def traffic(self, gpus: int, layout: Layout) -> tuple[float, float]:
         """(for weights and gradients, for attention): bytes that a GPU receives in a step, on average.

@@ -151,7 +151,9 @@ def _perceptual(net: PerceptualNet) -> nn.Module:
     """LPIPS of this network, of sizes only."""
     from torchmetrics.functional.image.lpips import ScalingLayer, _NoTrainLpips
 
-    module: Any = _NoTrainLpips(pretrained=False, pnet_rand=True, net=net)
-    module.scaling_layer = ScalingLayer()
-    module.eval().requires_grad_(False)
-    return module.to("meta")
+    with torch.device("meta"):  # on the CPU it would draw 138 million weights
+        module: Any = _NoTrainLpips(pretrained=False, pnet_rand=True, net=net)
+    with torch.device("cpu"):
+        module.scaling_layer = ScalingLayer()
+    found: nn.Module = module.eval().requires_grad_(False).to("meta")
+    return found
