@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines import cli_audit, cli_encode, cli_ledger, cli_plan, cli_release, cli_takedown, cli_train
+from pipelines import cli_audit, cli_curriculum, cli_encode, cli_ledger, cli_plan, cli_release, cli_takedown, cli_train
 from pipelines.console import AsJson, Overrides, errors, print_table
 
 app = typer.Typer(
@@ -149,7 +149,16 @@ def _print_summary(summary: Any, report: Path) -> None:
     print_table(["", "nothing left to do" if summary.nothing_left else "curated"], rows)
 
 
-for _part in (cli_audit.app, cli_encode.app, cli_ledger.app, cli_plan.app, cli_release.app, cli_takedown.app, cli_train.app):
+for _part in (
+    cli_audit.app,
+    cli_curriculum.app,
+    cli_encode.app,
+    cli_ledger.app,
+    cli_plan.app,
+    cli_release.app,
+    cli_takedown.app,
+    cli_train.app,
+):
     app.registered_commands += _part.registered_commands
     app.registered_groups += _part.registered_groups
 

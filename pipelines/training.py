@@ -4,7 +4,7 @@ import dataclasses
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from manifests.tables import ManifestError, ManifestStore
 from pipelines import config
@@ -12,11 +12,16 @@ from pipelines.config import ConfigError
 from pipelines.exposures import record
 from pipelines.progress import Progress
 
-Stage = Literal["image_ae", "tae", "t2i", "t2v"]
+STAGES = config.CONF / "train"
+
+
+def stages() -> list[str]:
+    """The stages that can be trained: the folders of conf/train."""
+    return sorted(path.name for path in STAGES.iterdir() if path.is_dir())
 
 
 def train_stage(
-    stage: Stage,
+    stage: str,
     data: Path,
     out: Path,
     config_name: str,
@@ -24,17 +29,24 @@ def train_stage(
     quiet: bool,
     tae: Path | None = None,
     parent: Path | None = None,
+    launcher: str = "local",
 ) -> dict[str, Any]:
     """The training run in `out` is finished and the dataset's manifest says what each checkpoint saw; returns where to look.
 
     `tae` and `parent` are folders of finished runs, or of their exports: what a generator encodes with, and what a stage begins from.
+    With the launcher `none` nothing is trained here: the run is prepared, and `launch` in the result is the command that trains it.
     """
     from training.config import AUTOENCODERS, TrainConfig
-    from training.launch import train
+    from training.folder import steps_done
+    from training.launch import prepare_run, train
 
     store = ManifestStore(data)
     if store.version() < 0:
         raise ManifestError(f"{data}: expected a dataset with a manifest, found none; make one with `dailies curate INPUT --out {data}`")
+    if stage not in stages():
+        raise ConfigError(f"{stage}: expected a stage, one of {', '.join(stages())}")
+    if launcher not in ("local", "none"):
+        raise ConfigError(f"--launcher {launcher}: expected local or none")
     settings = config.load(TrainConfig, f"train/{stage}", config_name, overrides)
     if settings.stage != stage and (stage in AUTOENCODERS or settings.stage in AUTOENCODERS):
         raise ConfigError(f"{config_name}: expected a configuration for `dailies train {stage}`, found one of stage {settings.stage}")
@@ -44,8 +56,11 @@ def train_stage(
     elif parent:
         settings = dataclasses.replace(settings, parent=str(parent.resolve()))
     begun, started_at = time.monotonic(), datetime.now(UTC)
-    progress = Progress(quiet=quiet)
-    status = train(settings, data, out, progress.say)
+    if launcher == "none":
+        prepare_run(settings, data, out)
+        if steps_done(out) < settings.steps:
+            return {"run": str(out), "launch": f"RUN={out.resolve()} conf/launch/torchrun.sh (or slurm.sbatch, kubernetes.yaml)"}
+    status = 0 if launcher == "none" else train(settings, data, out, Progress(quiet=quiet).say)
     recorded = record(store, out, settings, started_at)
     if status != 0:
         raise ManifestError(f"{out}: training ended with status {status}; its log is in {out / 'worker.log'}; the same command resumes")

@@ -26,18 +26,19 @@ def train(config: TrainConfig, dataset: Path, out: Path, on_line: Callable[[str]
     """
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
-        if has_run(out):
-            adopt(config, dataset, out)
-        else:
-            version = _newest_version(dataset)
-            samples = load_samples(dataset, version)
-            prepare(config, dataset, out, samples, version)
-            write_run(config, dataset, out, samples, version)
+        _prepare(config, dataset, out)
         if steps_done(out) >= config.steps:
             return 0
         status = _start(config.processes, out, on_line)
     # judged by what is on disk: a rank may abort while it exits, after all work is done
     return 0 if steps_done(out) >= config.steps else status or 1
+
+
+def prepare_run(config: TrainConfig, dataset: Path, out: Path) -> None:
+    """`out` holds the run, new or as it was, ready for `python -m training.worker` under any launcher of torch's."""
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        _prepare(config, dataset, out)
 
 
 def command(processes: int, out: Path) -> list[str]:
@@ -61,6 +62,16 @@ def die_with_parent(parent: int, libc: ctypes.CDLL | None = None) -> None:
         (libc or ctypes.CDLL(None)).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it was gone before the request
             os._exit(1)
+
+
+def _prepare(config: TrainConfig, dataset: Path, out: Path) -> None:
+    if has_run(out):
+        adopt(config, dataset, out)
+        return
+    version = _newest_version(dataset)
+    samples = load_samples(dataset, version)
+    prepare(config, dataset, out, samples, version)
+    write_run(config, dataset, out, samples, version)
 
 
 def _newest_version(dataset: Path) -> int:

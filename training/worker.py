@@ -18,7 +18,7 @@ def main(out: Path) -> None:
     from training.loop import Run
     from training.parallel.engine import join_group
 
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     # on a GPU some backward passes have no deterministic kernel: there it warns, and a resumed run is equal only nearly
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
     run = read_run(out)

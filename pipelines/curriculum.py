@@ -1,0 +1,275 @@
+"""`dailies curriculum …`: the stages of a curriculum one after the other, each from what an earlier one left, with a gate behind it.
+
+    OUT/curriculum.json        the resolved curriculum and its dataset
+    OUT/<stage>/               the stage's run, or run-0 run-1 … and their average/
+    OUT/<stage>/gate.json      what the stage's held-out measure was before and after, and whether that is enough
+
+Everything that says how far it is lies in the stages' own folders, so a killed curriculum goes on where it was.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from manifests.files import write_atomic
+from manifests.tables import ManifestError, ManifestStore
+from pipelines import config
+from pipelines.config import ConfigError
+
+STATE, GATE = "curriculum.json", "gate.json"
+HIGHER_IS_BETTER = ("psnr",)
+"""Measures of this beginning rise; all others are losses and fall."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageSpec:
+    """One stage: which settings it trains with, what it begins from, and what it must reach."""
+
+    train: str = ""
+    """conf/train/<train>/<preset>.yaml; the stage's own name if empty."""
+    parent: str | None = None
+    """The stage whose weights it begins from."""
+    tae: str | None = None
+    """The stage whose autoencoder it encodes with."""
+    overrides: tuple[str, ...] = ()
+    runs: tuple[tuple[str, ...], ...] = ()
+    """Several trainings, each with overrides of its own, whose average is what the stage leaves."""
+    must_improve: float | None = 0.0
+    """Share by which the held-out measure has to be better at the end than before the first step; None asks nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curriculum:
+    """Stages in an order in which they can be trained."""
+
+    preset: str
+    """Name of the files under conf/train/<stage>/."""
+    stages: dict[str, StageSpec] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for name, spec in self.stages.items():
+            if not name.isidentifier():
+                raise ValueError(f"stages: expected letters, digits and underscores, found {name!r}")
+            for what in ("parent", "tae"):
+                if (needed := getattr(spec, what)) is not None and needed not in seen:
+                    raise ValueError(f"stages.{name}.{what}: expected a stage before it, one of {sorted(seen)}, found {needed!r}")
+            seen.add(name)
+        if not seen:
+            raise ValueError("stages: expected at least one, found none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageState:
+    """How far a stage is, as its folder says."""
+
+    name: str
+    state: str
+    """waiting, prepared, running, stopped, trained, passed or failed."""
+    step: int
+    steps: int
+    measure: str
+    before: float | None
+    after: float | None
+    last_sign_s: float | None
+    """Seconds since the last heartbeat of its slowest process; None before the first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Training:
+    """One training of a stage: its folder and its overrides."""
+
+    folder: Path
+    overrides: tuple[str, ...]
+
+
+def load_curriculum(name: str, preset: str, overrides: list[str]) -> Curriculum:
+    """The curriculum conf/curriculum/<name>/<preset>.yaml (or that of a path), with overrides."""
+    is_path = Path(preset).suffix in (".yaml", ".yml")
+    return (
+        config.load(Curriculum, f"curriculum/{name}", preset, overrides) if not is_path else config.load(Curriculum, "", preset, overrides)
+    )
+
+
+def begin(curriculum: Curriculum, data: Path, out: Path) -> None:
+    """`out` holds this curriculum; ConfigError when it holds another. Everything that can be checked before hours of training is checked."""
+    state = {"curriculum": json.loads(config.to_record(curriculum)), "dataset": str(data.resolve())}
+    path = out / STATE
+    if path.exists():
+        if (found := json.loads(path.read_bytes())) != state:
+            changed = [k for k in state if found.get(k) != state[k]]
+            raise ConfigError(
+                f"{path}: expected the curriculum this folder began with, found another {' and '.join(changed)}; use another --out"
+            )
+        return
+    if problems := check(curriculum, data):
+        raise ConfigError("; ".join(problems))
+    write_atomic(path, json.dumps(state, indent=1).encode())
+
+
+def reopen(out: Path) -> tuple[Curriculum, Path]:
+    """(curriculum, dataset) of a folder that `begin` made."""
+    path = out / STATE
+    if not path.exists():
+        raise ConfigError(f"{out}: expected a curriculum that was begun ({STATE}), found none; begin one with `dailies curriculum run`")
+    state = json.loads(path.read_bytes())
+    return config.bind(Curriculum, state["curriculum"], str(path)), Path(state["dataset"])
+
+
+def check(curriculum: Curriculum, data: Path) -> list[str]:
+    """What stands in the way of any stage, each a sentence: settings that do not bind, sets without clips, captions that are missing."""
+    from training.config import TrainConfig
+    from training.data.index import load_samples
+    from training.data.plan import Plan
+    from training.errors import TrainingError
+
+    store = ManifestStore(data)
+    if store.version() < 0:
+        raise ManifestError(f"{data}: expected a dataset with a manifest, found none; make one with `dailies curate INPUT --out {data}`")
+    samples, problems = load_samples(data, store.version()), []
+    captioned = store.read("captions", store.version(), columns=["clip_no"]).num_rows
+    for name, spec in curriculum.stages.items():
+        for training in _trainings(spec, Path(name)):
+            try:
+                settings = config.load(TrainConfig, f"train/{spec.train or name}", curriculum.preset, list(training.overrides))
+                Plan(settings.plan_settings(store.version()), samples)
+            except (ConfigError, TrainingError) as error:
+                problems.append(f"{name}: {error}")
+                continue
+            if settings.flow and not captioned:
+                problems.append(f"{name}: expected captions in {data}, found none; curate it with captions")
+    return problems
+
+
+def run(curriculum: Curriculum, data: Path, out: Path, quiet: bool, launcher: str, say: Callable[[str], None]) -> list[StageState]:
+    """Every stage is trained and has passed its gate, or the first that could not is the last that was tried.
+
+    With the launcher `none` a stage that has to be trained is prepared, and `say` gets the command that trains it elsewhere.
+    """
+    from pipelines.training import train_stage
+
+    for name, spec in curriculum.stages.items():
+        for training in _trainings(spec, out / name):
+            if not _finished(training.folder) or not (out / name / GATE).exists():
+                say(f"stage {name}: {training.folder}")
+            result = train_stage(
+                spec.train or name,
+                data,
+                training.folder,
+                curriculum.preset,
+                list(training.overrides),
+                quiet,
+                tae=_result(curriculum, out, spec.tae),
+                parent=_result(curriculum, out, spec.parent),
+                launcher=launcher,
+            )
+            if "launch" in result:
+                say(f"stage {name}: to be trained by\n  {result['launch']}\nthen run this command again")
+                return status(curriculum, out)
+        _average(spec, out / name)
+        if not _gate(spec, out / name):
+            say(f"stage {name}: held-out measure did not improve enough, see {out / name / GATE}; change the stage or its must_improve")
+            break
+    return status(curriculum, out)
+
+
+def status(curriculum: Curriculum, out: Path) -> list[StageState]:
+    """The state of every stage, in order; of several runs, that of the last one begun."""
+    found = []
+    for name, spec in curriculum.stages.items():
+        trainings = _trainings(spec, out / name)
+        begun = [t for t in trainings if (t.folder / "run.json").exists()]
+        found.append(_state(name, begun[-1].folder if begun else None, out / name, all(_finished(t.folder) for t in trainings)))
+    return found
+
+
+def _state(name: str, folder: Path | None, stage: Path, trained: bool) -> StageState:
+    from training.folder import read_run
+    from training.metrics import read_log
+    from training.pulse import beats
+
+    if folder is None:
+        return StageState(name=name, state="waiting", step=0, steps=0, measure="", before=None, after=None, last_sign_s=None)
+    steps = read_run(folder).config.steps
+    rows = read_log(folder, "train")
+    measure, before, after = _measured(read_log(folder, "validate"))
+    ages = [b.age_s() for b in beats(folder)]
+    gate = json.loads((stage / GATE).read_bytes()) if (stage / GATE).exists() else None
+    state = "running" if _is_locked(folder) else "trained" if trained else "stopped" if rows else "prepared"
+    if gate and trained:
+        state = "passed" if gate["passed"] else "failed"
+    step = rows[-1]["step"] + 1 if rows else 0
+    sign = max(ages) if ages else None
+    return StageState(name=name, state=state, step=step, steps=steps, measure=measure, before=before, after=after, last_sign_s=sign)
+
+
+def _trainings(spec: StageSpec, folder: Path) -> list[_Training]:
+    if not spec.runs:
+        return [_Training(folder=folder, overrides=spec.overrides)]
+    return [_Training(folder=folder / f"run-{i}", overrides=spec.overrides + own) for i, own in enumerate(spec.runs)]
+
+
+def _result(curriculum: Curriculum, out: Path, stage: str | None) -> Path | None:
+    """The folder of what a stage left."""
+    if stage is None:
+        return None
+    return out / stage / "average" if curriculum.stages[stage].runs else out / stage
+
+
+def _average(spec: StageSpec, folder: Path) -> None:
+    from training.average import average_exports
+    from training.export import WEIGHTS
+
+    if spec.runs and not (folder / "average" / WEIGHTS).exists():
+        average_exports([t.folder for t in _trainings(spec, folder)], folder / "average")
+
+
+def _gate(spec: StageSpec, folder: Path) -> bool:
+    """Whether each of the stage's trainings is better than it began, by enough; `gate.json` says why."""
+    from training.metrics import read_log
+
+    rows: list[dict[str, Any]] = []
+    for training in _trainings(spec, folder):
+        measure, before, after = _measured(read_log(training.folder, "validate"))
+        gain = None
+        if before is not None and after is not None:
+            better = after - before if measure.startswith(HIGHER_IS_BETTER) else before - after
+            gain = better / max(abs(before), 1e-12)
+        passed = spec.must_improve is None or (gain is not None and gain > spec.must_improve)
+        rows.append({"run": training.folder.name, "measure": measure, "before": before, "after": after, "gain": gain, "passed": passed})
+    verdict = all(row["passed"] for row in rows)
+    write_atomic(folder / GATE, json.dumps({"passed": verdict, "must_improve": spec.must_improve, "runs": rows}, indent=1).encode())
+    return verdict
+
+
+def _measured(rows: list[dict[str, Any]]) -> tuple[str, float | None, float | None]:
+    """(measure, before the first step, at the last) of the averaged weights: the task's first measure."""
+    if not rows:
+        return "", None, None
+    measure = next(k for k in rows[0] if k not in ("kind", "step"))
+    return measure, rows[0].get(measure), rows[-1].get(f"ema_{measure}")
+
+
+def _finished(folder: Path) -> bool:
+    from training.folder import has_run, read_run, steps_done
+
+    return has_run(folder) and steps_done(folder) >= read_run(folder).config.steps
+
+
+def _is_locked(folder: Path) -> bool:
+    from training.errors import TrainingError
+    from training.folder import locked
+
+    try:
+        with locked(folder):
+            return False
+    except TrainingError:
+        return True
+
+
+def as_rows(states: list[StageState]) -> list[dict[str, Any]]:
+    """The states as JSON values."""
+    return [dataclasses.asdict(state) for state in states]
