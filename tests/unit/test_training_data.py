@@ -5,7 +5,7 @@ import hashlib
 import io
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def grey_levels(
     return sink.getvalue()
 
 
-def shown(pixels: np.ndarray) -> list[int]:
+def shown(pixels: Sequence[np.ndarray]) -> list[int]:
     """Which frame of `grey_levels` each picture is."""
     return [round(float(p.mean()) / 8) for p in pixels]
 
@@ -99,7 +99,7 @@ def test_every_truncation_is_an_error_or_a_full_result() -> None:
     data = grey_levels([512 * i for i in range(24)])
     for end in range(0, len(data), 97):
         try:
-            assert decode_video(data[:end], "x", 0, 24, Fraction(25), 48).shape == (24, 48, 64, 3)
+            assert [f.shape for f in decode_video(data[:end], "x", 0, 24, Fraction(25), 48)] == [(48, 64, 3)] * 24
         except SampleError:
             continue
 
@@ -108,8 +108,8 @@ def test_images_are_scaled_by_their_shorter_side() -> None:
     """A JPEG comes out as one frame with the asked shorter side and its own aspect."""
     sink = io.BytesIO()
     Image.fromarray(np.full((60, 90, 3), 200, np.uint8)).save(sink, "JPEG")
-    pixels = decode_image(sink.getvalue(), "x", 30)
-    assert pixels.shape == (1, 30, 45, 3) and abs(float(pixels.mean()) - 200) < 3
+    (pixels,) = decode_image(sink.getvalue(), "x", 30)
+    assert pixels.shape == (30, 45, 3) and abs(float(pixels.mean()) - 200) < 3
 
 
 def test_pixels_become_a_tensor_in_minus_one_to_one() -> None:

@@ -4,7 +4,7 @@ Shapes: B samples, C=3 channels, T frames, H and W those of the batch's bucket, 
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from manifests.deny import DenyList
 from training import keyed
@@ -25,6 +26,8 @@ from training.errors import DeniedError, SampleError, TrainingError
 
 if TYPE_CHECKING:
     import torch
+
+Floats = NDArray[np.float32]
 
 MAX_DENIED = 1000
 """Reserves drawn for one place before giving up: clips taken down do not count as broken, but a bucket may hold nothing else."""
@@ -136,6 +139,21 @@ class Latents(Protocol):
         """What encoding the sample's pixels gives, (C, T/8, H/8, W/8); None when it was not made, or not for this configuration."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """One rank's part of a step: its places, the first of which is number `first` of the global batch."""
+
+    step: int
+    kind: Kind
+    places: tuple[Place, ...]
+    first: int
+
+    @property
+    def epochs(self) -> tuple[int, ...]:
+        """The pass of each place."""
+        return tuple(place.epoch for place in self.places)
+
+
 class BatchLoader:
     """Makes the batches of one rank, a few steps ahead, in threads; the result does not depend on how far ahead or how many."""
 
@@ -150,57 +168,73 @@ class BatchLoader:
         threads = max(1, self._config.decode_threads)
         in_flight = max(self._config.prefetch_batches, threads - 1)
         with ThreadPoolExecutor(threads, "decode") as pool, ThreadPoolExecutor(in_flight + 1, "fetch") as fetchers:
-            ahead: deque[Future[Batch]] = deque()
+            ahead: deque[Callable[[], Batch]] = deque()
             for step in range(start, end):
                 while len(ahead) <= in_flight and step + len(ahead) < end:
-                    coming = step + len(ahead)
-                    fetched = fetchers.submit(self._fetch, coming) if self._shards.remote else None
-                    ahead.append(pool.submit(self._fetched_batch, coming, fetched))
-                made = ahead.popleft().result()
+                    ahead.append(self._begin(step + len(ahead), pool, fetchers))
+                made = ahead.popleft()()
                 # It was made a few steps ago: what was taken down since then is not trained on.
                 denied = self._denied.clips()
                 yield self.batch(step) if any(c in denied for c in made.clip_ids) else made
 
     def batch(self, step: int) -> Batch:
         """The rank's batch of one step; TrainingError when too many samples in a row are broken."""
-        planned = self._plan.batch(step)
-        mine = planned.of_rank(self._rank, self._world)
-        about: dict[str, Any] = {"step": step, "kind": planned.kind, "epochs": tuple(place.epoch for place in mine)}
-        if (latents := self._encoded(mine)) is not None:
-            clip_ids = tuple(self._plan.samples[place.position].clip_id for place in mine)
-            return Batch(pixels=latents, clip_ids=clip_ids, encoded=True, **about)
-        made = [self._sample(step, self._rank * len(mine) + i, place) for i, place in enumerate(mine)]
-        return Batch(
-            pixels=to_tensor([pixels for pixels, _, _ in made]),
-            clip_ids=tuple(clip_id for _, clip_id, _ in made),
-            replaced=tuple(r for _, _, r in made if r),
-            **about,
-        )
+        share = self._share(step)
+        if (latents := self._encoded(share)) is not None:
+            clip_ids = tuple(s.clip_id for s in self._samples(share))
+            return Batch(step=step, kind=share.kind, pixels=latents, clip_ids=clip_ids, epochs=share.epochs, encoded=True)
+        pixels = self._room(share)
+        return _joined(share, pixels, [self._fill(share, i, pixels) for i in range(len(share.places))])
 
-    def _fetched_batch(self, step: int, fetched: Future[None] | None) -> Batch:
+    def _begin(self, step: int, pool: ThreadPoolExecutor, fetchers: ThreadPoolExecutor) -> Callable[[], Batch]:
+        """The step's batch is being made, each sample by a thread that is free; gives what to call for it."""
+        share = self._share(step)
+        if self._latents is not None and all(self._latents.has(s, self._config) for s in self._samples(share)):
+            return pool.submit(self.batch, step).result
+        fetched = fetchers.submit(self._fetch, share) if self._shards.remote else None
+        pixels = self._room(share)
+        filled = [pool.submit(self._fill, share, i, pixels, fetched) for i in range(len(share.places))]
+        return lambda: _joined(share, pixels, [f.result() for f in filled])
+
+    def _share(self, step: int) -> "_Share":
+        planned = self._plan.batch(step)
+        places = planned.of_rank(self._rank, self._world)
+        return _Share(step, planned.kind, places, self._rank * len(places))
+
+    def _samples(self, share: "_Share") -> list[Sample]:
+        return [self._plan.samples[place.position] for place in share.places]
+
+    def _room(self, share: "_Share") -> Floats:
+        """Where the share's samples go; all of a batch have one shape."""
+        first = self._plan.samples[share.places[0].position]
+        shape = shape_of(first, self._config.shapes, self._config.size_px, self._config.n_frames)
+        return np.empty((len(share.places), shape.n_frames, shape.height, shape.width, 3), np.float32)
+
+    def _fill(self, share: "_Share", i: int, pixels_BTHWC: Floats, fetched: Future[None] | None = None) -> tuple[str, Replaced | None]:
+        """Member i's pixels are in their place; gives whose they are, and what happened if not those planned."""
         if fetched is not None:
             fetched.result()
-        return self.batch(step)
+        pixels, clip_id, swap = self._sample(share.step, share.first + i, share.places[i])
+        _to_unit(pixels, pixels_BTHWC[i])
+        return clip_id, swap
 
-    def _fetch(self, step: int) -> None:
-        """The payloads of this rank's share of the step are near, unless their latents are there or they may not be used."""
-        samples = [self._plan.samples[p.position] for p in self._plan.batch(step).of_rank(self._rank, self._world)]
+    def _fetch(self, share: "_Share") -> None:
+        """The payloads of the share that may be used are near."""
         denied = self._denied.clips()
-        if self._latents is None or not all(self._latents.has(s, self._config) for s in samples):
-            self._shards.fetch(s for s in samples if s.clip_id not in denied)
+        self._shards.fetch(s for s in self._samples(share) if s.clip_id not in denied)
 
-    def _encoded(self, places: tuple[Place, ...]) -> "torch.Tensor | None":
-        """The latents of all the places' samples; None unless each has some and may be used. A batch is never half encoded."""
+    def _encoded(self, share: "_Share") -> "torch.Tensor | None":
+        """The latents of all samples of the share; None unless each has some and may be used. A batch is never half encoded."""
         import torch
 
         if self._latents is None:
             return None
-        samples, denied = [self._plan.samples[place.position] for place in places], self._denied.clips()
-        found = [None if s.clip_id in denied else self._latents.read(s, self._config) for s in samples]
+        denied = self._denied.clips()
+        found = [None if s.clip_id in denied else self._latents.read(s, self._config) for s in self._samples(share)]
         known = [latent for latent in found if latent is not None]
-        return torch.stack(known) if len(known) == len(places) else None
+        return torch.stack(known) if len(known) == len(found) else None
 
-    def _sample(self, step: int, place_no: int, place: Place) -> tuple[Pixels, str, Replaced | None]:
+    def _sample(self, step: int, place_no: int, place: Place) -> tuple[list[Pixels], str, Replaced | None]:
         planned, reason, broken = self._plan.samples[place.position], "", 0
         for attempt in range(MAX_DENIED):
             used = planned if attempt == 0 else self._plan.samples[self._plan.reserve(place, attempt).position]
@@ -219,7 +253,7 @@ class BatchLoader:
             "curate the dataset again and begin a new run on its newest version"
         )
 
-    def _pixels(self, sample: Sample, epoch: int) -> Pixels:
+    def _pixels(self, sample: Sample, epoch: int) -> list[Pixels]:
         settings = self._plan.settings
         key = (settings.seed, settings.stage, sample.clip_id, epoch) if self._config.augment else None
         data = self._shards.read(sample, self._config.verify_sha256, self._denied)
@@ -230,11 +264,12 @@ def load_pixels(
     dataset: Path, sample: Sample, config: DataConfig, key: tuple[object, ...] | None, denied: DenyList | None = None
 ) -> Pixels:
     """The sample's window and crop, (T, H, W, 3): drawn by the key, or the first frames and the centre without one."""
-    return decode_sample(open_shards(dataset, config).read(sample, config.verify_sha256, denied), sample, config, key)
+    data = open_shards(dataset, config).read(sample, config.verify_sha256, denied)
+    return np.stack(decode_sample(data, sample, config, key))
 
 
-def decode_sample(data: bytes, sample: Sample, config: DataConfig, key: tuple[object, ...] | None) -> Pixels:
-    """The window and crop of a sample whose payload is `data`; as `load_pixels`."""
+def decode_sample(data: bytes, sample: Sample, config: DataConfig, key: tuple[object, ...] | None) -> list[Pixels]:
+    """The frames (H, W, 3) of `load_pixels`, of a sample whose payload is `data`."""
     where = f"{sample.shard_path} clip {sample.clip_id}"
     shape = shape_of(sample, config.shapes, config.size_px, config.n_frames)
     fit: Fit = config.resize_px if config.shapes == "square" else (shape.width, shape.height)
@@ -274,15 +309,40 @@ def transform_of(sample: Sample, config: DataConfig) -> str:
     return f"first/v1 {sample.kind} {shape} of {fit} at {sample.fps_num}/{sample.fps_den} every {every}"
 
 
-def to_tensor(clips: list[Pixels]) -> "torch.Tensor":
-    """(T, H, W, 3) pixels of equal shape as one float32 tensor (B, 3, T, H, W) in [-1, 1]."""
+def to_tensor(clips: Sequence[Sequence[Pixels] | Pixels]) -> "torch.Tensor":
+    """Clips of equal shape, each its frames (H, W, 3), as one float32 tensor (B, 3, T, H, W) in [-1, 1]."""
+    pixels_BTHWC = np.empty((len(clips), len(clips[0]), *clips[0][0].shape), np.float32)
+    for clip, place in zip(clips, pixels_BTHWC, strict=True):
+        _to_unit(clip, place)
+    return _tensor(pixels_BTHWC)
+
+
+def _to_unit(frames: Sequence[Pixels] | Pixels, place_THWC: Floats) -> None:
+    """Frame by frame, which is then still in the processor's cache."""
+    for frame, place in zip(frames, place_THWC, strict=True):
+        np.divide(frame, np.float32(127.5), out=place)
+        np.subtract(place, np.float32(1.0), out=place)
+
+
+def _tensor(pixels_BTHWC: Floats) -> "torch.Tensor":
     import torch
 
-    return torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).to(torch.float32).div_(127.5).sub_(1.0)
+    return torch.from_numpy(pixels_BTHWC).permute(0, 4, 1, 2, 3)
 
 
-def _crop(pixels: Pixels, shape: Shape, key: tuple[object, ...] | None) -> Pixels:
-    free_y, free_x = pixels.shape[1] - shape.height, pixels.shape[2] - shape.width
+def _joined(share: "_Share", pixels_BTHWC: Floats, filled: list[tuple[str, Replaced | None]]) -> Batch:
+    return Batch(
+        step=share.step,
+        kind=share.kind,
+        pixels=_tensor(pixels_BTHWC),
+        clip_ids=tuple(clip_id for clip_id, _ in filled),
+        epochs=share.epochs,
+        replaced=tuple(swap for _, swap in filled if swap),
+    )
+
+
+def _crop(frames: list[Pixels], shape: Shape, key: tuple[object, ...] | None) -> list[Pixels]:
+    free_y, free_x = frames[0].shape[0] - shape.height, frames[0].shape[1] - shape.width
     y = keyed.integer(0, free_y + 1, *key, "crop y") if key else free_y // 2
     x = keyed.integer(0, free_x + 1, *key, "crop x") if key else free_x // 2
-    return pixels[:, y : y + shape.height, x : x + shape.width]
+    return [frame[y : y + shape.height, x : x + shape.width] for frame in frames]

@@ -10,6 +10,8 @@ A picture is scaled to a `Fit`: a shorter side in pixels, or the least size of i
 import io
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import lru_cache
+from math import floor
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from training.errors import SampleError
 
 Pixels = NDArray[np.uint8]
-"""Frames as (T, H, W, 3), RGB, 0..255."""
+"""One frame as (H, W, 3) or several as (T, H, W, 3), RGB, 0..255."""
 
 Fit = int | tuple[int, int]
 """Shorter side in pixels, or (width, height) to cover."""
@@ -32,8 +34,8 @@ MAX_SECONDS_AHEAD = 600
 
 def decode_video(
     data: bytes, where: str, start_frame: int, n_frames: int, fps: Fraction, fit: Fit, every: Fraction = Fraction(1)
-) -> Pixels:
-    """The `n_frames` pictures shown at t_0 + (start_frame + k * every) / fps, scaled to `fit`."""
+) -> list[Pixels]:
+    """The `n_frames` pictures (H, W, 3) shown at t_0 + (start_frame + k * every) / fps, scaled to `fit`."""
     last = start_frame + n_frames * every
     if fps <= 0 or last / fps > MAX_SECONDS_AHEAD:
         raise SampleError(where, "decode", f"frames within {MAX_SECONDS_AHEAD} s", f"{start_frame}+{n_frames * every} at {fps} fps")
@@ -42,34 +44,43 @@ def decode_video(
         return _pick(frames, where, [(start_frame + k * every) / fps for k in range(n_frames)], 1 / fps, fit)
 
 
-def decode_image(data: bytes, where: str, fit: Fit) -> Pixels:
-    """The one picture, as (1, H, W, 3), scaled to `fit`."""
+def decode_image(data: bytes, where: str, fit: Fit) -> list[Pixels]:
+    """The one picture (H, W, 3), scaled to `fit`."""
     with _open(data, where, "jpeg_pipe") as container:
         frame = next(_frames(container, where), None)
         if frame is None:
             raise SampleError(where, "decode", "one picture", "none")
-        return _scale(frame, where, fit)[None]
+        return [_scale(frame, where, fit)]
 
 
-def _pick(frames: Iterator[Any], where: str, times_s: list[Fraction], step_s: Fraction, fit: Fit) -> Pixels:
-    """The frames shown at the times after the first frame's; the last frame is shown for one step."""
+def _pick(frames: Iterator[Any], where: str, times_s: list[Fraction], step_s: Fraction, fit: Fit) -> list[Pixels]:
+    """The frames shown at the times after the first frame's; the last frame is shown for one step.
+
+    In whole ticks: frame and time are compared for every frame that is decoded, and fractions would cost a tenth of the decoding.
+    """
     picked: list[Pixels] = []
-    shown, origin, shown_s = None, None, Fraction(0)
+    first = next(frames, None)
+    if first is None or first.pts is None or first.time_base is None:
+        raise SampleError(where, "decode", "a picture with a presentation timestamp", "none" if first is None else "a picture without one")
+    origin, tick_s, n = first.pts, first.time_base, len(times_s)
+    # the latest beginning, after the first frame's, of what is shown at each time
+    last_ticks = [floor(t / tick_s + Fraction(1, 2)) for t in times_s]
+    shown, shown_ticks = first, 0
     for frame in frames:
-        if frame.pts is None or frame.time_base is None:
+        if frame.pts is None:
             raise SampleError(where, "decode", "a presentation timestamp on every frame", "a frame without one")
-        origin = frame.pts if origin is None else origin
-        now_s = (frame.pts - origin) * frame.time_base
-        while shown is not None and len(picked) < len(times_s) and times_s[len(picked)] + frame.time_base / 2 < now_s:
+        now = frame.pts - origin
+        while len(picked) < n and last_ticks[len(picked)] < now:
             picked.append(_scale(shown, where, fit))
-        if len(picked) == len(times_s):
-            break
-        shown, shown_s = frame, now_s
-    while shown is not None and len(picked) < len(times_s) and times_s[len(picked)] < shown_s + step_s:
+        if len(picked) == n:
+            return picked
+        shown, shown_ticks = frame, now
+    shown_s = shown_ticks * tick_s
+    while len(picked) < n and times_s[len(picked)] < shown_s + step_s:
         picked.append(_scale(shown, where, fit))
-    if len(picked) < len(times_s):
+    if len(picked) < n:
         raise SampleError(where, "decode", f"a picture at {float(times_s[len(picked)]):.6f} s", f"the end after {float(shown_s):.6f} s")
-    return np.stack(picked)
+    return picked
 
 
 def _open(data: bytes, where: str, demuxer: str) -> Any:
@@ -105,9 +116,7 @@ def _scale(frame: Any, where: str, fit: Fit) -> Pixels:
     """The frame as RGB in the size that fits; a sliver that would grow past MAX_PIXELS is refused."""
     import av
 
-    least = (fit, fit) if isinstance(fit, int) else fit
-    scale = max(Fraction(least[0], frame.width), Fraction(least[1], frame.height))
-    width, height = (max(side, round(own * scale)) for side, own in zip(least, (frame.width, frame.height), strict=True))
+    width, height = _fitted(frame.width, frame.height, fit)
     if width * height > MAX_PIXELS:
         raise SampleError(where, "scale", f"at most {MAX_PIXELS} pixels", f"{width}x{height}")
     try:
@@ -115,3 +124,11 @@ def _scale(frame: Any, where: str, fit: Fit) -> Pixels:
     except (av.FFmpegError, ValueError) as error:
         raise SampleError(where, "scale", f"{width}x{height} RGB", str(error)) from error
     return pixels
+
+
+@lru_cache(maxsize=256)
+def _fitted(width: int, height: int, fit: Fit) -> tuple[int, int]:
+    """The size of a frame of this size that fits; kept, because a clip asks for each of its frames."""
+    least = (fit, fit) if isinstance(fit, int) else fit
+    scale = max(Fraction(least[0], width), Fraction(least[1], height))
+    return max(least[0], round(width * scale)), max(least[1], round(height * scale))
