@@ -172,9 +172,10 @@ class Reader:
         """The whole parameter in its shape."""
         return self._read(kind, name, 0, self._numel(name)).reshape(self._shapes[name])
 
-    def names(self) -> list[str]:
-        """Names of all parameters, in the model's order."""
-        return list(self._shapes)
+    def names(self, kind: str = "weight") -> list[str]:
+        """Names of all parameters that have this kind of state, in the model's order; a discriminator's have no 'ema'."""
+        held = set(self._files[0].keys())
+        return [name for name in self._shapes if f"{kind}/{name}" in held]
 
     def _numel(self, name: str) -> int:
         numel = 1

@@ -3,6 +3,7 @@
 conditions.parquet   clip_id, prompt: the caption in use at the run's manifest version, its rate in front
 latents.json         scale of the latents, SHA-256 of the autoencoder and of the parent
 parent.json          of an autoencoder that began from one: SHA-256 of the image autoencoder
+principal.safetensors  of an autoencoder that began as a linear code: the principal components of its training clips' blocks
 
 So later captions and other weights under the same path do not change a run that has begun: the former are not read, the latter refused.
 Prompts are captions: `forget_clips` empties those of clips that were taken down.
@@ -27,19 +28,23 @@ from training.errors import TrainingError
 if TYPE_CHECKING:
     from training.config import TrainConfig
     from training.latents import LatentScale
+    from training.principal import Principal
     from training.tasks.text_to_video import FlowConfig
 
-PROMPTS, LATENTS, PARENT = "conditions.parquet", "latents.json", "parent.json"
+PROMPTS, LATENTS, PARENT, PRINCIPAL = "conditions.parquet", "latents.json", "parent.json", "principal.safetensors"
 
 
 def prepare(config: "TrainConfig", dataset: Path, out: Path, samples: list[Sample], version: int) -> None:
-    """The run's folder holds its conditions: of an autoencoder its parent's digest. Weights are read and checked."""
+    """The run's folder holds its conditions; of an autoencoder its parent's digest or the components it begins as. Weights are read and
+    checked."""
     if config.flow is None:
         if config.parent:
             from training.latents import read_export
 
             description, _ = read_export(Path(config.parent), "image_ae")
             write_atomic(out / PARENT, json.dumps({"sha256": description["sha256"]}).encode())
+        if config.principal_clips:
+            _write_principal(config, dataset, out, Plan(config.plan_settings(version), samples).samples)
         return
     prompts = read_prompts(dataset, version, samples, config.data)
     if not any(prompts.values()):
@@ -69,6 +74,28 @@ def load_prompts(out: Path) -> dict[str, str]:
     """Clip id -> prompt of the run."""
     table = pq.read_table(out / PROMPTS)
     return dict(zip(table.column("clip_id").to_pylist(), table.column("prompt").to_pylist(), strict=True))
+
+
+def _write_principal(config: "TrainConfig", dataset: Path, out: Path, samples: list[Sample]) -> None:
+    """The components of blocks of training videos, each at its own keyed window and crop, lie in the run's folder."""
+    from safetensors.torch import save
+
+    from training.principal import fit_principal
+
+    videos = [s for s in samples if s.kind == "video"]
+    chosen = videos[:: max(1, len(videos) // config.principal_clips)][: config.principal_clips]
+    key = (config.seed, config.stage, "principal")
+    clips = (to_tensor([load_pixels(dataset, s, config.data, (*key, s.clip_id))])[0] for s in chosen)
+    write_atomic(out / PRINCIPAL, save(asdict(fit_principal(clips, config.model.latent_channels))))
+
+
+def load_principal(out: Path) -> "Principal":
+    """The components that the autoencoder of the run begins as."""
+    from safetensors.torch import load_file
+
+    from training.principal import Principal
+
+    return Principal(**load_file(out / PRINCIPAL))
 
 
 def load_parent(out: Path) -> str:

@@ -13,7 +13,6 @@ from training.models.autoencoder import TAEConfig
 from training.parallel.engine import EngineConfig, OptimConfig
 from training.tasks.text_to_video import FlowConfig
 
-
 AUTOENCODERS = ("tae", "image_ae")
 """Stages that train `model`; any other trains a generator."""
 
@@ -42,6 +41,8 @@ class TrainConfig:
     model: TAEConfig = field(default_factory=TAEConfig)
     parent: str | None = None
     """Of `tae`: folder of the image autoencoder (its run or its export) that it is inflated from; None begins from nothing."""
+    principal_clips: int = 0
+    """Of `tae` on patches of 8 pixels: training videos whose blocks' principal components it begins as; 0 for weights drawn by key."""
     data: DataConfig = field(default_factory=DataConfig)
     loss: TAELossConfig = field(default_factory=TAELossConfig)
     flow: FlowConfig | None = None
@@ -61,12 +62,16 @@ class TrainConfig:
             )
         if self.flow is None and self.model.temporal != (self.stage == "tae"):
             raise ValueError(f"model.temporal: expected {self.stage == 'tae'} for stage {self.stage}, found {self.model.temporal}")
+        if self.principal_clips and (self.stage != "tae" or self.parent):
+            raise ValueError(f"principal_clips: expected 0 but for stage tae without a parent, found {self.principal_clips}")
         if self.parent and self.stage != "tae":
             raise ValueError(f"parent: expected one for stage tae only (a generator has flow.parent), found {self.parent} for {self.stage}")
         if self.flow and self.data.size_px % 16:
             raise ValueError(f"data.size_px: expected a multiple of 16 for a generator, found {self.data.size_px}")
         if self.flow and self.flow.latents_folder and self.data.augment:
-            raise ValueError("flow.latents_folder: expected data.augment false, as windows drawn anew were not encoded beforehand, found true")
+            raise ValueError(
+                "flow.latents_folder: expected data.augment false, as windows drawn anew were not encoded beforehand, found true"
+            )
         for name in ("steps", "processes", "validate_every", "checkpoint_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")

@@ -19,7 +19,7 @@ def export_weights(info: CheckpointInfo, stage: str, described: dict[str, Any], 
     from safetensors.torch import save
 
     reader = Reader(info, 0, 1)
-    data = save({name: reader.whole("ema", name).contiguous() for name in reader.names()})
+    data = save({name: reader.whole("ema", name).contiguous() for name in reader.names("ema")})
     description: dict[str, Any] = {
         "stage": stage,
         "step": info.step,

@@ -72,7 +72,8 @@ def outlier_penalty(z_BCTHW: Tensor, r: float) -> Tensor:
 
 def pixel_gradient(loss_B: Tensor, x_BCTHW: Tensor) -> Tensor:
     """d loss_b / d x_b for each clip b, (B, 3, T, H, W), detached. Clip b's loss depends on x_b alone, so one backward pass gives all."""
-    gradient: Tensor = torch.autograd.grad(loss_B.sum(), x_BCTHW, retain_graph=True)[0]
+    gradient: Tensor
+    (gradient,) = torch.autograd.grad(loss_B.sum(), x_BCTHW, retain_graph=True)
     return gradient
 
 

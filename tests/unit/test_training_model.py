@@ -81,9 +81,8 @@ def test_patches_are_a_permutation_and_inflate_too(patch_px: int) -> None:
     sizes = {"base_channels": 8, "channel_mult": (1,) * (4 - patch_px.bit_length() + 1), "n_res_blocks": 1, "norm_groups": 4}
     image, video = (TAE(TAEConfig(temporal=temporal, patch_px=patch_px, **sizes)) for temporal in (False, True))
     for model in (image, video):
-        initialise(model, 1)
+        initialise(model.double(), 1)
     inflate(image.state_dict(), video)
-    image, video = image.double(), video.double()
     with torch.no_grad():
         assert video.encode(x).mean.shape == (2, 16, 2, 2, 3) and video(x)[0].shape == x.shape
         assert_same(video(x[:, :, :1])[0], image(x[:, :, :1])[0])

@@ -5,6 +5,7 @@ after every spatial attention, symmetric replicate padding. Any number of frames
 image is one frame. Height and width are multiples of 8. Source: Movie Gen, Temporal Autoencoder.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +32,7 @@ class TAEConfig:
     latent_channels: int = 16
     norm_groups: int = 32
     initial_logvar: float = -6.0
-    """Log variance of the untrained posterior; ours. At 0 the noise of a draw drowns the code for the first thousands of steps."""
+    """Log variance of the untrained posterior, on which the learnt one is added; ours. At 0 the noise of a draw drowns the code for the first thousands of steps."""
     norm_out: bool = True
     """Normalise and bend before the last convolution of encoder and decoder, as the latent-diffusion autoencoders do. Without it
     brightness passes linearly, which a model trained from scratch on few clips needs: it would otherwise have to learn it back."""
@@ -99,14 +100,12 @@ class Encoder(nn.Module):
         self.middle = _middle(w[-1], g, t)
         self.norm_out = nn.Sequential(Norm(w[-1], g), nn.SiLU()) if config.norm_out else nn.Identity()
         self.conv_out = Conv25d(w[-1], 2 * config.latent_channels, 3, padding=1, temporal=t)
-        self.initial_logvar = config.initial_logvar
-
-    def reset(self) -> None:
-        """The posterior begins with its initial variance."""
-        self.conv_out.spatial.get_parameter("bias").data.chunk(2)[1].fill_(self.initial_logvar)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        y = self.conv_in(to_patches(x_BCTHW, self.patch_px, self.patch_frames))
+        # Scaled so that a flat patch is as long as a pixel: Adam moves every weight equally far, and the hundreds that read a patch all in
+        # the same direction, so unscaled they would need a rate far below that of the other layers.
+        patches = to_patches(x_BCTHW, self.patch_px, self.patch_frames) / math.sqrt(self.patch_px**2 * self.patch_frames)
+        y = self.conv_in(patches)
         for level, down in zip(self.levels, self.downs, strict=True):
             y = down(level(y))
         moments: Tensor = self.conv_out(self.norm_out(self.middle(y)))
@@ -154,7 +153,8 @@ class TAE(nn.Module):
         if x_BCTHW.ndim != 5 or x_BCTHW.shape[1] != 3 or x_BCTHW.shape[3] % 8 or x_BCTHW.shape[4] % 8:
             raise ValueError(f"TAE: expected pixels (B, 3, T, 8h, 8w), found {tuple(x_BCTHW.shape)}")
         mean, logvar = self.encoder(x_BCTHW).chunk(2, 1)
-        return Posterior(mean, logvar.clamp(-30.0, 20.0))
+        # added here and not a bias of the last convolution: the layer over time behind that would carry it into the mean
+        return Posterior(mean, (logvar + self.config.initial_logvar).clamp(-30.0, 20.0))
 
     def decode(self, z_BCTHW: Tensor, n_frames: int) -> Tensor:
         """Pixels of `n_frames` frames, (B, 3, n_frames, H, W); ValueError when the latent's length does not fit."""
@@ -222,12 +222,15 @@ def inflate(image_state: dict[str, Tensor], model: TAE) -> None:
 
 
 def _over_frames(name: str, value: Tensor, config: TAEConfig) -> Tensor:
-    """The image autoencoder's layer at the pixels, for patches of several frames: what it reads is their mean, what it writes is in each."""
+    """The image autoencoder's layer at the pixels, for patches of several frames: what it reads is their mean (patches are scaled by the
+    root of their length), what it writes is in each."""
     frames, area = config.patch_frames, config.patch_px**2
     if name == "encoder.conv_in.spatial.weight":
-        return value.unflatten(1, (-1, 1, area)).repeat_interleave(frames, 2).flatten(1, 3) / frames
-    if name.startswith("decoder.conv_out.spatial."):
-        return value.unflatten(0, (-1, 1, area)).repeat_interleave(frames, 1).flatten(0, 2)
+        per_colour: Tensor = value.unflatten(1, (-1, 1, area))
+        value = per_colour.repeat_interleave(frames, 2).flatten(1, 3) / math.sqrt(frames)
+    elif name.startswith("decoder.conv_out.spatial."):
+        per_colour = value.unflatten(0, (-1, 1, area))
+        value = per_colour.repeat_interleave(frames, 1).flatten(0, 2)
     return value
 
 

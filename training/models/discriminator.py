@@ -8,6 +8,7 @@ adversarial loss and no discriminator; all sizes are ours.
 Shapes: B clips, T frames, H and W; x_BCTHW in [-1, 1].
 """
 
+import itertools
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -32,12 +33,12 @@ class DiscriminatorConfig:
 
 
 class PatchBlock(nn.Module):
-    """Half the height, width and time, normalised (if `groups`) and bent."""
+    """Half the height, width and time, normalised and bent."""
 
     def __init__(self, c_in: int, c_out: int, groups: int) -> None:
         super().__init__()
         self.conv = Conv25d(c_in, c_out, 4, stride=2, padding=1, temporal=True, time_stride=2)
-        self.norm = Norm(c_out, groups) if groups else nn.Identity()
+        self.norm = Norm(c_out, groups)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         return F.leaky_relu(self.norm(self.conv(x_BCTHW)), 0.2)
@@ -50,12 +51,12 @@ class Discriminator(nn.Module):
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
         widths = [config.base_channels << i for i in range(config.levels)]
-        # the first layer sees raw pixels: normalised, a frame would have lost its brightness before anyone judged it
-        self.blocks = nn.Sequential(
-            *(PatchBlock(c_in, c, config.norm_groups if i else 0) for i, (c_in, c) in enumerate(zip([3, *widths], widths, strict=False)))
-        )
+        # without normalisation, or a frame would have lost its brightness before anyone judged it
+        self.conv_in = Conv25d(3, widths[0], 4, stride=2, padding=1, temporal=True, time_stride=2)
+        self.blocks = nn.Sequential(*(PatchBlock(c_in, c_out, config.norm_groups) for c_in, c_out in itertools.pairwise(widths)))
         self.conv_out = Conv25d(widths[-1], 1, 3, padding=1, temporal=True)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        logits: Tensor = self.conv_out(self.blocks(x_BCTHW))
+        y = F.leaky_relu(self.conv_in(x_BCTHW), 0.2)
+        logits: Tensor = self.conv_out(self.blocks(y))
         return logits

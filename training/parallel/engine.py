@@ -143,7 +143,7 @@ class Engine:
         shapes = {prefix + name: tuple(p.shape) for name, p in module.named_parameters()}
         masters = None if self.dtype == torch.float32 else {prefix + n: p.detach().clone().flatten() for n, p in module.named_parameters()}
         adamw = torch.optim.AdamW(module.parameters(), lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay)
-        set_z3_leaf_modules(module, list(blocks))
+        set_z3_leaf_modules(module, list(blocks), raise_if_not_found=False)  # a discriminator has none
         settings = deepspeed_json(config, optim)
         self._engine, self._zero, _, _ = deepspeed.initialize(model=module.to(device), optimizer=adamw, config=settings)
         self.shapes = shapes

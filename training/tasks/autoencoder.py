@@ -28,9 +28,10 @@ from training.losses import (
     psnr_db,
 )
 from training.models.autoencoder import TAE, Posterior, TAEConfig, inflate
-from training.models.discriminator import Discriminator, PatchBlock
+from training.models.discriminator import Discriminator
 from training.models.layers import Attention25d, Downsample, ResBlock, Upsample, initialise
 from training.models.perceptual import Perceptual
+from training.principal import Principal, begin_as_principal
 from training.tasks.task import SampleLoss
 
 MODEL, ADVERSARY = "autoencoder", "discriminator"
@@ -39,12 +40,21 @@ MODEL, ADVERSARY = "autoencoder", "discriminator"
 class AutoencoderTask:
     """The `tae` and `image_ae` stages. Noise is keyed by (seed, stage, clip, pass), so it is the same on any rank and after any restart."""
 
-    blocks: tuple[type[nn.Module], ...] = (ResBlock, Attention25d, Downsample, Upsample, PatchBlock)
+    blocks: tuple[type[nn.Module], ...] = (ResBlock, Attention25d, Downsample, Upsample)
     measures: tuple[str, ...] = ("psnr{}_db",)
 
-    def __init__(self, name: str, model: TAEConfig, loss: TAELossConfig, seed: int, parent: dict[str, Tensor] | None = None) -> None:
-        """`parent` are the weights of an image autoencoder that the temporal one is inflated from."""
-        self.name, self._model, self._loss, self._seed, self._parent = name, model, loss, seed, parent
+    def __init__(
+        self,
+        name: str,
+        model: TAEConfig,
+        loss: TAELossConfig,
+        seed: int,
+        parent: dict[str, Tensor] | None = None,
+        principal: Principal | None = None,
+    ) -> None:
+        """`parent` are the weights of an image autoencoder that the temporal one is inflated from, `principal` the linear code that it
+        begins as."""
+        self.name, self._model, self._loss, self._seed, self._parent, self._principal = name, model, loss, seed, parent, principal
         self.updates: tuple[str, ...] = (MODEL, ADVERSARY) if loss.gan_weight else (MODEL,)
         self._perceptual: Perceptual | None = None
         if loss.perceptual_weight:
@@ -60,17 +70,19 @@ class AutoencoderTask:
     def module(self) -> nn.Module:
         """The autoencoder with its initial weights: built without memory, then filled by key, so no global random state is read.
 
-        With a parent its spatial weights are the parent's and its temporal layers identities.
+        With a parent its spatial weights are the parent's and its temporal layers identities; or it is a linear code to begin with.
         """
         with torch.device("meta"):
             tae = TAE(self._model)
         tae = tae.to_empty(device="cpu")
         initialise(tae, self._seed)
-        if self._parent is not None:
-            try:
+        try:
+            if self._parent is not None:
                 inflate(self._parent, tae)
-            except ValueError as error:
-                raise TrainingError(f"{self.name}: expected a parent of the same sizes but for time, found {error}") from error
+            if self._principal is not None:
+                begin_as_principal(tae, self._principal)
+        except ValueError as error:
+            raise TrainingError(f"{self.name}: expected sizes that fit what it begins from, found {error}") from error
         return tae
 
     def loss(self, update: str, engines: Mapping[str, Any], batch: Batch, pixels: Tensor) -> SampleLoss:
@@ -100,12 +112,10 @@ class AutoencoderTask:
 
     def _adversary(self, discriminator: nn.Module, output: Tensor, seen: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """(a term of value 0 whose gradient is the adversary's, of `gan_weight` times the length of the reconstruction's; its hinge loss)"""
-        discriminator.requires_grad_(False)  # the frozen module and not its engine: this is not its update
-        try:
-            hinge = hinge_generator(discriminator(output.to(dtype)).float())
-            gradient = pixel_gradient(hinge, output)
-        finally:
-            discriminator.requires_grad_(True)
+        # The module and not its engine: this is not its update, and only the pixels' gradient is computed. For the same reason none of its
+        # parts is among `blocks`: what is gathered as one hands in all its gradients at once whenever a backward pass has gone through it.
+        hinge = hinge_generator(discriminator(output.to(dtype)).float())
+        gradient = pixel_gradient(hinge, output)
         weight_B = self._loss.gan_weight * adaptive_weight(pixel_gradient(seen, output), gradient)
         pushed = weight_B * ((output - output.detach()) * gradient).flatten(1).sum(1)
         return pushed, hinge.detach()

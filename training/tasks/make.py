@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from training.conditions import load_latents, load_parent, load_prompts
+from training.conditions import load_latents, load_parent, load_principal, load_prompts
 from training.config import TrainConfig
 from training.data.text_cache import TextCache
 from training.errors import TrainingError
@@ -18,7 +18,8 @@ from training.tasks.text_to_video import TextToVideoTask
 def make_task(config: TrainConfig, out: Path) -> Task:
     """The task of the run in `out`; TrainingError when weights it began with have changed since."""
     if config.flow is None:
-        return AutoencoderTask(config.stage, config.model, config.loss, config.seed, _image_weights(config.parent, out))
+        principal = load_principal(out) if config.principal_clips else None
+        return AutoencoderTask(config.stage, config.model, config.loss, config.seed, _image_weights(config.parent, out), principal)
     scale, digests = load_latents(out)
     tae, sha256 = load_tae(Path(config.flow.tae))
     _same(config.flow.tae, "tae", digests["tae_sha256"], sha256)
