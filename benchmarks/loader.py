@@ -3,11 +3,11 @@
     python benchmarks/loader.py [DATASET] [--threads 1,2] [--rounds 6] [--steps 24] [--size 128] [--frames 32] [--json out.json]
 
 The loader gives what a step trains on: batches in the plan's order, hashes compared, deny list looked at, frames chosen by timestamp, a
-window and crop drawn by key, float tensors in [-1, 1]. Bare is a thread pool over the same members in the same order that reads each at
-its offset and decodes with PyAV up to the last frame of the same window; `pictures` also scales the window's frames to RGB of the size
+window and crop drawn by key, decoding from the key frame before it, float tensors in [-1, 1]. Bare is a thread pool over the same members in the same order that reads each at
+its offset and decodes with PyAV from the clip's first frame to the last of the same window; `pictures` also scales the window's frames to RGB of the size
 that the loader scales them to, which any loader has to do; `frames` does nothing with them. All take turns, forwards and backwards, so
 that a busy machine slows all. Ratios are of each side's median round by the clock, and of all its CPU seconds, which others' work on the
-machine changes less. Target: 0.95 of bare read + pictures.
+machine changes less. With --frames as long as the clips (96) there is no key frame to begin at and the work is the same. Target: 0.95 of bare read + pictures.
 
 Without DATASET the samples are curated first (`dailies samples`, `dailies curate --config tiny`), about a minute.
 """
@@ -68,7 +68,9 @@ def members(plan: Plan, steps: int, n_frames: int) -> list[tuple[Sample, int]]:
 def bare(dataset: Path, sample: Sample, start: int, n_frames: int, short_side_px: int | None) -> int:
     """Reads and decodes one member up to the end of the window; with a size, its frames become RGB arrays. Gives the frames decoded."""
     import av
+    from av.video.reformatter import VideoReformatter
 
+    scaler = VideoReformatter()
     data = read_payload(dataset / sample.shard_path, sample.offset, sample.size_bytes)
     n, end, pictures = 0, start + (n_frames if sample.kind == "video" else 1), []
     with av.open(io.BytesIO(data)) as container:
@@ -78,7 +80,8 @@ def bare(dataset: Path, sample: Sample, start: int, n_frames: int, short_side_px
             if n >= start and short_side_px is not None:
                 scale = short_side_px / min(frame.width, frame.height)
                 width, height = round(frame.width * scale), round(frame.height * scale)
-                pictures.append(frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray())
+                rgb = scaler.reformat(frame, width=width, height=height, format="rgb24", interpolation="AREA", threads=1)
+                pictures.append(rgb.to_ndarray())
             n += 1
             if n == end:
                 break

@@ -35,13 +35,13 @@ TICKS_PER_S = 12_800
 
 
 def grey_levels(
-    pts: list[int], levels: list[int] | None = None, size: tuple[int, int] = (64, 48), b_frames: int = 0, name: str = ""
+    pts: list[int], levels: list[int] | None = None, size: tuple[int, int] = (64, 48), b_frames: int = 0, name: str = "", gop: int = 250
 ) -> bytes:
     """An mp4 whose frame i is a grey of level 8 * i (or as given), shown from tick pts[i] of 1/12800 s; its bytes differ by its name."""
     sink = io.BytesIO()
     with av.open(sink, "w", format="mp4") as container:
         container.metadata["comment"] = name
-        options = {"crf": "1", "bf": str(b_frames), "g": "250", "threads": "1"}
+        options = {"crf": "1", "bf": str(b_frames), "g": str(gop), "threads": "1"}
         stream = container.add_stream("libx264", rate=25, options=options)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, TICKS_PER_S)
@@ -78,6 +78,29 @@ def test_rounded_timestamps_do_not_shift_frames() -> None:
     """30000/1001 frames a second in a time base that cannot hold it still gives each frame once."""
     pts = [round(i * TICKS_PER_S * 1001 / 30000) for i in range(24)]
     assert shown(decode_video(grey_levels(pts), "x", 0, 24, Fraction(30000, 1001), 48)) == list(range(24))
+
+
+@pytest.mark.parametrize("b_frames", [0, 3])
+def test_a_window_is_the_same_wherever_decoding_begins(b_frames: int) -> None:
+    """With key frames on the way, every window is to the bit that of a decode from the start, with pictures stored out of order too."""
+    data = grey_levels([512 * i for i in range(30)], gop=8, b_frames=b_frames)
+    whole = decode_video(data, "x", 0, 30, Fraction(25), 24)
+    assert shown(whole) == list(range(30))
+    for start in range(27):
+        assert np.array_equal(decode_video(data, "x", start, 4, Fraction(25), 24), whole[start : start + 4])
+
+
+def test_decoding_begins_at_the_key_frame_before() -> None:
+    """A window is reached from its key frame: damage in the clip's first pictures is nothing to it, and an error to a window in them."""
+    data = bytearray(grey_levels([512 * i for i in range(30)], gop=8))
+    with av.open(io.BytesIO(bytes(data))) as container:
+        packets = [(p.pos, p.size, p.pts // 512) for p in container.demux(video=0) if p.pts is not None]
+    for pos, size, number in packets:
+        if number < 8:
+            data[pos : pos + size] = bytes(size)
+    assert shown(decode_video(bytes(data), "x", 17, 4, Fraction(25), 48)) == list(range(17, 21))
+    with pytest.raises(SampleError):
+        decode_video(bytes(data), "x", 0, 4, Fraction(25), 48)
 
 
 def test_a_clip_that_ends_early_is_an_error() -> None:

@@ -8,11 +8,11 @@ A picture is scaled to a `Fit`: a shorter side in pixels, or the least size of i
 """
 
 import io
+from bisect import bisect_right
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
-from math import floor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ MAX_PIXELS = 1 << 26
 """A frame larger than this (8192 x 8192) is refused before it is decoded: a few bytes can announce gigabytes."""
 
 MAX_SECONDS_AHEAD = 600
-"""Decoding stops at the last wanted frame; a clip that asks for a later one than this was not cut by us (clips are 4-16 s)."""
+"""Decoding goes from the key frame before the first wanted frame to the last; a clip that asks for a later one than this was not cut by us (clips are 4-16 s)."""
 
 
 def decode_video(
@@ -40,47 +40,81 @@ def decode_video(
     if fps <= 0 or last / fps > MAX_SECONDS_AHEAD:
         raise SampleError(where, "decode", f"frames within {MAX_SECONDS_AHEAD} s", f"{start_frame}+{n_frames * every} at {fps} fps")
     with _open(data, where, "mp4") as container:
-        frames = _frames(container, where)
-        return _pick(frames, where, [(start_frame + k * every) / fps for k in range(n_frames)], 1 / fps, fit)
+        stream = _stream(container, where)
+        pictures = _list(container, stream, where)
+        wanted = _shown([p.pts for p in pictures], stream.time_base, fps, where, start_frame, every, n_frames)
+        return _decode(container, stream, where, pictures, wanted, fit)
 
 
 def decode_image(data: bytes, where: str, fit: Fit) -> list[Pixels]:
     """The one picture (H, W, 3), scaled to `fit`."""
     with _open(data, where, "jpeg_pipe") as container:
-        frame = next(_frames(container, where), None)
+        frame = next(_frames(container, _stream(container, where), where), None)
         if frame is None:
             raise SampleError(where, "decode", "one picture", "none")
-        return [_scale(frame, where, fit)]
+        return [_Scaler(where, fit).scale(frame)]
 
 
-def _pick(frames: Iterator[Any], where: str, times_s: list[Fraction], step_s: Fraction, fit: Fit) -> list[Pixels]:
-    """The frames shown at the times after the first frame's; the last frame is shown for one step.
+class _Picture(NamedTuple):
+    """Where a picture stands, in ticks: when it is shown, when it is decoded, and whether decoding can begin with it."""
 
-    In whole ticks: frame and time are compared for every frame that is decoded, and fractions would cost a tenth of the decoding.
+    pts: int
+    dts: int
+    is_key: bool
+
+
+def _list(container: Any, stream: Any, where: str) -> list[_Picture]:
+    """Every picture of the stream in the order of showing, from the container alone: nothing is decoded."""
+    import av
+
+    try:
+        packets = [p for p in container.demux(stream) if p.pts is not None and p.dts is not None and not p.is_discard]
+    except (av.FFmpegError, ValueError) as error:
+        raise SampleError(where, "read", "pictures in the container", str(error)) from error
+    if not packets:
+        raise SampleError(where, "read", "pictures with timestamps", "none")
+    return sorted(_Picture(p.pts, p.dts, p.is_keyframe) for p in packets)
+
+
+def _shown(pts: list[int], tick_s: Fraction, fps: Fraction, where: str, start: int, every: Fraction, n: int) -> list[int]:
+    """The timestamps of the pictures shown at (start + k * every) / fps after the first one; the last picture is shown for one frame.
+
+    In whole numbers: fractions for each frame of a clip would cost a tenth of decoding it.
     """
-    picked: list[Pixels] = []
-    first = next(frames, None)
-    if first is None or first.pts is None or first.time_base is None:
-        raise SampleError(where, "decode", "a picture with a presentation timestamp", "none" if first is None else "a picture without one")
-    origin, tick_s, n = first.pts, first.time_base, len(times_s)
-    # the latest beginning, after the first frame's, of what is shown at each time
-    last_ticks = [floor(t / tick_s + Fraction(1, 2)) for t in times_s]
-    shown, shown_ticks = first, 0
-    for frame in frames:
-        if frame.pts is None:
-            raise SampleError(where, "decode", "a presentation timestamp on every frame", "a frame without one")
-        now = frame.pts - origin
-        while len(picked) < n and last_ticks[len(picked)] < now:
-            picked.append(_scale(shown, where, fit))
-        if len(picked) == n:
-            return picked
-        shown, shown_ticks = frame, now
-    shown_s = shown_ticks * tick_s
-    while len(picked) < n and times_s[len(picked)] < shown_s + step_s:
-        picked.append(_scale(shown, where, fit))
-    if len(picked) < n:
-        raise SampleError(where, "decode", f"a picture at {float(times_s[len(picked)]):.6f} s", f"the end after {float(shown_s):.6f} s")
-    return picked
+    ticks = 1 / (fps * tick_s)  # of a frame
+    per, unit = ticks.numerator, ticks.denominator * every.denominator
+    places = [per * (start * every.denominator + k * every.numerator) for k in range(n)]  # in ticks of 1 / unit
+    end = (pts[-1] - pts[0]) * unit + per * every.denominator
+    if places[-1] >= end:
+        late_s, last_s = float(next(p for p in places if p >= end) * tick_s / unit), float((pts[-1] - pts[0]) * tick_s)
+        raise SampleError(where, "decode", f"a picture at {late_s:.6f} s", f"the end after {last_s:.6f} s")
+    return [pts[bisect_right(pts, pts[0] + (2 * place + unit) // (2 * unit)) - 1] for place in places]
+
+
+def _decode(container: Any, stream: Any, where: str, pictures: list[_Picture], wanted: list[int], fit: Fit) -> list[Pixels]:
+    """The wanted pictures, decoded from the last key frame before them; from the beginning where that was not enough."""
+    keys = [p for p in pictures if p.is_key and p.pts <= wanted[0]] or pictures[:1]
+    scaler, found = _Scaler(where, fit), dict.fromkeys(wanted, np.empty(0, np.uint8))
+    for begin in dict.fromkeys((keys[-1].dts, min(p.dts for p in pictures))):
+        _seek(container, stream, where, begin)
+        for frame in _frames(container, stream, where):
+            if frame.pts in found:
+                found[frame.pts] = scaler.scale(frame)
+            if frame.pts is not None and frame.pts >= wanted[-1]:
+                break
+        if all(pixels.size for pixels in found.values()):
+            return [found[pts] for pts in wanted]
+    lost = float((next(pts for pts in wanted if not found[pts].size) - pictures[0].pts) * stream.time_base)
+    raise SampleError(where, "decode", f"a picture at {lost:.6f} s", "one that cannot be decoded")
+
+
+def _seek(container: Any, stream: Any, where: str, dts: int) -> None:
+    import av
+
+    try:
+        container.seek(dts, stream=stream)
+    except (av.FFmpegError, ValueError) as error:
+        raise SampleError(where, "seek", f"a picture decoded at tick {dts}", str(error)) from error
 
 
 def _open(data: bytes, where: str, demuxer: str) -> Any:
@@ -93,10 +127,8 @@ def _open(data: bytes, where: str, demuxer: str) -> Any:
         raise SampleError(where, "open", demuxer, str(error)) from error
 
 
-def _frames(container: Any, where: str) -> Iterator[Any]:
-    """The first video stream's frames in presentation order; every failure of the decoder is a SampleError."""
-    import av
-
+def _stream(container: Any, where: str) -> Any:
+    """The first video stream, if its pictures are of a size that may be decoded."""
     if not container.streams.video:
         raise SampleError(where, "decode", "a video stream", "none")
     stream = container.streams.video[0]
@@ -106,24 +138,41 @@ def _frames(container: Any, where: str) -> Iterator[Any]:
     if context.width * context.height > MAX_PIXELS:
         raise SampleError(where, "decode", f"at most {MAX_PIXELS} pixels", f"{context.width}x{context.height}")
     context.thread_count = 1  # frame threads would make every small clip wait for a pipeline of frames it never uses
+    return stream
+
+
+def _frames(container: Any, stream: Any, where: str) -> Iterator[Any]:
+    """The stream's frames from where the container stands, in order of showing; every failure of the decoder is a SampleError."""
+    import av
+
     try:
         yield from container.decode(stream)
     except (av.FFmpegError, ValueError) as error:
         raise SampleError(where, "decode", "decodable frames", str(error)) from error
 
 
-def _scale(frame: Any, where: str, fit: Fit) -> Pixels:
-    """The frame as RGB in the size that fits; a sliver that would grow past MAX_PIXELS is refused."""
-    import av
+class _Scaler:
+    """Frames as RGB in the size that fits. One for a clip: setting up the conversion anew costs as much as decoding the frame."""
 
-    width, height = _fitted(frame.width, frame.height, fit)
-    if width * height > MAX_PIXELS:
-        raise SampleError(where, "scale", f"at most {MAX_PIXELS} pixels", f"{width}x{height}")
-    try:
-        pixels: Pixels = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray()
-    except (av.FFmpegError, ValueError) as error:
-        raise SampleError(where, "scale", f"{width}x{height} RGB", str(error)) from error
-    return pixels
+    def __init__(self, where: str, fit: Fit) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._where, self._fit, self._reformatter = where, fit, VideoReformatter()
+
+    def scale(self, frame: Any) -> Pixels:
+        """(H, W, 3) of the frame; a sliver that would grow past MAX_PIXELS is refused."""
+        import av
+
+        width, height = _fitted(frame.width, frame.height, self._fit)
+        if width * height > MAX_PIXELS:
+            raise SampleError(self._where, "scale", f"at most {MAX_PIXELS} pixels", f"{width}x{height}")
+        try:
+            # one thread: the loader's threads are busy with other clips
+            made: Any = self._reformatter.reformat(frame, width=width, height=height, format="rgb24", interpolation="AREA", threads=1)
+            pixels: Pixels = made.to_ndarray()
+        except (av.FFmpegError, ValueError) as error:
+            raise SampleError(self._where, "scale", f"{width}x{height} RGB", str(error)) from error
+        return pixels
 
 
 @lru_cache(maxsize=256)
