@@ -17,6 +17,10 @@ from torch import Tensor
 from training.errors import TrainingError
 from training.export import CONFIG, WEIGHTS
 from training.models.autoencoder import TAE, TAEConfig
+from training.tiling import TilingConfig, decode_tiled, encode_tiled
+
+TILING = TilingConfig()
+"""The paper's tiles."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +35,10 @@ class LatentCodec:
     """Encode and decode with frozen weights on any device; it is not trained, so it is no part of the engine."""
 
     def __init__(self, tae: TAE, scale: LatentScale, sha256: str = "", memory_bytes: int = 0) -> None:
-        """With `memory_bytes`, latents are kept by the content of their pixels: worth it where the same crops come back."""
+        """With `memory_bytes`, latents are kept by the content of their pixels: worth it where the same crops come back.
+
+        Clips longer than a tile are encoded and decoded in the paper's tiles: what a generator learns on must not depend on what fits.
+        """
         self.tae, self.scale, self.sha256 = tae.eval().requires_grad_(False), scale, sha256
         self._room, self._known = memory_bytes, dict[bytes, Tensor]()
 
@@ -62,14 +69,14 @@ class LatentCodec:
     def _mean(self, pixels_1CTHW: Tensor) -> Tensor:
         self._follow(pixels_1CTHW)
         with torch.no_grad():
-            return self.tae.encode(pixels_1CTHW).mean.float()
+            return encode_tiled(self.tae, pixels_1CTHW, TILING).mean.float()
 
     def decode(self, latents_BCTHW: Tensor, n_frames: int) -> Tensor:
         """Pixels (B, 3, n_frames, H, W) in [-1, 1] of normalised latents, float32."""
         self._follow(latents_BCTHW)
         z = latents_BCTHW * self._column(self.scale.std, latents_BCTHW) + self._column(self.scale.mean, latents_BCTHW)
         with torch.no_grad():
-            return self.tae.decode(z, n_frames).float().clamp(-1.0, 1.0)
+            return decode_tiled(self.tae, z, n_frames, TILING).float().clamp(-1.0, 1.0)
 
     def _follow(self, like: Tensor) -> None:
         parameter = next(self.tae.parameters())

@@ -72,9 +72,7 @@ def outlier_penalty(z_BCTHW: Tensor, r: float) -> Tensor:
 
 def pixel_gradient(loss_B: Tensor, x_BCTHW: Tensor) -> Tensor:
     """d loss_b / d x_b for each clip b, (B, 3, T, H, W), detached. Clip b's loss depends on x_b alone, so one backward pass gives all."""
-    gradient: Tensor
-    (gradient,) = torch.autograd.grad(loss_B.sum(), x_BCTHW, retain_graph=True)
-    return gradient
+    return torch.autograd.grad(loss_B.sum(), x_BCTHW, retain_graph=True)[0]
 
 
 def adaptive_weight(reconstruction_BCTHW: Tensor, adversarial_BCTHW: Tensor) -> Tensor:
@@ -84,8 +82,9 @@ def adaptive_weight(reconstruction_BCTHW: Tensor, adversarial_BCTHW: Tensor) -> 
     Of each clip, not of the batch, so that a clip's loss is the same on any number of processes. At the pixels and not at the decoder's
     last layer, where others take it: under ZeRO-3 that layer's gradient cannot be asked for alone.
     """
-    wanted, found = (g.flatten(1).norm(dim=1) for g in (reconstruction_BCTHW, adversarial_BCTHW))
-    return (wanted / found.clamp_min(1e-12)).clamp_max(MAX_ADAPTIVE)
+    wanted, found = (torch.linalg.vector_norm(g.flatten(1), dim=1) for g in (reconstruction_BCTHW, adversarial_BCTHW))
+    weight_B: Tensor = wanted / found.clamp_min(1e-12)
+    return weight_B.clamp_max(MAX_ADAPTIVE)
 
 
 def hinge_generator(logits: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ from training.data.index import Sample
 if TYPE_CHECKING:
     from torch import Tensor
 
-ENCODING = "mean/v1"
-"""Names what `LatentCodec.mean` computes: another way to the mean, tiles for one, is another name, so that no old latent answers for it."""
+ENCODING = "mean, tiles of 32 frames/v2"
+"""Names what `LatentCodec.mean` computes: another way to the mean is another name, so that no old latent answers for it."""
 
 
 class LatentCache:
