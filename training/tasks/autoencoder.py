@@ -104,7 +104,8 @@ class AutoencoderTask:
         total = torch.stack([seen, *(self._weight(name) * value for name, value in hidden.items())]).sum(0)
         parts = {name: value.detach() for name, value in (parts | hidden).items()}
         if ADVERSARY in self.updates:
-            self._made[batch.clip_ids, batch.epochs] = output.detach()
+            this_step = {key: made for key, made in self._made.items() if key[0] == batch.step}
+            self._made = this_step | {(batch.step, batch.clip_ids, batch.epochs): output.detach()}
             if batch.step >= self._loss.gan_start_step:  # the same on all ranks
                 heard, parts["adversarial"] = self._adversary(engines[ADVERSARY].module, output, seen, pixels.dtype)
                 total = total + heard
@@ -122,7 +123,7 @@ class AutoencoderTask:
 
     def _judge(self, engines: Mapping[str, Any], batch: Batch, pixels: Tensor) -> SampleLoss:
         """The hinge loss of the discriminator on originals and on what the autoencoder made of them earlier in this step."""
-        made = self._made.pop((batch.clip_ids, batch.epochs)).to(pixels.dtype)
+        made = self._made[batch.step, batch.clip_ids, batch.epochs].to(pixels.dtype)
         real, fake = engines[ADVERSARY](torch.cat([pixels, made])).float().chunk(2)
         means = {"real": real.detach().flatten(1).mean(1), "made": fake.detach().flatten(1).mean(1)}
         return SampleLoss(hinge_discriminator(real, fake), means)
