@@ -23,7 +23,8 @@ demo: setup ## samples -> curate -> report -> TAE training -> pictures, in ./dem
 	@echo "          $(RUN)/dailies explain $(DEMO)/dataset pan_right.mp4"
 
 test: setup ## every test: units, engines, training
-	@PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python -m pytest $(ARGS)
+	@PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python -m pytest tests/unit -n auto --maxprocesses 4 --dist loadfile $(ARGS) || [ $$? -eq 5 ]
+	@PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python -m pytest tests/engines tests/train $(ARGS) || [ $$? -eq 5 ]
 
 test-paddle: setup ## PaddleOCR's reader, in an environment of its own (it pins its own OpenCV)
 	@(command -v uv >/dev/null && uv=uv || uv=.tools/uv/bin/uv; [ -x .venv-paddle/bin/python ] || $$uv venv --quiet --python $${PYTHON:-python3} .venv-paddle; \
@@ -31,7 +32,7 @@ test-paddle: setup ## PaddleOCR's reader, in an environment of its own (it pins 
 	@PYTHONPATH=. .venv-paddle/bin/python -m pytest tests/paddle $(ARGS)
 
 quick: setup ## unit tests only, seconds
-	@PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python -m pytest tests/unit -q -m "not engine and not train" $(ARGS)
+	@PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python -m pytest tests/unit -q -n auto --maxprocesses 4 --dist loadfile -m "not engine and not train" $(ARGS)
 
 lint: setup ## ruff and mypy
 	@$(RUN)/ruff check $(SOURCES)
@@ -49,6 +50,10 @@ bench: setup ## the figures in README, each beside its peer
 	@$(RUN)/python benchmarks/peers.py
 	@$(RUN)/python benchmarks/accuracy.py
 	@$(RUN)/python benchmarks/fuzz.py --cases 20000
+	@$(RUN)/python benchmarks/loader.py
+	@$(RUN)/python benchmarks/trainer.py
+	@$(RUN)/python benchmarks/planner.py
+	@$(RUN)/python benchmarks/tae.py
 
 lock: setup ## renew requirements.txt from pyproject.toml, without addresses
 	@(command -v uv >/dev/null && uv=uv || uv=.tools/uv/bin/uv; $$uv pip compile pyproject.toml --extra curate --extra train --extra audit --extra dev \

@@ -71,33 +71,35 @@ class Totals:
 
 def examine(path: str, cfg: MediaConfig) -> list[Any]:
     """Runs in the sandbox: the fields of an Outcome."""
-    import resource
-
-    start = time.process_time()
+    start, before = time.process_time(), _peak_bytes()
     try:
         verdict, seen = _watch(path, cfg)
     except MediaError as e:
         verdict, seen = (e.code if e.code in CODES else f"FAULT: unknown code {e.code}"), e.detail
-    peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) >> (10 if sys.platform == "linux" else 20)
-    return [verdict, seen, time.process_time() - start, peak]
+    return [verdict, seen, time.process_time() - start, (_peak_bytes() - before) >> 20]
 
 
 def examine_scan(path: str, cfg: MediaConfig) -> list[Any]:
     """Runs in the sandbox: the whole scan of the asset, all observers, at most SCAN_FRAMES frames. The fields of an Outcome."""
-    import resource
-
     from curation.scan import ScanConfig, scan_asset
     from manifests.records import Asset
 
-    start, asset = time.process_time(), Asset(asset_id="a" * 32, asset_sha256=b"", asset_md5=b"", size_bytes=1, uri=path)
+    start, before = time.process_time(), _peak_bytes()
+    asset = Asset(asset_id="a" * 32, asset_sha256=b"", asset_md5=b"", size_bytes=1, uri=path)
     found = scan_asset(asset, path, ScanConfig(media=replace(cfg, max_frames=SCAN_FRAMES)))
     seen = zlib.crc32(repr(found.asset).encode())
     for track in found.tracks:
         seen = zlib.crc32(track.pts_us.tobytes() + np.nan_to_num(track.values).tobytes() + track.pictures.tobytes(), seen)
     error = found.asset.error_code
     verdict = f"scan: {found.asset.kind}" if error is None else f"scan: {error}" if error in CODES else f"FAULT: unknown code {error}"
-    peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) >> (10 if sys.platform == "linux" else 20)
-    return [verdict, f"{seen:08x}", time.process_time() - start, peak]
+    return [verdict, f"{seen:08x}", time.process_time() - start, (_peak_bytes() - before) >> 20]
+
+
+def _peak_bytes() -> int:
+    """The most memory this process has held. It begins with that of the process it was forked from: only its growth says anything."""
+    import resource
+
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1024 if sys.platform == "linux" else 1)
 
 
 def _watch(path: str, cfg: MediaConfig) -> tuple[str, str]:

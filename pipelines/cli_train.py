@@ -39,7 +39,7 @@ def train(
 
       dailies train t2v_256 --data dataset --out videos --tae run --parent pictures optim.lr=0.0003
 
-    On a cluster: --launcher none, then one of conf/launch, then the same command again, which records what was seen.
+    On a cluster: --launcher none, then one of docs/launch, then the same command again, which records what was seen.
     """
     from pipelines.config import ConfigError
     from pipelines.training import train_stage

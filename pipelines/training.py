@@ -59,7 +59,7 @@ def train_stage(
     if launcher == "none":
         prepare_run(settings, data, out)
         if steps_done(out) < settings.steps:
-            return {"run": str(out), "launch": f"RUN={out.resolve()} conf/launch/torchrun.sh (or slurm.sbatch, kubernetes.yaml)"}
+            return {"run": str(out), "launch": f"RUN={out.resolve()} docs/launch/torchrun.sh (or slurm.sbatch, kubernetes.yaml)"}
     status = 0 if launcher == "none" else train(settings, data, out, Progress(quiet=quiet).say)
     recorded = record(store, out, settings, started_at)
     if status != 0:

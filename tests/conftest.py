@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("dailies", deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("dailies")
 
 ROOT = Path(__file__).resolve().parent.parent
 MEDIA = Path(os.environ.get("DAILIES_TEST_MEDIA", ROOT.parent / "shared" / "media"))

@@ -21,7 +21,7 @@ from manifests.records import Caption, Clip, Member, Shard
 from manifests.schema import to_table
 from manifests.shards import Payload, write_shard
 from manifests.tables import ManifestStore
-from training import checkpoint
+from training import checkpoint, launch
 from training.config import TrainConfig, to_json_value
 from training.models.autoencoder import TAEConfig
 
@@ -122,6 +122,20 @@ def one_thread() -> Iterator[None]:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs that a test starts by `train` are forked from a process that has imported everything."""
+    script, address = str(Path(__file__).parent / "warm_workers.py"), str(tmp_path_factory.mktemp("warm") / "socket")
+    root = str(Path(checkpoint.__file__).parent.parent)
+    server = subprocess.Popen([sys.executable, script, "serve", address], env={**os.environ, "PYTHONPATH": root})
+    Processes.wait_for(lambda: Path(address).exists() or server.poll() is not None, 300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "command", lambda n, out: [sys.executable, "-S", script, "ask", address, str(n), str(out.resolve())])
+        yield
+    server.kill()
+    server.wait()
 
 
 @pytest.fixture(scope="session")

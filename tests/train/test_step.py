@@ -15,7 +15,8 @@ from training.data.batch import DataConfig
 from training.data.index import load_samples
 from training.data.plan import Plan
 from training.flow import SamplerConfig
-from training.launch import command, train
+from training.launch import command as torchrun
+from training.launch import train
 from training.losses import TAELossConfig
 from training.metrics import LOG, TIMING, read_log
 from training.models.autoencoder import TAEConfig
@@ -27,7 +28,7 @@ from training.tasks.text_to_video import FlowConfig
 
 pytestmark = pytest.mark.train
 
-STEPS = 3
+STEPS = 4
 SHARDED = EngineConfig(persistence_threshold=0, timeout_s=120)
 
 
@@ -64,9 +65,26 @@ def losses(config: TrainConfig, dataset: Path, out: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def plain(config: TrainConfig, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
-    """The run on two processes with a whole batch at once, and its losses."""
+    """The run on two processes with a whole batch at once, and its losses; its workers write down what they call."""
     out = tmp_path_factory.mktemp("plain")
-    return out, losses(config, dataset, out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "command", lambda n, run: worker("traced_worker.py", n, run))
+        return out, losses(config, dataset, out)
+
+
+def worker(script: str, processes: int, out: Path) -> list[str]:
+    """The command line of a run by torchrun whose workers run a script of this folder."""
+    ordinary = torchrun(processes, out)
+    return [*ordinary[: ordinary.index("-m", 3)], str(Path(__file__).parent / script), str(out.resolve())]
+
+
+def test_no_process_takes_a_path_of_its_own(plain: tuple[Path, list[float]]) -> None:
+    """Over images, videos, dropped text and validation, both processes call the same modules in the same order: under ZeRO-3 one that did
+    not would wait for ever."""
+    calls = [(plain[0] / f"calls-{rank}.txt").read_text().splitlines() for rank in (0, 1)]
+    assert calls[0] == calls[1]
+    assert calls[0].count("forward Block") > 2 * 2 * STEPS
+    assert {row["media"] for row in read_log(plain[0], "train")} == {"image", "video"}
 
 
 def test_accumulated_steps_are_the_same_steps(config: TrainConfig, dataset: Path, plain: tuple[Path, list[float]], tmp_path: Path) -> None:
@@ -103,12 +121,6 @@ def test_the_slow_are_named() -> None:
     assert ["rank 1" in s and "batch" in s for s in slow] == [True, False] and "rank 2" in slow[1] and "25%" in slow[1]
 
 
-def worker(processes: int, out: Path) -> list[str]:
-    """The command line of a run whose workers poison a loss."""
-    ordinary = command(processes, out)
-    return [*ordinary[: ordinary.index("-m", 3)], str(Path(__file__).parent / "poisoned_worker.py"), str(out.resolve())]
-
-
 def test_a_gradient_that_is_no_number_moves_nothing_anywhere(
     dataset: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +139,7 @@ def test_a_gradient_that_is_no_number_moves_nothing_anywhere(
         loss=TAELossConfig(outlier_weight=1.0),
         engine=SHARDED,
     )
-    monkeypatch.setattr(launch, "command", worker)
+    monkeypatch.setattr(launch, "command", lambda n, run: worker("poisoned_worker.py", n, run))
     plan = Plan(config.plan_settings(0), load_samples(dataset, 0))
     monkeypatch.setenv("POISON", plan.clip_ids(1)[3])  # the second process's last at step 1
     out, again = tmp_path_factory.mktemp("poisoned"), tmp_path_factory.mktemp("again") / "run"

@@ -32,13 +32,15 @@ def test_every_curation_config_binds(name: str) -> None:
     assert all(k == s.name for k, s in config.sets.items())
 
 
-@pytest.mark.parametrize(("stage", "name"), [(s, n) for s in ("image_ae", "tae", "t2i_256", "t2v_256", "t2v_768", "video_sft") for n in available(f"train/{s}")])
+@pytest.mark.parametrize(
+    ("stage", "name"), [(s, n) for s in ("image_ae", "tae", "t2i_256", "t2v_256", "t2v_768", "video_sft") for n in available(f"train/{s}")]
+)
 def test_every_training_config_binds(stage: str, name: str) -> None:
     """Each file in conf/train composes into a TrainConfig; a generator's takes its sizes from conf/model/transformer."""
     config = load(TrainConfig, f"train/{stage}", name)
     assert config.steps > 0 and (config.flow is None) == (stage in AUTOENCODERS)
     if config.flow:
-        assert config.flow.model.layers == {"tiny": 4, "paper": 48}[name]
+        assert config.flow.model.layers == {"tiny": 4, "h200": 24, "paper": 48}[name]
 
 
 def test_rules_measure_columns_that_exist() -> None:

@@ -202,6 +202,19 @@ def test_batches_do_not_depend_on_ranks_or_threads(dataset: tuple[Path, list[Sam
         assert torch.equal(whole.pixels, torch.cat([a.pixels, b.pixels]))
 
 
+def test_memory_is_used_again_and_never_too_early(dataset: tuple[Path, list[Sample]]) -> None:
+    """Batches that are kept stay as they are while later ones are made; those that are dropped, views and all, lend their memory to them."""
+    root, samples = dataset
+    plan = make_plan(samples)
+    threaded = dataclasses.replace(CONFIG, decode_threads=2)
+    loader = BatchLoader(root, plan, threaded, 0, 1)
+    kept = [(b.step, b.pixels[1:, :, 2:]) for b in loader.batches(0, 12) if b.step % 3 == 0]
+    for step, pixels in kept:
+        assert torch.equal(pixels, BatchLoader(root, plan, CONFIG, 0, 1).batch(step).pixels[1:, :, 2:])
+    places = {batch.pixels.data_ptr() for batch in loader.batches(12, 40)}
+    assert len(places) <= 8, "of 28 batches"
+
+
 def test_a_broken_clip_is_replaced_and_recorded(dataset: tuple[Path, list[Sample]]) -> None:
     """A clip whose bytes changed since the manifest is replaced by its reserve, the same one for every reader, with the reason."""
     root, samples = dataset
