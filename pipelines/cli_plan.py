@@ -118,8 +118,8 @@ def _print_curriculum(made: dict[str, "StagePlan"], *, outside: bool) -> None:
     total = sum(one.gpu_days for one in made.values())
     print_table([*names, "does not fit" if any(one.problems for one in made.values()) else ""],
                 [[*line, one.problems[0] if one.problems else ""] for line, one in zip(lines, made.values(), strict=True)])  # fmt: skip
-    estimate = f"; an outside estimate of the whole is {OUTSIDE_GPU_HOURS / 1e6:.2f} M (Open-Sora 2.0)" if outside else ""
-    print(f"\nall stages: {total:,.0f} GPU-days, {24 * total / 1e6:,.2f} M GPU-hours{estimate}")
+    estimate = f"; an outside estimate of the whole is {OUTSIDE_GPU_HOURS:,.0f} (Open-Sora 2.0)" if outside else ""
+    print(f"\nall stages: {total:,.0f} GPU-days, {24 * total:,.0f} GPU-hours{estimate}")
     for label, one in made.items():
         if one.problems:
             print(f"{label}: {remedy(one)}")
