@@ -193,7 +193,8 @@ def compare(name: str, config: TrainConfig, dataset: Path, folder: Path, seconds
     end, turn = time.monotonic() + seconds, 0
     while turn < 2 * BATCHES or time.monotonic() < end:
         for kind in (*list(loops)[turn % 3 :], *list(loops)[: turn % 3]):
-            torch.use_deterministic_algorithms(kind != "bare")  # as training/worker.py has it
+            torch.use_deterministic_algorithms(kind != "bare")  # as training/worker.py has it, new tensors left as they are
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             cpu, wall = time.process_time(), time.perf_counter()
             loops[kind](batches[turn % BATCHES])
             if turn >= BATCHES:  # those before warm up
