@@ -147,6 +147,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def many_blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 videos of 32 frames of 64 x 64 pixels: 256 blocks of 8 x 8 x 8 each."""
+    return build_dataset(tmp_path_factory.mktemp("many_blocks"), [moving_pattern(i, 32, 64, 64) for i in range(12)], [])
+
+
+@pytest.fixture(scope="session")
 def tae(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The export of an autoencoder of four latent channels with its initial weights."""
     from training.losses import TAELossConfig
