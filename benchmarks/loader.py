@@ -4,10 +4,15 @@
 
 The loader gives what a step trains on: batches in the plan's order, hashes compared, deny list looked at, frames chosen by timestamp, a
 window and crop drawn by key, decoding from the key frame before it, float tensors in [-1, 1]. Bare is a thread pool over the same members in the same order that reads each at
-its offset and decodes with PyAV from the clip's first frame to the last of the same window; `pictures` also scales the window's frames to RGB of the size
-that the loader scales them to, which any loader has to do; `frames` does nothing with them. All take turns, forwards and backwards, so
-that a busy machine slows all. Ratios are of each side's median round by the clock, and of all its CPU seconds, which others' work on the
-machine changes less. With --frames as long as the clips (96) there is no key frame to begin at and the work is the same. Target: 0.95 of bare read + pictures.
+its offset and decodes with PyAV from the clip's first frame to the last of the same window. It does so three times over:
+
+    frames      and does nothing with them
+    pictures    and scales the window's frames to RGB, to the size that the loader scales them to
+    tensors     and makes of a crop of those the float tensor that a step takes
+
+All take turns, forwards and backwards, so that a busy machine slows all. Ratios are of each side's median round by the clock, and of all
+its CPU seconds, which others' work on the machine changes less. Target: 0.95 of bare read, decode and the same tensors. With --frames as
+long as the clips (96) there is no later key frame to begin at, so the decoding is the same.
 
 Without DATASET the samples are curated first (`dailies samples`, `dailies curate --config tiny`), about a minute.
 """
@@ -28,6 +33,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+import torch
 
 from benchmarks.figures import Figure, as_table
 from manifests.shards import read_payload
@@ -65,8 +71,9 @@ def members(plan: Plan, steps: int, n_frames: int) -> list[tuple[Sample, int]]:
     return found
 
 
-def bare(dataset: Path, sample: Sample, start: int, n_frames: int, short_side_px: int | None) -> int:
-    """Reads and decodes one member up to the end of the window; with a size, its frames become RGB arrays. Gives the frames decoded."""
+def bare(dataset: Path, sample: Sample, start: int, n_frames: int, short_side_px: int | None, crop_px: int | None) -> int:
+    """Reads and decodes one member up to the end of the window; with sizes, its frames become RGB arrays, and a crop of them a tensor in
+    [-1, 1]. Gives the frames decoded."""
     import av
     from av.video.reformatter import VideoReformatter
 
@@ -86,7 +93,9 @@ def bare(dataset: Path, sample: Sample, start: int, n_frames: int, short_side_px
             if n == end:
                 break
     if pictures:
-        np.stack(pictures)
+        whole = np.stack(pictures)
+        if crop_px is not None:
+            torch.from_numpy(whole[:, :crop_px, :crop_px]).permute(3, 0, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
     return n
 
 
@@ -94,18 +103,25 @@ def compare(dataset: Path, plan: Plan, config: DataConfig, steps: int, rounds: i
     """Seconds of the loader and of both bare loops over the same members, and the ratios."""
     of_step = members(plan, steps, config.n_frames)
 
+    batches = BatchLoader(dataset, plan, config, 0, 1)  # one for all rounds, as a run has one for all steps
+
     def loader() -> None:
-        for _ in BatchLoader(dataset, plan, config, 0, 1).batches(0, steps):
+        for _ in batches.batches(0, steps):
             pass
 
-    def plain(short_side_px: int | None) -> Callable[[], None]:
+    def plain(short_side_px: int | None, crop_px: int | None) -> Callable[[], None]:
         def work() -> None:
             with ThreadPoolExecutor(config.decode_threads) as pool:
-                list(pool.map(lambda m: bare(dataset, m[0], m[1], config.n_frames, short_side_px), of_step))
+                list(pool.map(lambda m: bare(dataset, m[0], m[1], config.n_frames, short_side_px, crop_px), of_step))
 
         return work
 
-    ways = {"loader": loader, "pictures": plain(config.resize_px), "frames": plain(None)}
+    ways = {
+        "loader": loader,
+        "tensors": plain(config.resize_px, config.size_px),
+        "pictures": plain(config.resize_px, None),
+        "frames": plain(None, None),
+    }
     clock: dict[str, list[float]] = {name: [] for name in ways}
     cpu = dict.fromkeys(ways, 0.0)
     for round_no in range(rounds + 1):
@@ -121,9 +137,8 @@ def compare(dataset: Path, plan: Plan, config: DataConfig, steps: int, rounds: i
         "samples": len(of_step) * rounds,
         "median_s": {name: round(s, 3) for name, s in median.items()},
         "cpu_s": {name: round(s, 3) for name, s in cpu.items()},
-        "of_pictures": round(median["pictures"] / median["loader"], 4),
-        "of_pictures_cpu": round(cpu["pictures"] / cpu["loader"], 4),
-        "of_frames_cpu": round(cpu["frames"] / cpu["loader"], 4),
+        "clock": {name: round(s / median["loader"], 4) for name, s in median.items() if name != "loader"},
+        "cpu": {name: round(s / cpu["loader"], 4) for name, s in cpu.items() if name != "loader"},
     }
 
 
@@ -139,7 +154,6 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=32)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    import torch
 
     torch.set_num_threads(1)  # the threads compared are those that decode
     with tempfile.TemporaryDirectory(prefix="loader-") as folder:
@@ -156,11 +170,11 @@ def main() -> None:
     result = {"clips": len(plan.samples), "cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0], "runs": found}
     figures = [
         Figure(
-            subject="loader", what=f"bare read + decode to pictures over ours, {by}, {r['threads']} threads", value=r[value],
+            subject="loader", what=f"bare read + decode to tensors over ours, {by}, {r['threads']} threads", value=r[by]["tensors"],
             target=TARGET, on=f"{r['samples']} samples",
         )
         for r in found
-        for by, value in (("clock", "of_pictures"), ("CPU", "of_pictures_cpu"))
+        for by in ("clock", "cpu")
     ]  # fmt: skip
     print(as_table(figures))
     print(json.dumps(result))

@@ -3,6 +3,8 @@
 Shapes: B samples, C=3 channels, T frames, H and W those of the batch's bucket, or size_px both.
 """
 
+import contextlib
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -154,6 +156,30 @@ class _Share:
         return tuple(place.epoch for place in self.places)
 
 
+class _Buffers:
+    """Memory for batches, used again when the last tensor in it is gone. Large arrays fresh from the system are mapped and cleared page by
+    page, which costs a third of decoding into them."""
+
+    def __init__(self, most: int) -> None:
+        self._free: deque[Floats] = deque(maxlen=most)
+
+    def take(self, shape: tuple[int, ...]) -> Floats:
+        """An array of the shape with any content, which nobody else has."""
+        kept = None
+        for _ in range(len(self._free)):
+            with contextlib.suppress(IndexError):  # another thread may take the last one
+                kept = self._free.popleft()
+                if kept.shape == shape:
+                    break
+                self._free.append(kept)
+            kept = None
+        if kept is None:
+            kept = np.empty(shape, np.float32)
+        lent = kept.view()  # a tensor made of it holds this very object, so that its end is the end of the tensor
+        weakref.finalize(lent, self._free.append, kept).atexit = False
+        return lent
+
+
 class BatchLoader:
     """Makes the batches of one rank, a few steps ahead, in threads; the result does not depend on how far ahead or how many."""
 
@@ -162,6 +188,7 @@ class BatchLoader:
         self._denied = DenyList(dataset)
         self._shards = open_shards(dataset, config)
         self._latents = latents
+        self._buffers = _Buffers(config.prefetch_batches + config.decode_threads + 2)
 
     def batches(self, start: int, end: int) -> Iterator[Batch]:
         """The batches of steps start <= step < end, in order."""
@@ -208,7 +235,7 @@ class BatchLoader:
         """Where the share's samples go; all of a batch have one shape."""
         first = self._plan.samples[share.places[0].position]
         shape = shape_of(first, self._config.shapes, self._config.size_px, self._config.n_frames)
-        return np.empty((len(share.places), shape.n_frames, shape.height, shape.width, 3), np.float32)
+        return self._buffers.take((len(share.places), shape.n_frames, shape.height, shape.width, 3))
 
     def _fill(self, share: "_Share", i: int, pixels_BTHWC: Floats, fetched: Future[None] | None = None) -> tuple[str, Replaced | None]:
         """Member i's pixels are in their place; gives whose they are, and what happened if not those planned."""
