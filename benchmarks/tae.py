@@ -17,6 +17,7 @@ import dataclasses
 import io
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -193,7 +194,7 @@ def trained(config: TrainConfig, dataset: Path, out: Path, originals: list[Tenso
 def main() -> None:
     """Prints every figure and exits with 1 when the linear code is not beaten."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("tae-benchmark"))
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "dailies-tae")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--gan-steps", type=int, default=500)
     parser.add_argument("--json", type=Path)
