@@ -55,6 +55,7 @@ def train_stage(
         settings = dataclasses.replace(settings, flow=dataclasses.replace(settings.flow, **given))
     elif parent:
         settings = dataclasses.replace(settings, parent=str(parent.resolve()))
+    settings = with_absolute_caches(settings)
     begun, started_at = time.monotonic(), datetime.now(UTC)
     if launcher == "none":
         prepare_run(settings, data, out)
@@ -72,3 +73,14 @@ def train_stage(
         "export": str(out / "export"),
         "seconds": round(time.monotonic() - begun, 1),
     }
+
+
+def with_absolute_caches(settings: Any) -> Any:
+    """The run says where its caches are in a way that holds in any working folder: a takedown looks for them there."""
+
+    def absolute(part: Any, *names: str) -> Any:
+        given = {name: str(Path(folder).resolve()) for name in names if (folder := getattr(part, name))}
+        return dataclasses.replace(part, **given)
+
+    flow = settings.flow and absolute(settings.flow, "text_cache", "latents_folder")
+    return dataclasses.replace(settings, data=absolute(settings.data, "cache_folder"), flow=flow)

@@ -13,12 +13,15 @@ from manifests.records import Clip
 from manifests.schema import to_table
 from manifests.tables import ManifestStore
 from manifests.takedown import Selector, survey
+from pipelines.config import load
 from pipelines.encode import folders_of, register
 from pipelines.takedown import execute
 from pipelines.takedown_caches import scrub_caches
 from pipelines.takedown_case import Request
+from pipelines.training import with_absolute_caches
 from tests.takedown_maker import make_place
 from training.conditions import PROMPTS, load_prompts, write_prompts
+from training.config import TrainConfig
 from training.data.batch import DataConfig
 from training.data.cache import FolderCache, path_in
 from training.data.index import Sample, load_samples
@@ -124,3 +127,14 @@ def test_forgetting_again_finds_nothing(place: Place) -> None:
     assert sum(scrub_caches(place.store, mine).values()) > 0
     assert set(scrub_caches(place.store, mine).values()) == {0}
     assert {what for _, what in folders_of(place.store)} == {"latents", "text"} and (place.run / PROMPTS).exists()
+
+
+def test_a_run_names_its_caches_in_any_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders given relative to where training was started are found by a takedown that is started elsewhere; other settings stay."""
+    monkeypatch.chdir(tmp_path)
+    settings = load(TrainConfig, "train/t2v_256", "paper", ["flow.text_cache=cache/text", "data.cache_folder=near"])
+    found = with_absolute_caches(settings)
+    assert found.flow.text_cache == str(tmp_path / "cache" / "text") and found.data.cache_folder == str(tmp_path / "near")
+    assert found.flow.latents_folder is None and found.optim == settings.optim
+    plain = load(TrainConfig, "train/tae", "tiny", [])
+    assert with_absolute_caches(plain) == plain
