@@ -33,6 +33,9 @@ from training.data.order import V1, V2, Order, Stream
 from training.data.shapes import Shapes, shape_of
 from training.errors import TrainingError
 
+_RECENT = 64
+"""Steps whose batches are kept."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanSettings:
@@ -111,6 +114,7 @@ class Plan:
             kind: Order(settings.spec, kind, [b.stream for b in buckets.values()], settings.shuffle_shards, self._key)
             for kind, buckets in self._buckets.items()
         }
+        self._recent: dict[int, StepPlan] = {}  # the loader's batch is asked for again, for the record of what was seen
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -134,11 +138,16 @@ class Plan:
         """What step `step` takes; the cost does not grow with the step."""
         if step < 0:
             raise ValueError(f"plan: expected step >= 0, found {step}")
+        if (known := self._recent.get(step)) is not None:
+            return known
         cycle = self._images + self._videos
         images_before = step * self._images // cycle
-        if (step + 1) * self._images // cycle > images_before:
-            return self._batch_of_kind(step, "image", images_before)
-        return self._batch_of_kind(step, "video", step - images_before)
+        is_image = (step + 1) * self._images // cycle > images_before
+        made = self._batch_of_kind(step, "image" if is_image else "video", images_before if is_image else step - images_before)
+        if len(self._recent) >= _RECENT:
+            self._recent.clear()
+        self._recent[step] = made
+        return made
 
     def reserve(self, place: Place, attempt: int) -> Place:
         """The sample that stands in for a broken one: a draw from its bucket, keyed by the broken clip, its pass and the attempt."""
