@@ -83,7 +83,7 @@ def test_no_process_takes_a_path_of_its_own(plain: tuple[Path, list[float]]) -> 
     not would wait for ever."""
     calls = [(plain[0] / f"calls-{rank}.txt").read_text().splitlines() for rank in (0, 1)]
     assert calls[0] == calls[1]
-    assert calls[0].count("forward Block") > 2 * 2 * STEPS
+    assert calls[0].count("forward Block") > 2 * STEPS  # two layers a step, and validation
     assert {row["media"] for row in read_log(plain[0], "train")} == {"image", "video"}
 
 
