@@ -1,7 +1,11 @@
 """Files that appear whole or not at all, whatever is killed while they are written."""
 
+import hashlib
 import os
+import socket
 from pathlib import Path
+
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12]
 
 
 def write_atomic(path: Path, data: bytes | memoryview) -> None:
@@ -36,7 +40,8 @@ def sync_folder(folder: Path) -> None:
 def _temporary(path: Path, data: bytes | memoryview) -> Path:
     """The bytes, synced, under a name beside `path` that no reader looks at and that names the writing process."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    # machines that share a folder may have processes of one number; the number comes last, as `takedown` looks for it
+    temporary = path.parent / f".{path.name}.{_HOST}.{os.getpid()}.tmp"
     with temporary.open("wb") as sink:
         sink.write(data)
         sink.flush()

@@ -63,8 +63,9 @@ def status(folder: Folder, as_json: AsJson = False) -> None:
     """Show how far each stage is, what its held-out measure was before and is now, and when it last gave a sign of life."""
     from pipelines import curriculum as pipeline
     from pipelines.config import ConfigError
+    from training.errors import TrainingError
 
-    with errors(ConfigError):
+    with errors(ConfigError, TrainingError):
         states = pipeline.status(pipeline.reopen(folder)[0], folder)
     _show(states, as_json)
 

@@ -28,10 +28,10 @@ def plan(
     gpus: Annotated[int | None, typer.Option("--gpus", min=1, help="GPUs; by default the stage's processes.")] = None,
     memory: Annotated[float, typer.Option("--memory", help="GB of one GPU.")] = 80.0,
     mfu: Annotated[float, typer.Option("--mfu", min=0.001, max=1.0, help="Share of the GPU's peak that is reached.")] = 0.35,
-    peak_tflops: Annotated[float, typer.Option("--peak-tflops", help="Dense bf16 peak of one GPU.")] = 989.0,
+    peak_tflops: Annotated[float, typer.Option("--peak-tflops", min=0.001, help="Dense bf16 peak of one GPU.")] = 989.0,
     node_gpus: Annotated[int, typer.Option("--node-gpus", min=1, help="GPUs of a node.")] = 8,
-    node_gb_s: Annotated[float, typer.Option("--node-gb-s", help="GB/s between GPUs of a node, one way.")] = 450.0,
-    network_gb_s: Annotated[float, typer.Option("--network-gb-s", help="GB/s of a GPU's port to other nodes, one way.")] = 50.0,
+    node_gb_s: Annotated[float, typer.Option("--node-gb-s", min=0.001, help="GB/s between GPUs of a node, one way.")] = 450.0,
+    network_gb_s: Annotated[float, typer.Option("--network-gb-s", min=0.001, help="GB/s of a GPU's port to other nodes, one way.")] = 50.0,
     as_json: AsJson = False,
 ) -> None:
     """Show parameters, memory of each GPU, operations, traffic and days. Exit status 1 when something does not fit: then what would.

@@ -99,15 +99,22 @@ def begin(curriculum: Curriculum, data: Path, out: Path) -> None:
     state = {"curriculum": json.loads(config.to_record(curriculum)), "dataset": str(data.resolve())}
     path = out / STATE
     if path.exists():
-        if (found := json.loads(path.read_bytes())) != state:
-            changed = [k for k in state if found.get(k) != state[k]]
+        found = json.loads(path.read_bytes())
+        if changed := [k for k in state if _fixed(found).get(k) != _fixed(state)[k]]:
             raise ConfigError(
                 f"{path}: expected the curriculum this folder began with, found another {' and '.join(changed)}; use another --out"
             )
+        write_atomic(path, json.dumps(state, indent=1).encode())
         return
     if problems := check(curriculum, data):
         raise ConfigError("; ".join(problems))
     write_atomic(path, json.dumps(state, indent=1).encode())
+
+
+def _fixed(state: dict[str, Any]) -> dict[str, Any]:
+    """The state without its gates: moving one changes no training."""
+    stages = {n: {k: v for k, v in spec.items() if k != "must_improve"} for n, spec in state["curriculum"]["stages"].items()}
+    return {**state, "curriculum": {**state["curriculum"], "stages": stages}}
 
 
 def reopen(out: Path) -> tuple[Curriculum, Path]:
@@ -132,7 +139,7 @@ def check(curriculum: Curriculum, data: Path) -> list[str]:
     samples, problems = load_samples(data, store.version()), []
     captioned = store.read("captions", store.version(), columns=["clip_no"]).num_rows
     for name, spec in curriculum.stages.items():
-        for training in _trainings(spec, Path(name)):
+        for training in _trainings(name, spec, Path(name)):
             try:
                 settings = config.load(TrainConfig, f"train/{spec.train or name}", curriculum.preset, list(training.overrides))
                 Plan(settings.plan_settings(store.version()), samples)
@@ -152,7 +159,7 @@ def run(curriculum: Curriculum, data: Path, out: Path, quiet: bool, launcher: st
     from pipelines.training import train_stage
 
     for name, spec in curriculum.stages.items():
-        for training in _trainings(spec, out / name):
+        for training in _trainings(name, spec, out / name):
             if not _finished(training.folder) or not (out / name / GATE).exists():
                 say(f"stage {name}: {training.folder}")
             result = train_stage(
@@ -169,9 +176,11 @@ def run(curriculum: Curriculum, data: Path, out: Path, quiet: bool, launcher: st
             if "launch" in result:
                 say(f"stage {name}: to be trained by\n  {result['launch']}\nthen run this command again")
                 return status(curriculum, out)
-        _average(spec, out / name)
-        if not _gate(spec, out / name):
-            say(f"stage {name}: held-out measure did not improve enough, see {out / name / GATE}; change the stage or its must_improve")
+        _average(name, spec, out / name)
+        if not _gate(name, spec, out / name):
+            say(
+                f"stage {name}: held-out measure did not improve enough, see {out / name / GATE}; run again with another stages.{name}.must_improve, or train it otherwise under another --out"
+            )
             break
     return status(curriculum, out)
 
@@ -180,25 +189,26 @@ def status(curriculum: Curriculum, out: Path) -> list[StageState]:
     """The state of every stage, in order; of several runs, that of the last one begun."""
     found = []
     for name, spec in curriculum.stages.items():
-        trainings = _trainings(spec, out / name)
+        trainings = _trainings(name, spec, out / name)
         begun = [t for t in trainings if (t.folder / "run.json").exists()]
         found.append(_state(name, begun[-1].folder if begun else None, out / name, all(_finished(t.folder) for t in trainings)))
     return found
 
 
 def _state(name: str, folder: Path | None, stage: Path, trained: bool) -> StageState:
-    from training.folder import read_run
+    from training.folder import is_training, read_run
     from training.metrics import read_log
     from training.pulse import beats
 
     if folder is None:
         return StageState(name=name, state="waiting", step=0, steps=0, measure="", before=None, after=None, last_sign_s=None)
-    steps = read_run(folder).config.steps
+    settings = read_run(folder).config
+    steps = settings.steps
     rows = read_log(folder, "train")
     measure, before, after = _measured(read_log(folder, "validate"))
-    ages = [b.age_s() for b in beats(folder)]
+    ages = [b.age_s() for b in beats(folder) if b.rank < settings.processes]  # others are of an earlier, larger group
     gate = json.loads((stage / GATE).read_bytes()) if (stage / GATE).exists() else None
-    state = "running" if _is_locked(folder) else "trained" if trained else "stopped" if rows else "prepared"
+    state = "running" if is_training(folder) else "trained" if trained else "stopped" if rows else "prepared"
     if gate and trained:
         state = "passed" if gate["passed"] else "failed"
     step = rows[-1]["step"] + 1 if rows else 0
@@ -206,10 +216,12 @@ def _state(name: str, folder: Path | None, stage: Path, trained: bool) -> StageS
     return StageState(name=name, state=state, step=step, steps=steps, measure=measure, before=before, after=after, last_sign_s=sign)
 
 
-def _trainings(spec: StageSpec, folder: Path) -> list[_Training]:
+def _trainings(name: str, spec: StageSpec, folder: Path) -> list[_Training]:
+    """A stage that uses another's settings keeps its own name, which keys its order and its draws: it does not repeat the other's."""
+    shared = (f"stage={name}", *spec.overrides) if spec.train and spec.train != name else spec.overrides
     if not spec.runs:
-        return [_Training(folder=folder, overrides=spec.overrides)]
-    return [_Training(folder=folder / f"run-{i}", overrides=spec.overrides + own) for i, own in enumerate(spec.runs)]
+        return [_Training(folder=folder, overrides=shared)]
+    return [_Training(folder=folder / f"run-{i}", overrides=shared + own) for i, own in enumerate(spec.runs)]
 
 
 def _result(curriculum: Curriculum, out: Path, stage: str | None) -> Path | None:
@@ -219,20 +231,20 @@ def _result(curriculum: Curriculum, out: Path, stage: str | None) -> Path | None
     return out / stage / "average" if curriculum.stages[stage].runs else out / stage
 
 
-def _average(spec: StageSpec, folder: Path) -> None:
+def _average(name: str, spec: StageSpec, folder: Path) -> None:
     from training.average import average_exports
     from training.export import WEIGHTS
 
     if spec.runs and not (folder / "average" / WEIGHTS).exists():
-        average_exports([t.folder for t in _trainings(spec, folder)], folder / "average")
+        average_exports([t.folder for t in _trainings(name, spec, folder)], folder / "average")
 
 
-def _gate(spec: StageSpec, folder: Path) -> bool:
+def _gate(name: str, spec: StageSpec, folder: Path) -> bool:
     """Whether each of the stage's trainings is better than it began, by enough; `gate.json` says why."""
     from training.metrics import read_log
 
     rows: list[dict[str, Any]] = []
-    for training in _trainings(spec, folder):
+    for training in _trainings(name, spec, folder):
         measure, before, after = _measured(read_log(training.folder, "validate"))
         gain = None
         if before is not None and after is not None:
@@ -257,17 +269,6 @@ def _finished(folder: Path) -> bool:
     from training.folder import has_run, read_run, steps_done
 
     return has_run(folder) and steps_done(folder) >= read_run(folder).config.steps
-
-
-def _is_locked(folder: Path) -> bool:
-    from training.errors import TrainingError
-    from training.folder import locked
-
-    try:
-        with locked(folder):
-            return False
-    except TrainingError:
-        return True
 
 
 def as_rows(states: list[StageState]) -> list[dict[str, Any]]:

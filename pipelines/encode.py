@@ -55,7 +55,8 @@ def encode_latents(dataset: Path, out: Path, tae: Path, config: "TrainConfig", e
     from training.latents import load_tae
 
     _flow(config)
-    data = dataclasses.replace(config.data, augment=False)
+    folder = config.data.cache_folder and str(Path(config.data.cache_folder).resolve())
+    data = dataclasses.replace(config.data, augment=False, cache_folder=folder)
     version, samples = _samples(dataset, config)
     cache, denied = LatentCache(out, load_tae(tae)[1], config.engine.precision), DenyList(dataset).clips()
     rows, todo = dict[str, Encoded](), list["Sample"]()
@@ -85,7 +86,7 @@ def encode_text(dataset: Path, out: Path, config: "TrainConfig", engine: EngineC
     """What every text encoder with weights makes of each kept clip's prompt, and of the empty one, is in `out`; returns how many clips
     became what. The prompt has the stage's frame rate in front, so `data` has to be that of its training."""
     from training.conditions import read_prompts
-    from training.data.text_cache import TextCache, name_of
+    from training.data.text_cache import TextCache, forget_names, name_of
     from training.encode import Encoded, EncodePrompts
     from training.models.text import load_encoders
 
@@ -110,6 +111,8 @@ def encode_text(dataset: Path, out: Path, config: "TrainConfig", engine: EngineC
         for chunk, encoded in on_ray.run_workers(EncodePrompts, (flow.text, out.absolute()), _chunks(todo), engine):
             made |= {e.key: e for e in encoded or [_died(name_of(p)) for p in chunk]}
             advance(len(chunk))
+    late = DenyList(dataset).clips().keys() - denied.keys()  # taken down while it was encoded: the takedown may have been there before
+    forget_names(out, {name_of(prompts[c]) for c in late if c in prompts})
     return _end(record, rows())
 
 
@@ -196,7 +199,13 @@ def _end(record: Path, rows: "Iterable[tuple[str, Encoded]]") -> dict[str, Any]:
 
 
 def _write_record(record: Path, rows: "Iterable[tuple[str, Encoded]]") -> None:
-    table = pa.Table.from_pylist([{"clip_id": c, "key": e.key, "status": e.status, "reason": e.reason} for c, e in rows], schema=_RECORD)
+    """The record has these rows, and `earlier` ones of what it named before: that is still in the folder, and a takedown must find it."""
+    new = [{"clip_id": c, "key": e.key, "status": e.status, "reason": e.reason} for c, e in rows]
+    if record.exists():
+        said = {(row["clip_id"], row["key"]) for row in new}
+        kept = [row for row in pq.read_table(record, schema=_RECORD).to_pylist() if (row["clip_id"], row["key"]) not in said]
+        new += [row | {"status": "earlier"} for row in kept]
+    table = pa.Table.from_pylist(new, schema=_RECORD)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     write_atomic(record, memoryview(sink.getvalue()))

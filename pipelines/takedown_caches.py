@@ -27,6 +27,8 @@ def scrub_caches(store: ManifestStore, clip_ids: Collection[str]) -> dict[str, i
     runs = _training_runs(store)
     payloads = _payloads(store, clip_ids)
     settings = [_settings(run) for run in runs]
+    encodes = store.read("runs", columns=["command", "config_json"]).to_pylist()
+    fetching = [*settings, *(json.loads(r["config_json"]) for r in encodes if r["command"].startswith("encode "))]
     latents = {f for f, what in folders_of(store) if what == "latents"} | _named(settings, "flow", "latents_folder")
     texts = {f for f, what in folders_of(store) if what == "text"} | _named(settings, "flow", "text_cache")
     names = set[str]().union(*(names_of(folder, clip_ids) for folder in texts))
@@ -36,7 +38,7 @@ def scrub_caches(store: ManifestStore, clip_ids: Collection[str]) -> dict[str, i
     return {
         "latents": sum(forget_latents(folder, payloads) for folder in latents),
         "text_tokens": sum(forget_names(folder, names) for folder in texts),
-        "payloads": sum(forget_payloads(folder, payloads) for folder in _named(settings, "data", "cache_folder")),
+        "payloads": sum(forget_payloads(folder, payloads) for folder in _named(fetching, "data", "cache_folder")),
         "prompts": sum(forget_clips(run, clip_ids) for run in runs),  # last: they name the tokens
     }
 

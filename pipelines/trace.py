@@ -77,7 +77,7 @@ def trace_clip(dataset: Path, id: str) -> tuple[str, list[Sighting]]:
     first, found = first_step(dataset), []
     exposures = from_table(Exposure, store.read("exposures"))
     steps = [first(exposure, clip) for exposure in exposures]
-    saw = {e.run_path for e, step in zip(exposures, steps, strict=True) if step is not None}
+    saw = {str(Path(e.run_path).resolve()) for e, step in zip(exposures, steps, strict=True) if step is not None}
     for exposure, step in zip(exposures, steps, strict=True):
         through = None if step is not None else next((a for a in _ancestors(Path(exposure.run_path)) if str(a) in saw), None)
         if step is not None or through is not None:
@@ -144,7 +144,9 @@ def _ancestors(run: Path) -> list[Path]:
             continue
         config = read(at).config
         for named in (config.parent, *((config.flow.parent, config.flow.tae) if config.flow else ())):
-            place = Path(named) if named else None
+            place = Path(named).resolve() if named else None
+            if place is not None and place.name == "export" and (place.parent / RUN).exists():
+                place = place.parent
             for parent in [] if place is None else sorted(place.parent.glob("run-*")) if place.name == "average" else [place]:
                 if parent not in found:
                     found.append(parent)

@@ -140,8 +140,8 @@ def prune(out: Path, keep: int) -> None:
     """Only the newest `keep` complete checkpoints are left; damaged and temporary ones older than those go too."""
     complete = list_complete(out)[-keep:]
     for path in (out / FOLDER).glob("step-*"):
-        step = int(path.name.removesuffix(".tmp").removeprefix("step-"))
-        if complete and step < complete[0].step:
+        named = _NAME.fullmatch(path.name.removesuffix(".tmp"))  # what has another name is not ours
+        if named and complete and int(named[1]) < complete[0].step:
             shutil.rmtree(path)
 
 

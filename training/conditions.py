@@ -10,7 +10,7 @@ Prompts are captions: `forget_clips` empties those of clips that were taken down
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +18,17 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from manifests.deny import DenyList
 from manifests.files import write_atomic
 from training.data.batch import DataConfig, load_pixels, to_tensor, training_fps
 from training.data.index import Sample
 from training.data.latent_cache import LatentCache
 from training.data.plan import Plan
-from training.errors import TrainingError
+from training.errors import SampleError, TrainingError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from training.config import TrainConfig
     from training.latents import LatentScale
     from training.principal import Principal
@@ -83,9 +86,8 @@ def _write_principal(config: "TrainConfig", dataset: Path, out: Path, samples: l
     from training.principal import fit_principal
 
     videos = [s for s in samples if s.kind == "video"]
-    chosen = videos[:: max(1, len(videos) // config.principal_clips)][: config.principal_clips]
     key = (config.seed, config.stage, "principal")
-    clips = (to_tensor([load_pixels(dataset, s, config.data, (*key, s.clip_id))])[0] for s in chosen)
+    clips = _readable(config, dataset, videos, config.principal_clips, key)
     write_atomic(out / PRINCIPAL, save(asdict(fit_principal(clips, config.model.latent_channels))))
 
 
@@ -136,6 +138,22 @@ def write_prompts(out: Path, prompts: dict[str, str]) -> None:
     write_atomic(out / PROMPTS, memoryview(sink.getvalue()))
 
 
+def _readable(
+    config: "TrainConfig", dataset: Path, samples: list[Sample], count: int, key: tuple[object, ...] | None
+) -> Iterator["Tensor"]:
+    """Pixels (3, T, H, W) of so many of the samples, evenly over them; one that is broken or taken down is passed over for the next."""
+    denied, made, step = DenyList(dataset), 0, max(1, len(samples) // count)
+    for sample in (s for first in range(step) for s in samples[first::step]):
+        if made == count:
+            return
+        try:
+            pixels = load_pixels(dataset, sample, config.data, key and (*key, sample.clip_id), denied)
+        except SampleError:
+            continue
+        made += 1
+        yield to_tensor([pixels])[0]
+
+
 def _scale(
     config: "TrainConfig", flow: "FlowConfig", dataset: Path, samples: list[Sample], version: int
 ) -> tuple["LatentScale", dict[str, Any]]:
@@ -155,6 +173,5 @@ def _scale(
         scale = LatentScale(mean=tuple(latents["mean"]), std=tuple(latents["std"]))
         return scale, {"tae_sha256": sha256, "parent_sha256": description["sha256"]}
     chosen = Plan(config.plan_settings(version), samples).samples
-    step = max(1, len(chosen) // flow.scale_clips)
-    clips = (to_tensor([load_pixels(dataset, s, config.data, None)])[0] for s in chosen[::step][: flow.scale_clips])
+    clips = _readable(config, dataset, chosen, flow.scale_clips, None)
     return measure_scale(tae, clips), {"tae_sha256": sha256, "parent_sha256": None}

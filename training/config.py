@@ -123,7 +123,10 @@ def to_json_value(config: TrainConfig) -> dict[str, Any]:
 
 def from_json_value(value: dict[str, Any]) -> TrainConfig:
     """The configuration that `to_json_value` gave; ValueError names an unknown key."""
-    config: TrainConfig = _bind(TrainConfig, value, "")
+    try:
+        config: TrainConfig = _bind(TrainConfig, value, "")
+    except TypeError as error:
+        raise ValueError(f"config: {error}") from error
     return config
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from manifests.deny import DenyList
 from training.data.batch import DataConfig, decode_sample, open_shards, to_tensor
+from training.data.cache import forget_payloads
 from training.data.index import Sample
 from training.data.latent_cache import LatentCache
 from training.data.text_cache import TextCache, name_of
@@ -50,6 +51,9 @@ class EncodeLatents:
         """The samples' latents are in the cache, but for those that are broken or taken down."""
         denied = self._denied.clips()
         self._shards.fetch(s for s in samples if s.clip_id not in denied)
+        if self._config.cache_folder:
+            late = self._denied.clips()
+            forget_payloads(Path(self._config.cache_folder), [s.sha256 for s in samples if s.clip_id in late])
         return [self._encode(s) for s in samples]
 
     def _encode(self, sample: Sample) -> Encoded:
@@ -59,6 +63,9 @@ class EncodeLatents:
         except SampleError as error:
             return Encoded(key=sample.clip_id, status="denied" if isinstance(error, DeniedError) else "broken", reason=str(error))
         self._cache.write(sample, self._config, self._codec.mean(pixels.to(self._device, self._dtype))[0])
+        if (number := self._denied.takedown_of(sample.clip_id)) is not None:  # meanwhile: the takedown may have been here before
+            self._cache.path(sample, self._config).unlink(missing_ok=True)
+            return Encoded(key=sample.clip_id, status="denied", reason=f"takedown {number}")
         return Encoded(key=sample.clip_id, status="encoded")
 
 

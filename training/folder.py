@@ -8,18 +8,24 @@ done.json         written last: the run has reached this number of steps
 
 import fcntl
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from manifests.files import write_atomic
 from training.config import MAY_CHANGE, TrainConfig, from_json_value, to_json_value
 from training.data.index import Sample, read_samples, write_samples
 from training.errors import TrainingError
 
-RUN, INDEX, DONE, LOCK, WORKER_LOG = "run.json", "index.parquet", "done.json", ".lock", "worker.log"
+RUN, INDEX, DONE, WORKER_LOG = "run.json", "index.parquet", "done.json", "worker.log"
+LOCK, WORKER_LOCK = ".lock", ".worker.lock"
+"""Held by the command that trains, and by the first worker: on a cluster there is only the latter."""
+
+_LOCK_S = 2.0
+"""How long a lock is waited for: somebody may just be looking whether it is held, or a killed process not be gone yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +53,12 @@ def write_run(config: TrainConfig, dataset: Path, out: Path, samples: list[Sampl
 def read_run(out: Path) -> RunFolder:
     """What the run folder holds."""
     run = json.loads((out / RUN).read_bytes())
+    try:
+        config = from_json_value(run["config"])
+    except ValueError as error:
+        raise TrainingError(f"{out / RUN}: expected the configuration of a run, found {error}") from error
     return RunFolder(
-        config=from_json_value(run["config"]),
+        config=config,
         dataset=Path(run["dataset"]),
         manifest_version=run["manifest_version"],
         samples=read_samples(out / INDEX),
@@ -89,11 +99,32 @@ def _flat(value: dict[str, Any], where: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path, name: str = LOCK) -> Iterator[None]:
     """Inside, no other process trains in this folder; TrainingError when one does. The lock ends with the process, however it ends."""
-    with (out / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise TrainingError(f"{out}: expected no other training in this folder, found one running") from error
+    with (out / name).open("w") as file:
+        if not _lock(file, fcntl.LOCK_EX, _LOCK_S):
+            raise TrainingError(f"{out}: expected no other training in this folder, found one running")
         yield
+
+
+def is_training(out: Path) -> bool:
+    """Whether a command or a worker is at the run now."""
+    for name in (LOCK, WORKER_LOCK):
+        if (out / name).exists():
+            with (out / name).open() as file:
+                if not _lock(file, fcntl.LOCK_SH, 0.0):
+                    return True
+    return False
+
+
+def _lock(file: IO[str], kind: int, wait_s: float) -> bool:
+    """The file is locked by this process until it is closed; False when another still has it after that time."""
+    end = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.05)

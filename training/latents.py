@@ -58,7 +58,7 @@ class LatentCodec:
 
     def _remembered(self, pixels_1CTHW: Tensor) -> Tensor:
         content = pixels_1CTHW.float().cpu().contiguous().numpy().tobytes()
-        key = hashlib.sha256(content).digest() + str(pixels_1CTHW.dtype).encode()
+        key = hashlib.sha256(content).digest() + f"{pixels_1CTHW.dtype} {tuple(pixels_1CTHW.shape)}".encode()
         if key in self._known:
             return self._known[key]
         mean = self._mean(pixels_1CTHW)
@@ -100,18 +100,21 @@ def read_export(folder: Path, stage: str) -> tuple[dict[str, Any], dict[str, Ten
         raise TrainingError(f"{folder}: expected the export of a finished run ({CONFIG}, {WEIGHTS}), found {error}") from error
     if not str(description.get("stage")).startswith(stage):
         raise TrainingError(f"{place}: expected the export of stage {stage}, found {description.get('stage')}")
-    if (found := hashlib.sha256(data).hexdigest()) != description["sha256"]:
-        raise TrainingError(f"{place / WEIGHTS}: expected SHA-256 {description['sha256']}, found {found}")
+    if (found := hashlib.sha256(data).hexdigest()) != description.get("sha256"):
+        raise TrainingError(f"{place / WEIGHTS}: expected SHA-256 {description.get('sha256')}, found {found}")
     return description, load(data)
 
 
 def load_tae(folder: Path) -> tuple[TAE, str]:
     """(autoencoder, SHA-256 of its weights) of an export of `dailies train tae`."""
     description, state = read_export(folder, "tae")
-    sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in description["model"].items()}
-    with torch.device("meta"):
-        tae = TAE(TAEConfig(**sizes))
-    tae.load_state_dict(state, strict=True, assign=True)
+    try:
+        sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in description["model"].items()}
+        with torch.device("meta"):
+            tae = TAE(TAEConfig(**sizes))
+        tae.load_state_dict(state, strict=True, assign=True)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise TrainingError(f"{folder}: expected an autoencoder of this version, found {str(error)[:300]}") from error
     return tae, str(description["sha256"])
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from manifests.deny import DenyList
 from training import checkpoint
 from training.conditions import latent_cache
 from training.config import TrainConfig
@@ -26,9 +27,9 @@ from training.exposure import Exposure
 from training.folder import mark_done
 from training.metrics import MetricsWriter
 from training.parallel.ema import ShardedEMA
-from training.parallel.engine import Engine, OptimConfig, set_timeout
+from training.parallel.engine import Engine, OptimConfig
 from training.parallel.mesh import Mesh, make_mesh, share
-from training.parallel.sequence import split_sequence
+from training.parallel.sequence import check_divisible, split_sequence
 from training.pictures import write_pictures
 from training.pulse import Pulse, probe_s, stragglers
 from training.tasks.make import make_task
@@ -49,6 +50,7 @@ class Run:
         self.plan = Plan(config.plan_settings(version), samples)
         self.task: Task = make_task(config, out)
         self.mesh: Mesh = make_mesh(config.engine.sequence_parallel)
+        check_divisible(self.plan, self.mesh.sp)
         self.engines: dict[str, Engine] = {}
         for name, module in self.task.modules().items():
             self.prepare(module)
@@ -58,12 +60,14 @@ class Run:
         self.ema = ShardedEMA(self.engine, config.ema_decay)
         latents = latent_cache(config, out)
         self.loader = BatchLoader(dataset, self.plan, config.data, self.mesh.dp_rank, self.mesh.dp_world, latents)
-        self.held_out: HeldOut = load_held_out(
-            dataset, self.plan.held_out, config.data, self.mesh.dp_rank, self.mesh.dp_world, self.mesh.leads
-        )
+        self.is_first, mesh = self.engine.rank == 0, self.mesh
+        self.limit(config.engine.timeout_s)
+        self.denied = DenyList(dataset)
+        gone = self.taken_down(self.plan.held_out)
+        held_out = [s for i, s in enumerate(self.plan.held_out) if i not in gone]
+        self.held_out: HeldOut = load_held_out(dataset, held_out, config.data, mesh.dp_rank, mesh.dp_world, mesh.leads)
         self.exposure = Exposure(self.plan)
         self.skipped = {"in_a_row": 0} | dict.fromkeys(self.engines, 0)
-        self.is_first = self.engine.rank == 0
         self.pulse = Pulse(out, self.engine.rank)
         self.metrics: MetricsWriter | None = None
 
@@ -81,9 +85,25 @@ class Run:
             if done % self.config.checkpoint_every == 0 or done == self.config.steps:
                 self.save(done)
             if batch.step == start:  # whatever is built or compiled at a first step is there now
-                set_timeout(self.config.engine.step_timeout_s, [None, *filter(None, [self.mesh.group])])
+                self.limit(self.config.engine.step_timeout_s)
         self.validate(max(start, self.config.steps))
         self.finish()
+
+    def limit(self, seconds: int) -> None:
+        """From now on a collective that waits longer ends the run."""
+        for engine in self.engines.values():
+            engine.set_timeout(seconds, self.mesh.group)
+
+    def taken_down(self, samples: list[Sample]) -> frozenset[int]:
+        """Which of the samples are on the deny list, as rank 0 reads it: ranks that read it at other moments might not agree.
+
+        TrainingError when all are.
+        """
+        denied = self.denied.clips() if self.is_first else {}
+        banned = self.engine.sum_over_ranks(torch.tensor([float(s.clip_id in denied) for s in samples])).tolist()
+        if samples and all(banned):
+            raise TrainingError("hold-out: expected a clip that may be used, found all taken down; begin a new run on the newest version")
+        return frozenset(i for i, b in enumerate(banned) if b)
 
     def prepare(self, module: torch.nn.Module) -> None:
         """The module computes its layers again and works on its part of the tokens, if the configuration says so."""
@@ -193,6 +213,7 @@ class Run:
     def validate(self, step: int) -> None:
         """The task's measures on held-out clips before step `step`, with the weights as they are and with their average, and pictures
         of what the latter make."""
+        self.held_out = self.held_out.without(self.taken_down([*self.held_out.samples]))
         values = measure(self.engine, self.held_out, self.task)
         with self.engine.weights(self.ema.piece):
             averaged = measure(self.engine, self.held_out, self.task)
@@ -261,8 +282,16 @@ class Run:
             log.info(text, start, self.config.steps, *counts, self.engine.world, self.engine.device.type)
 
     def finish(self) -> None:
-        """The averaged weights of the last checkpoint are exported, and the run is marked as done. Rank 0 writes."""
-        if self.is_first and (info := checkpoint.newest(self.out)):
+        """The averaged weights of the last checkpoint are exported, and the run is marked as done. Rank 0 writes.
+
+        TrainingError when that checkpoint was damaged since: the same command trains its steps again.
+        """
+        self.limit(self.config.engine.timeout_s)  # the others wait while the first reads and writes all weights
+        if self.is_first:
+            info = checkpoint.newest(self.out)
+            if info is None or info.step < self.config.steps:
+                found = None if info is None else info.step
+                raise TrainingError(f"{self.out}: expected a whole checkpoint of step {self.config.steps}, found {found}; run again")
             path = export_weights(info, self.config.stage, self.task.description(), self.out / "export")
             log.info("step %d/%d exported %s", info.step, self.config.steps, path.name)
         if self.metrics:

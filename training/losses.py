@@ -37,7 +37,7 @@ class TAELossConfig:
     gan_weight: float = 0.0
     """Length of the adversarial gradient at the pixels as a multiple of the reconstruction's; 0 for no adversary."""
     gan_start_step: int = 0
-    """Steps before the adversary begins; until then neither of the two learns from the other."""
+    """Steps before the adversary is heard; it learns to tell real from made from the first step on."""
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
 
     def __post_init__(self) -> None:
@@ -104,4 +104,6 @@ def psnr_db(output: Tensor, target: Tensor) -> float:
     PSNR = 10 log10(peak^2 / mean squared error), peak = 2 as the range is 2 wide (Movie Gen: metrics averaged over frames).
     """
     errors = (output.double() - target.double()).square().mean((0, 2, 3)).tolist()
-    return sum(min(MAX_PSNR_DB, 10 * math.log10(4 / e)) if e > 0 else MAX_PSNR_DB for e in errors) / len(errors)
+    least = 4 * 10 ** (-MAX_PSNR_DB / 10)
+    # what is not a number compares as false, and stays what it is
+    return sum(MAX_PSNR_DB if e <= least else 10 * math.log10(4 / e) for e in errors) / len(errors)

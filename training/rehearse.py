@@ -82,7 +82,7 @@ def autoencoder(
         output, target = output.float(), pixels.float()
         seen = l1(output, target)
         if perceptual is not None:
-            count = loss.perceptual_frames or n_frames
+            count = min(loss.perceptual_frames or n_frames, n_frames)
             made, real = (x[:, :, :count].transpose(1, 2).flatten(0, 1) for x in (output, target))
             seen = seen + perceptual(made, real).view(batch, -1).mean(1)
         total = seen + posterior.kl() + outlier_penalty(posterior.mean, loss.outlier_r)
@@ -124,7 +124,7 @@ def judged_flops(loss: TAELossConfig, n_frames: int, side_px: int) -> int:
         if loss.gan_weight:
             total += 8 * _counted(Discriminator(loss.discriminator), clip)
         if loss.perceptual_weight:
-            frames = torch.empty(loss.perceptual_frames or n_frames, 3, side_px, side_px)
+            frames = torch.empty(min(loss.perceptual_frames or n_frames, n_frames), 3, side_px, side_px)
             total += 3 * _counted(_perceptual(loss.perceptual_net), frames, frames) // 2
     return total
 

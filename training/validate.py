@@ -1,12 +1,12 @@
 """How good a model is on held-out clips: the same clips, frames, crops and draws at every measurement."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, zeros_like
 
-from manifests.deny import DenyList
 from training.data.batch import DataConfig, load_pixels, to_tensor
 from training.data.index import Sample
 from training.errors import SampleError, TrainingError
@@ -29,19 +29,24 @@ class HeldOut:
 
     samples: tuple[Sample, ...]
     turns: tuple[Turn, ...]
+    gone: frozenset[int] = frozenset()
+    """Numbers of clips that were taken down since: they are not looked at, and no mean counts them."""
+
+    def without(self, gone: frozenset[int]) -> "HeldOut":
+        """The same number of forward passes of the same shapes, with nothing of the clips that are gone; None may be left."""
+        stand_in = min(set(range(len(self.samples))) - gone, default=0)
+        turns = [replace(t, number=stand_in, pixels=zeros_like(t.pixels), counted=False) if t.number in gone else t for t in self.turns]
+        return HeldOut(self.samples, tuple(turns), gone)
 
 
 def load_held_out(dataset: Path, samples: list[Sample], config: DataConfig, rank: int, world: int, counts: bool = True) -> HeldOut:
     """The first `validate_clips` of the held-out samples, decoded at their start and centre; each rank has its share of each kind.
 
-    Without `counts` no turn counts: another rank with the same share speaks for it. Every rank has as many turns, of the same shapes in the same order, repeating a clip where its share is short: under ZeRO-3 a rank
-    that made fewer forward passes would leave the others waiting. A broken clip is an error, as a measurement that silently lost
-    clips could not be compared with an earlier one.
+    Without `counts` no turn counts: another rank with the same share speaks for it. Every rank has as many turns, of the same shapes in
+    the same order, repeating a clip where its share is short: under ZeRO-3 a rank that made fewer forward passes would leave the others
+    waiting. A broken clip is an error, as a measurement that silently lost clips could not be compared with an earlier one.
     """
-    denied = DenyList(dataset).clips()  # what was taken down is not measured on either: from then on the mean is of other clips
-    chosen = tuple([s for s in samples if s.clip_id not in denied][: config.validate_clips])
-    if samples and not chosen:
-        raise TrainingError("hold-out: expected a clip that may be used, found all taken down; begin a new run on the newest version")
+    chosen = tuple(samples[: config.validate_clips])
     turns = []
     for kind in ("video", "image"):
         numbers = [i for i, s in enumerate(chosen) if s.kind == kind]
@@ -64,12 +69,12 @@ def measure(engine: Engine, held_out: HeldOut, task: Task) -> dict[str, float | 
         if turn.counted:
             scores[:, turn.number] = found.double().cpu()
     rows: list[list[float]] = engine.sum_over_ranks(scores).tolist()
-    kinds = [s.kind for s in held_out.samples]
+    kinds = {i: s.kind for i, s in enumerate(held_out.samples) if i not in held_out.gone}
     means: dict[str, float | None] = {}
     for measured, row in zip(task.measures, rows, strict=True):
-        means[measured.format("")] = _mean(row)
+        means[measured.format("")] = _mean([row[i] for i in kinds])
         for kind in ("video", "image"):
-            means[measured.format(f"_{kind}")] = _mean([score for score, k in zip(row, kinds, strict=True) if k == kind])
+            means[measured.format(f"_{kind}")] = _mean([row[i] for i, k in kinds.items() if k == kind])
     return means
 
 
@@ -84,4 +89,5 @@ def show(engine: Engine, held_out: HeldOut, task: Task, count: int) -> list[Tens
 
 
 def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+    mean = sum(values) / len(values) if values else math.nan
+    return mean if math.isfinite(mean) else None

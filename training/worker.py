@@ -3,9 +3,10 @@
 import logging
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
-from training.folder import read_run
+from training.folder import WORKER_LOCK, locked, read_run
 from training.launch import die_with_parent
 
 
@@ -25,7 +26,8 @@ def main(out: Path) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     run = read_run(out)
     device = join_group(run.config.engine.timeout_s)
-    Run(run.config, run.dataset, out, run.samples, run.manifest_version, device).train()
+    with locked(out, WORKER_LOCK) if os.environ["RANK"] == "0" else nullcontext():
+        Run(run.config, run.dataset, out, run.samples, run.manifest_version, device).train()
     torch.distributed.destroy_process_group()
 
 

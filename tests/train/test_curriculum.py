@@ -137,7 +137,7 @@ def test_another_curriculum_needs_another_folder(trained: Path, data: Path) -> N
     recipe = trained.parent / "other.yaml"
     recipe.write_text(CURRICULUM.replace("steps=3", "steps=4"))
     assert "use another --out" in output("curriculum", "run", "--data", data, "--out", trained, "--config", recipe, status=2)
-    recipe.write_text(CURRICULUM.replace("data.n_frames=9", "data.sets=[absent]"))
+    recipe.write_text(CURRICULUM.replace("data.n_frames=9", '"data.sets=[absent]"'))
     said = output("curriculum", "run", "--data", data, "--out", trained.parent / "new", "--config", recipe, status=2)
     assert "tae: hold-out" in said and not (trained.parent / "new" / "tae").exists()
 
@@ -165,7 +165,7 @@ def test_the_launch_script_trains_on_two_nodes(data: Path, tmp_path: Path) -> No
     for rank in range(2):
         placed = {"RUN": str(out), "NODES": "2", "NODE_RANK": str(rank), "PROCESSES": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-        nodes.append(subprocess.Popen([ROOT / "conf" / "launch" / "torchrun.sh"], env={**os.environ, **placed, **path}))
+        nodes.append(subprocess.Popen([ROOT / "docs" / "launch" / "torchrun.sh"], env={**os.environ, **placed, **path}))
     assert [node.wait(300) for node in nodes] == [0, 0]
     before = ManifestStore(data).read("exposures").num_rows
     output(*arguments)

@@ -90,6 +90,8 @@ class DataConfig:
             raise ValueError(f"data: expected size_px a multiple of 8 and <= resize_px, found {self.size_px} and {self.resize_px}")
         if self.n_frames < 1 or self.global_batch < 1 or not 0 < self.holdout_share < 1:
             raise ValueError("data: expected n_frames >= 1, global_batch >= 1 and 0 < holdout_share < 1")
+        if min(self.image_batches, self.video_batches) < 0 or not self.image_batches + self.video_batches or self.validate_clips < 1:
+            raise ValueError("data: expected image_batches and video_batches >= 0 and not both 0, and validate_clips >= 1")
         if self.tokens_per_step < 0 or self.batch_multiple < 1 or self.shuffle_shards < 0 or self.cache_mb < 1:
             raise ValueError("data: expected tokens_per_step >= 0, batch_multiple >= 1, shuffle_shards >= 0 and cache_mb >= 1")
 

@@ -6,9 +6,11 @@ By content, because then nothing can be out of date and a payload is named by wh
 rename; it is not synced, as a file that a power cut left short is found by its hash and fetched again.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import os
+import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -40,18 +42,24 @@ class FolderCache:
         path = path_in(self._folder, sha256)
         try:
             data = path.read_bytes()
-            os.utime(path)
-        except FileNotFoundError:
+        except OSError:  # gone, or not ours to read: fetched then
             return None
+        with contextlib.suppress(OSError):
+            os.utime(path)
         return data if hashlib.sha256(data).digest() == sha256 else None
 
     def put(self, sha256: bytes, data: bytes) -> None:
         """The payload is kept; older ones may have gone for it."""
         path = path_in(self._folder, sha256)
         path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.{os.getpid()}.tmp")
+        try:
+            temporary.write_bytes(data)
+            os.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
         with self._lock:
             self._unseen += len(data)
             full = self._unseen * _SHARE > self._limit

@@ -158,6 +158,7 @@ class _Scaler:
         from av.video.reformatter import VideoReformatter
 
         self._where, self._fit, self._reformatter = where, fit, VideoReformatter()
+        self._size: tuple[int, int] | None = None
 
     def scale(self, frame: Any) -> Pixels:
         """(H, W, 3) of the frame; a sliver that would grow past MAX_PIXELS is refused."""
@@ -166,6 +167,9 @@ class _Scaler:
         width, height = _fitted(frame.width, frame.height, self._fit)
         if width * height > MAX_PIXELS:
             raise SampleError(self._where, "scale", f"at most {MAX_PIXELS} pixels", f"{width}x{height}")
+        self._size = self._size or (width, height)
+        if (width, height) != self._size:
+            raise SampleError(self._where, "scale", f"frames of one size, {self._size[0]}x{self._size[1]}", f"{width}x{height}")
         try:
             # one thread: the loader's threads are busy with other clips
             made: Any = self._reformatter.reformat(frame, width=width, height=height, format="rgb24", interpolation="AREA", threads=1)

@@ -103,14 +103,14 @@ class Order:
 
     def _shards_of_pass(self, i: int, pass_no: int) -> tuple[Numbers, Numbers]:
         """The bucket's shards in the order of this pass, and how many samples have passed when each is done."""
-        if (i, pass_no) not in self._passes:
-            if len(self._passes) >= 2 * len(self._streams):  # a run is in one or two passes of each bucket at a time
-                self._passes.clear()
-            sizes = self._streams[i].shards
-            shards = permute(np.arange(len(sizes), dtype=np.int64), len(sizes), self._key("shards", self._streams[i].name, pass_no))
-            self._passes[i, pass_no] = shards, np.cumsum(sizes[shards])
-            return shards, np.cumsum(sizes[shards])
-        return self._passes[i, pass_no]
+        if (known := self._passes.get((i, pass_no))) is not None:  # several threads may be here: nothing is looked up twice
+            return known
+        if len(self._passes) >= 2 * len(self._streams):  # a run is in one or two passes of each bucket at a time
+            self._passes.clear()
+        sizes = self._streams[i].shards
+        shards = permute(np.arange(len(sizes), dtype=np.int64), len(sizes), self._key("shards", self._streams[i].name, pass_no))
+        made = self._passes[i, pass_no] = shards, np.cumsum(sizes[shards])
+        return made
 
 
 def _epoch_of(number: int, sizes: list[int], batches: list[int]) -> int:

@@ -4,6 +4,7 @@ Shards lie under the dataset, or on any file system that fsspec knows. What is r
 says what comes next: ranges that lie together in one request, each payload kept under the SHA-256 of its bytes.
 """
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Iterable
@@ -111,7 +112,8 @@ class Shards:
     def _keep(self, sample: Sample, data: bytes) -> None:
         """Only what it says it is: a cache that is shared must not pass damage on."""
         if self._cache is not None and hashlib.sha256(data).digest() == sample.sha256:
-            self._cache.put(sample.sha256, data)
+            with contextlib.suppress(OSError):  # a full disk costs time, not clips
+                self._cache.put(sample.sha256, data)
 
 
 def coalesce(samples: Iterable[Sample]) -> list[tuple[str, int, int, list[Sample]]]:
@@ -130,11 +132,13 @@ def coalesce(samples: Iterable[Sample]) -> list[tuple[str, int, int, list[Sample
 
 def _persist(request: Callable[[], T]) -> T:
     """The answer to a request; OSError when it failed each time, at once where there is nothing to read."""
-    for attempt in range(_TRIES - 1):
+    for attempt in range(_TRIES):
         try:
             return request()
         except (FileNotFoundError, PermissionError):
             raise
-        except OSError:
+        except Exception as error:  # every client of fsspec has errors of its own
+            if attempt == _TRIES - 1:
+                raise OSError(f"{type(error).__name__}: {error}") from error
             time.sleep(_PAUSE_S * 2**attempt)
-    return request()
+    raise AssertionError("not reached")

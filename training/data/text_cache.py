@@ -79,7 +79,7 @@ class TextCache:
 
         try:
             tokens = load(path.read_bytes())["tokens"]
-        except (SafetensorError, KeyError):  # cut off or foreign: encoded again and written over
+        except (FileNotFoundError, SafetensorError, KeyError):  # taken down just now, cut off or foreign: encoded again
             return None
         return tokens if tokens.ndim == 2 and tokens.shape[1] == encoder.width else None
 

@@ -84,6 +84,7 @@ def deepspeed_json(config: EngineConfig, optim: OptimConfig) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": config.precision == "bf16"},
+        "data_types": {"grad_accum_dtype": "fp32"},  # else the passes of a step are added in the type of the weights
         "steps_per_print": 1 << 62,
     }
 
@@ -242,8 +243,13 @@ class Engine:
         return total.cpu()
 
     def barrier(self) -> None:
-        """All ranks have come this far."""
-        torch.distributed.all_reduce(torch.zeros(1, device=self.device))
+        """All ranks have come this far, their hosts too: over NCCL an all-reduce alone would only order the device's work."""
+        self.sum_over_ranks(torch.zeros(1))
+
+    def set_timeout(self, seconds: int, *groups: "torch.distributed.ProcessGroup | None") -> None:
+        """From now on a collective of all ranks, of DeepSpeed's copy of their group or of these that waits longer ends the run."""
+        own = getattr(self._engine, "seq_data_parallel_group", None)
+        set_timeout(seconds, [None, *(g for g in (own, *groups) if g is not None)])
 
     def _set_weights(self, pieces: dict[str, Tensor]) -> None:
         """The float32 copies hold these pieces, and the weights that forward uses are rounded from them."""

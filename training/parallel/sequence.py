@@ -14,6 +14,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.data.plan import Plan
+from training.data.shapes import SIDE_MULTIPLE, shape_of
 from training.errors import TrainingError
 from training.models.transformer import Transformer
 
@@ -33,6 +35,19 @@ def split_sequence(module: nn.Module, group: "dist.ProcessGroup") -> None:
     module.split, module.gather = parallel.split, parallel.gather
     for block in module.blocks:
         block.attention.attend = parallel.attend  # type: ignore[union-attr, assignment]
+
+
+def check_divisible(plan: Plan, size: int) -> None:
+    """TrainingError names the first bucket whose tokens a group of this size cannot share: better now than when its turn comes."""
+    settings, seen = plan.settings, set[tuple[str, str]]()
+    for sample in (*plan.samples, *plan.held_out) if size > 1 else ():
+        if (key := (sample.kind, sample.bucket)) not in seen:
+            seen.add(key)
+            n = shape_of(sample, settings.shapes, settings.size_px or size * SIDE_MULTIPLE, settings.n_frames or 1).n_tokens
+            if n % size:
+                raise TrainingError(
+                    f"engine.sequence_parallel: expected a divisor of the {n} tokens of bucket {sample.bucket}, found {size}"
+                )
 
 
 class _Sequence:
