@@ -3,15 +3,15 @@
     python benchmarks/loader.py [DATASET] [--threads 1,2] [--rounds 6] [--steps 24] [--size 128] [--frames 32] [--json out.json]
 
 The loader gives what a step trains on: batches in the plan's order, hashes compared, deny list looked at, frames chosen by timestamp, a
-window and crop drawn by key, decoding from the key frame before it, float tensors in [-1, 1]. Bare is a thread pool over the same members in the same order that reads each at
-its offset and decodes with PyAV from the clip's first frame to the last of the same window. It does so three times over:
+window and crop drawn by key, decoding from the key frame before it, bytes that the step's device turns into numbers. Bare is a thread pool over
+the same members in the same order that reads each at its offset and decodes with PyAV from the clip's first frame to the last of the same
+window. It does so twice over:
 
     frames      and does nothing with them
-    pictures    and scales the window's frames to RGB, to the size that the loader scales them to
-    tensors     and makes of a crop of those the float tensor that a step takes
+    pictures    and scales the window's frames to RGB, to the size that the loader scales them to, as one array
 
 All take turns, forwards and backwards, so that a busy machine slows all. Ratios are of each side's median round by the clock, and of all
-its CPU seconds, which others' work on the machine changes less. Target: 0.95 of bare read, decode and the same tensors. With --frames as
+its CPU seconds, which others' work on the machine changes less. Target: 0.95 of `pictures`. With --frames as
 long as the clips (96) there is no later key frame to begin at, so the decoding is the same.
 
 Without DATASET the samples are curated first (`dailies samples`, `dailies curate --config tiny`), about a minute.
@@ -71,9 +71,8 @@ def members(plan: Plan, steps: int, n_frames: int) -> list[tuple[Sample, int]]:
     return found
 
 
-def bare(dataset: Path, sample: Sample, start: int, n_frames: int, short_side_px: int | None, crop_px: int | None) -> int:
-    """Reads and decodes one member up to the end of the window; with sizes, its frames become RGB arrays, and a crop of them a tensor in
-    [-1, 1]. Gives the frames decoded."""
+def bare(dataset: Path, sample: Sample, start: int, n_frames: int, short_side_px: int | None) -> int:
+    """Reads and decodes one member up to the end of the window; with a size, its frames become one RGB array. Gives the frames decoded."""
     import av
     from av.video.reformatter import VideoReformatter
 
@@ -93,9 +92,7 @@ def bare(dataset: Path, sample: Sample, start: int, n_frames: int, short_side_px
             if n == end:
                 break
     if pictures:
-        whole = np.stack(pictures)
-        if crop_px is not None:
-            torch.from_numpy(whole[:, :crop_px, :crop_px]).permute(3, 0, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
+        np.stack(pictures)
     return n
 
 
@@ -109,18 +106,17 @@ def compare(dataset: Path, plan: Plan, config: DataConfig, steps: int, rounds: i
         for _ in batches.batches(0, steps):
             pass
 
-    def plain(short_side_px: int | None, crop_px: int | None) -> Callable[[], None]:
+    def plain(short_side_px: int | None) -> Callable[[], None]:
         def work() -> None:
             with ThreadPoolExecutor(config.decode_threads) as pool:
-                list(pool.map(lambda m: bare(dataset, m[0], m[1], config.n_frames, short_side_px, crop_px), of_step))
+                list(pool.map(lambda m: bare(dataset, m[0], m[1], config.n_frames, short_side_px), of_step))
 
         return work
 
     ways = {
         "loader": loader,
-        "tensors": plain(config.resize_px, config.size_px),
-        "pictures": plain(config.resize_px, None),
-        "frames": plain(None, None),
+        "pictures": plain(config.resize_px),
+        "frames": plain(None),
     }
     clock: dict[str, list[float]] = {name: [] for name in ways}
     cpu = dict.fromkeys(ways, 0.0)
@@ -152,6 +148,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--frames", type=int, default=32)
+    parser.add_argument("--no-hashes", action="store_true", help="do not compare payloads with their hashes, which bare does not either")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 
@@ -162,7 +159,12 @@ def main() -> None:
         found = []
         for threads in map(int, args.threads.split(",")):
             data = DataConfig(
-                size_px=args.size, resize_px=args.size + 16, n_frames=args.frames, global_batch=args.batch, decode_threads=threads
+                size_px=args.size,
+                resize_px=args.size + 16,
+                n_frames=args.frames,
+                global_batch=args.batch,
+                decode_threads=threads,
+                verify_sha256=not args.no_hashes,
             )
             plan = Plan(TrainConfig(data=data).plan_settings(version), load_samples(dataset, version))
             found.append(compare(dataset, plan, data, args.steps, args.rounds))
@@ -170,7 +172,7 @@ def main() -> None:
     result = {"clips": len(plan.samples), "cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0], "runs": found}
     figures = [
         Figure(
-            subject="loader", what=f"bare read + decode to tensors over ours, {by}, {r['threads']} threads", value=r[by]["tensors"],
+            subject="loader", what=f"bare read + decode over ours, {by}, {r['threads']} threads", value=r[by]["pictures"],
             target=TARGET, on=f"{r['samples']} samples",
         )
         for r in found

@@ -126,10 +126,11 @@ def bare_loop(config: TrainConfig, out: Path) -> Callable[[Batch], float]:
     optimiser, generator = adamw(module, config.optim), torch.Generator().manual_seed(0)
 
     def autoencoder(batch: Batch) -> Tensor:
-        noise = torch.randn(len(batch.pixels), *module.latent_shape(tuple(batch.pixels.shape)), generator=generator)  # type: ignore[operator]
-        output, posterior = module(batch.pixels, noise)
+        pixels = batch.unit()
+        noise = torch.randn(len(pixels), *module.latent_shape(tuple(pixels.shape)), generator=generator)  # type: ignore[operator]
+        output, posterior = module(pixels, noise)
         weights = config.loss
-        loss = weights.l1_weight * l1(output, batch.pixels) + weights.kl_weight * posterior.kl()
+        loss = weights.l1_weight * l1(output, pixels) + weights.kl_weight * posterior.kl()
         return (loss + weights.outlier_weight * outlier_penalty(posterior.mean, weights.outlier_r)).mean()
 
     if config.flow:
@@ -140,7 +141,7 @@ def bare_loop(config: TrainConfig, out: Path) -> Callable[[Batch], float]:
         texts, prompts = TextCache(load_encoders(config.flow.text), None), load_prompts(out)
 
     def flow(batch: Batch) -> Tensor:
-        x_1 = codec.encode(batch.pixels)
+        x_1 = codec.encode(batch.unit())
         x_0 = torch.randn(x_1.shape, generator=generator)
         t = torch.randn(len(x_1), generator=generator).sigmoid()
         tokens, masks = texts.batch([prompts[c] for c in batch.clip_ids])

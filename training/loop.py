@@ -144,7 +144,7 @@ class Run:
     def step(self, batch: Batch, load_s: float) -> None:
         """One step of each of the task's optimisers over all ranks, logged. One without a finite gradient moves nothing, on any rank."""
         began = time.perf_counter()
-        pixels = batch.pixels.to(self.engine.device, self.engine.dtype)
+        pixels = batch.unit(self.engine.device, self.engine.dtype)
         values: dict[str, float | None] = {}
         norms = []
         for update, engine in self.engines.items():

@@ -161,7 +161,7 @@ def test_two_processes_learn_what_a_plain_loop_learns(config: TrainConfig, datas
     for batch in BatchLoader(dataset, plan, config.data, 0, 1).batches(0, STEPS):
         for name, optim in zip(task.updates, (config.optim, config.adversary), strict=True):
             prefix, parameters = "" if name == "autoencoder" else f"{name}_", list(engines[name].module.parameters())
-            loss = task.loss(name, engines, batch, batch.pixels).total.mean()
+            loss = task.loss(name, engines, batch, batch.unit()).total.mean()
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(parameters, optim.clip_norm)
             for group in optimisers[name].param_groups:

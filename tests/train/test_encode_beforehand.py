@@ -89,7 +89,7 @@ def test_latents_made_beforehand_are_those_made_on_the_fly(copy: Path, tae: Path
     for step in range(8):
         a, b = beforehand.batch(step), plain.batch(step)
         assert a.encoded and not b.encoded and a.clip_ids == b.clip_ids and len(b.pixels) == len(a.pixels)
-        assert torch.equal(codec.normalise(a.pixels), codec.encode(b.pixels))
+        assert torch.equal(codec.normalise(a.pixels), codec.encode(b.unit()))
         kinds.add(a.kind)
     assert kinds == {"video", "image"}
 
@@ -115,7 +115,7 @@ def test_training_reads_latents_in_place_of_pixels(copy: Path, tae: Path, tmp_pa
     task = make_task(config, run)
     model = task.modules()["transformer"]
     encoded = BatchLoader(copy, plan, CONFIG.data, 0, 1, latent_cache(config, run)).batch(0)
-    losses = [task.loss("transformer", {"transformer": model}, b, b.pixels).total for b in (plain, encoded)]
+    losses = [task.loss("transformer", {"transformer": model}, b, b.unit()).total for b in (plain, encoded)]
     assert encoded.encoded and torch.equal(*losses)
     logged = [row["loss"] for row in read_log(run, "train")]
     assert len(logged) == 3 and logged[0] == pytest.approx(losses[0].mean().item(), rel=1e-6)

@@ -124,7 +124,7 @@ def test_the_loop_is_plain_training(dataset: Path, alone: Path) -> None:
     model = task.module()
     adamw = torch.optim.AdamW(model.parameters(), betas=CONFIG.optim.betas, eps=CONFIG.optim.eps, weight_decay=0.0)
     for batch, row in zip(BatchLoader(dataset, plan, CONFIG.data, 0, 1).batches(0, STEPS), read_log(alone, "train"), strict=True):
-        loss = task.loss("autoencoder", {"autoencoder": model}, batch, batch.pixels).total.mean()
+        loss = task.loss("autoencoder", {"autoencoder": model}, batch, batch.unit()).total.mean()
         assert float(loss) == pytest.approx(row["loss"], rel=1e-5)
         adamw.zero_grad()
         loss.backward()
@@ -240,7 +240,7 @@ def test_a_small_batch_is_overfitted(dataset: Path) -> None:
     adamw = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
     losses = []
     for _ in range(100):
-        loss = task.loss("autoencoder", {"autoencoder": model}, batch, batch.pixels).total.mean()
+        loss = task.loss("autoencoder", {"autoencoder": model}, batch, batch.unit()).total.mean()
         adamw.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from manifests.deny import DenyList
 from training import keyed
-from training.data.cache import FolderCache, MemoryCache
+from training.data.cache import FolderCache, MemoryCache, forget_payloads
 from training.data.decode import Fit, Pixels, decode_image, decode_video
 from training.data.index import Kind, Sample
 from training.data.plan import Place, Plan
@@ -113,7 +113,7 @@ class Replaced:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What one rank trains on at one step: pixels (B, 3, T, H, W) in [-1, 1], or where `encoded` the autoencoder's latents of them
+    """What one rank trains on at one step: pixels (B, 3, T, H, W), 0 to 255, or where `encoded` the autoencoder's latents of them
     (B, C, T/8, H/8, W/8) before their scale, and whose they are."""
 
     step: int
@@ -123,6 +123,15 @@ class Batch:
     epochs: tuple[int, ...]
     replaced: tuple[Replaced, ...] = ()
     encoded: bool = False
+
+    def unit(self, device: "torch.device | str" = "cpu", dtype: "torch.dtype | None" = None) -> "torch.Tensor":
+        """The pixels in [-1, 1], or the latents as they are, on the device: made there, so that a quarter of the bytes travel."""
+        import torch
+
+        there = self.pixels.to(device)
+        if there.dtype == torch.uint8:
+            there = there.to(torch.float32).div_(127.5).sub_(1.0)
+        return there.to(dtype or torch.float32)
 
     @property
     def pixel_shape(self) -> tuple[int, int, int, int, int]:
@@ -163,9 +172,9 @@ class _Buffers:
     page, which costs a third of decoding into them."""
 
     def __init__(self, most: int) -> None:
-        self._free: deque[Floats] = deque(maxlen=most)
+        self._free: deque[Pixels] = deque(maxlen=most)
 
-    def take(self, shape: tuple[int, ...]) -> Floats:
+    def take(self, shape: tuple[int, ...]) -> Pixels:
         """An array of the shape with any content, which nobody else has."""
         kept = None
         for _ in range(len(self._free)):
@@ -176,7 +185,7 @@ class _Buffers:
                 self._free.append(kept)
             kept = None
         if kept is None:
-            kept = np.empty(shape, np.float32)
+            kept = np.empty(shape, np.uint8)
         lent = kept.view()  # a tensor made of it holds this very object, so that its end is the end of the tensor
         weakref.finalize(lent, self._free.append, kept).atexit = False
         return lent
@@ -233,24 +242,28 @@ class BatchLoader:
     def _samples(self, share: "_Share") -> list[Sample]:
         return [self._plan.samples[place.position] for place in share.places]
 
-    def _room(self, share: "_Share") -> Floats:
+    def _room(self, share: "_Share") -> Pixels:
         """Where the share's samples go; all of a batch have one shape."""
         first = self._plan.samples[share.places[0].position]
         shape = shape_of(first, self._config.shapes, self._config.size_px, self._config.n_frames)
         return self._buffers.take((len(share.places), shape.n_frames, shape.height, shape.width, 3))
 
-    def _fill(self, share: "_Share", i: int, pixels_BTHWC: Floats, fetched: Future[None] | None = None) -> tuple[str, Replaced | None]:
+    def _fill(self, share: "_Share", i: int, pixels_BTHWC: Pixels, fetched: Future[None] | None = None) -> tuple[str, Replaced | None]:
         """Member i's pixels are in their place; gives whose they are, and what happened if not those planned."""
         if fetched is not None:
             fetched.result()
         pixels, clip_id, swap = self._sample(share.step, share.first + i, share.places[i])
-        _to_unit(pixels, pixels_BTHWC[i])
+        for frame, place in zip(pixels, pixels_BTHWC[i], strict=True):
+            place[...] = frame
         return clip_id, swap
 
     def _fetch(self, share: "_Share") -> None:
         """The payloads of the share that may be used are near."""
         denied = self._denied.clips()
         self._shards.fetch(s for s in self._samples(share) if s.clip_id not in denied)
+        if self._config.cache_folder:  # taken down while it was fetched: the takedown may have been there before
+            late = self._denied.clips()
+            forget_payloads(Path(self._config.cache_folder), [s.sha256 for s in self._samples(share) if s.clip_id in late])
 
     def _encoded(self, share: "_Share") -> "torch.Tensor | None":
         """The latents of all samples of the share; None unless each has some and may be used. A batch is never half encoded."""
@@ -341,25 +354,20 @@ def transform_of(sample: Sample, config: DataConfig) -> str:
 def to_tensor(clips: Sequence[Sequence[Pixels] | Pixels]) -> "torch.Tensor":
     """Clips of equal shape, each its frames (H, W, 3), as one float32 tensor (B, 3, T, H, W) in [-1, 1]."""
     pixels_BTHWC = np.empty((len(clips), len(clips[0]), *clips[0][0].shape), np.float32)
-    for clip, place in zip(clips, pixels_BTHWC, strict=True):
-        _to_unit(clip, place)
+    for clip, place_THWC in zip(clips, pixels_BTHWC, strict=True):
+        for frame, place in zip(clip, place_THWC, strict=True):  # frame by frame: it is then still in the processor's cache
+            np.divide(frame, np.float32(127.5), out=place)
+            np.subtract(place, np.float32(1.0), out=place)
     return _tensor(pixels_BTHWC)
 
 
-def _to_unit(frames: Sequence[Pixels] | Pixels, place_THWC: Floats) -> None:
-    """Frame by frame, which is then still in the processor's cache."""
-    for frame, place in zip(frames, place_THWC, strict=True):
-        np.divide(frame, np.float32(127.5), out=place)
-        np.subtract(place, np.float32(1.0), out=place)
-
-
-def _tensor(pixels_BTHWC: Floats) -> "torch.Tensor":
+def _tensor(pixels_BTHWC: Floats | Pixels) -> "torch.Tensor":
     import torch
 
     return torch.from_numpy(pixels_BTHWC).permute(0, 4, 1, 2, 3)
 
 
-def _joined(share: "_Share", pixels_BTHWC: Floats, filled: list[tuple[str, Replaced | None]]) -> Batch:
+def _joined(share: "_Share", pixels_BTHWC: Pixels, filled: list[tuple[str, Replaced | None]]) -> Batch:
     return Batch(
         step=share.step,
         kind=share.kind,

@@ -56,9 +56,9 @@ def share(mesh: Mesh, batches: Iterable[Batch], start: int, end: int, device: to
     for _ in range(start, end):
         batch = next(read) if read else None
         said = json.loads(_broadcast_bytes(b"" if batch is None else _describe(batch), leader, mesh.group, device))
-        shape = said.pop("shape")
+        shape, kind = said.pop("shape"), torch.uint8 if said.pop("bytes") else torch.float32
         # contiguous: what is sent is the memory, and pixels come permuted from their frames
-        pixels = (torch.empty(shape) if batch is None else batch.pixels).to(device).contiguous()
+        pixels = (torch.empty(shape, dtype=kind) if batch is None else batch.pixels).to(device).contiguous()
         dist.broadcast(pixels, src=leader, group=mesh.group)
         replaced = tuple(Replaced(**row) for row in said.pop("replaced"))
         lists: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
@@ -68,7 +68,7 @@ def share(mesh: Mesh, batches: Iterable[Batch], start: int, end: int, device: to
 def _describe(batch: Batch) -> bytes:
     """All of a batch but its pixels, and their shape, as JSON."""
     fields: dict[str, Any] = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch) if f.name not in ("pixels", "replaced")}
-    return json.dumps({**fields, "replaced": [r.row() for r in batch.replaced], "shape": list(batch.pixels.shape)}).encode()
+    return json.dumps({**fields, "replaced": [r.row() for r in batch.replaced], "shape": list(batch.pixels.shape), "bytes": batch.pixels.dtype == torch.uint8}).encode()
 
 
 def _broadcast_bytes(data: bytes, leader: int, group: "dist.ProcessGroup", device: torch.device) -> bytes:
