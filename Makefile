@@ -22,8 +22,9 @@ demo: setup ## samples -> curate -> report -> TAE training -> pictures, in ./dem
 	@echo "          $(RUN)/tensorboard --logdir $(DEMO)/tae      the loss and PSNR"
 	@echo "          $(RUN)/dailies explain $(DEMO)/dataset pan_right.mp4"
 
+# units run side by side, so each with one thread: threads that wait for each other on shared cores take minutes
 test: setup ## every test: units, engines, training
-	@PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python -m pytest tests/unit -n auto --maxprocesses 4 --dist loadfile $(ARGS) || [ $$? -eq 5 ]
+	@PATH="$(CURDIR)/$(RUN):$$PATH" OMP_NUM_THREADS=1 $(RUN)/python -m pytest tests/unit -n auto --maxprocesses 4 --dist loadfile $(ARGS) || [ $$? -eq 5 ]
 	@PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python -m pytest tests/engines tests/train $(ARGS) || [ $$? -eq 5 ]
 
 test-paddle: setup ## PaddleOCR's reader, in an environment of its own (it pins its own OpenCV)
@@ -32,7 +33,7 @@ test-paddle: setup ## PaddleOCR's reader, in an environment of its own (it pins 
 	@PYTHONPATH=. .venv-paddle/bin/python -m pytest tests/paddle $(ARGS)
 
 quick: setup ## unit tests only, seconds
-	@PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python -m pytest tests/unit -q -n auto --maxprocesses 4 --dist loadfile -m "not engine and not train" $(ARGS)
+	@PATH="$(CURDIR)/$(RUN):$$PATH" OMP_NUM_THREADS=1 $(RUN)/python -m pytest tests/unit -q -n auto --maxprocesses 4 --dist loadfile -m "not engine and not train" $(ARGS)
 
 lint: setup ## ruff and mypy
 	@$(RUN)/ruff check $(SOURCES)
