@@ -22,10 +22,15 @@ demo: setup ## samples -> curate -> report -> TAE training -> pictures, in ./dem
 	@echo "          $(RUN)/tensorboard --logdir $(DEMO)/tae      the loss and PSNR"
 	@echo "          $(RUN)/dailies explain $(DEMO)/dataset pan_right.mp4"
 
-# units run side by side, so each with one thread: threads that wait for each other on shared cores take minutes
+PYTEST = PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python -m pytest
+
+# Units run side by side, each with one thread: threads that wait for each other on shared cores take minutes. Engines and training take
+# turns at waiting, so they run at the same time, and training is told of when engines are done. 5: no test was chosen.
 test: setup ## every test: units, engines, training
-	@PATH="$(CURDIR)/$(RUN):$$PATH" OMP_NUM_THREADS=1 $(RUN)/python -m pytest tests/unit -n auto --maxprocesses 4 --dist loadfile $(ARGS) || [ $$? -eq 5 ]
-	@PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python -m pytest tests/engines tests/train $(ARGS) || [ $$? -eq 5 ]
+	@OMP_NUM_THREADS=1 $(PYTEST) tests/unit -n auto --maxprocesses 4 --dist loadfile $(ARGS) || [ $$? -eq 5 ]
+	@log=$$(mktemp); { $(PYTEST) tests/train $(ARGS) > $$log 2>&1; } & train=$$!; \
+		$(PYTEST) tests/engines $(ARGS); engines=$$?; wait $$train; train=$$?; cat $$log; rm -f $$log; \
+		for status in $$engines $$train; do [ $$status -eq 0 ] || [ $$status -eq 5 ] || exit $$status; done
 
 test-paddle: setup ## PaddleOCR's reader, in an environment of its own (it pins its own OpenCV)
 	@(command -v uv >/dev/null && uv=uv || uv=.tools/uv/bin/uv; [ -x .venv-paddle/bin/python ] || $$uv venv --quiet --python $${PYTHON:-python3} .venv-paddle; \
@@ -33,7 +38,7 @@ test-paddle: setup ## PaddleOCR's reader, in an environment of its own (it pins 
 	@PYTHONPATH=. .venv-paddle/bin/python -m pytest tests/paddle $(ARGS)
 
 quick: setup ## unit tests only, seconds
-	@PATH="$(CURDIR)/$(RUN):$$PATH" OMP_NUM_THREADS=1 $(RUN)/python -m pytest tests/unit -q -n auto --maxprocesses 4 --dist loadfile -m "not engine and not train" $(ARGS)
+	@OMP_NUM_THREADS=1 $(PYTEST) tests/unit -q -n auto --maxprocesses 4 --dist loadfile -m "not engine and not train" $(ARGS)
 
 lint: setup ## ruff and mypy
 	@$(RUN)/ruff check $(SOURCES)
