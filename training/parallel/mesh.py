@@ -68,7 +68,14 @@ def share(mesh: Mesh, batches: Iterable[Batch], start: int, end: int, device: to
 def _describe(batch: Batch) -> bytes:
     """All of a batch but its pixels, and their shape, as JSON."""
     fields: dict[str, Any] = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch) if f.name not in ("pixels", "replaced")}
-    return json.dumps({**fields, "replaced": [r.row() for r in batch.replaced], "shape": list(batch.pixels.shape), "bytes": batch.pixels.dtype == torch.uint8}).encode()
+    return json.dumps(
+        {
+            **fields,
+            "replaced": [r.row() for r in batch.replaced],
+            "shape": list(batch.pixels.shape),
+            "bytes": batch.pixels.dtype == torch.uint8,
+        }
+    ).encode()
 
 
 def _broadcast_bytes(data: bytes, leader: int, group: "dist.ProcessGroup", device: torch.device) -> bytes:
