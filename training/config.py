@@ -108,6 +108,7 @@ class TrainConfig:
 
 MAY_CHANGE = (
     *("steps", "processes", "keep", "log_every", "pictures", "data.prefetch_batches", "data.decode_threads", "data.verify_sha256"),
+    *("data.shards", "data.cache_folder", "data.cache_mb"),
     *(
         f"engine.{name}"
         for name in ("micro_batch", "sequence_parallel", "recompute", "compile", "peak_tflops", "timeout_s", "step_timeout_s")
