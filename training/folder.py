@@ -53,12 +53,8 @@ def write_run(config: TrainConfig, dataset: Path, out: Path, samples: list[Sampl
 def read_run(out: Path) -> RunFolder:
     """What the run folder holds."""
     run = json.loads((out / RUN).read_bytes())
-    try:
-        config = from_json_value(run["config"])
-    except ValueError as error:
-        raise TrainingError(f"{out / RUN}: expected the configuration of a run, found {error}") from error
     return RunFolder(
-        config=config,
+        config=_config(out, run),
         dataset=Path(run["dataset"]),
         manifest_version=run["manifest_version"],
         samples=read_samples(out / INDEX),
@@ -71,7 +67,7 @@ def adopt(config: TrainConfig, dataset: Path, out: Path) -> None:
     if run["dataset"] != str(dataset.resolve()):
         raise TrainingError(f"{out}: expected the dataset this run began with, {run['dataset']}, found {dataset.resolve()}")
     # read and written again: settings that came after the run began have their defaults
-    old, new = (_flat(json.loads(json.dumps(to_json_value(c)))) for c in (from_json_value(run["config"]), config))
+    old, new = (_flat(json.loads(json.dumps(to_json_value(c)))) for c in (_config(out, run), config))
     changed = [name for name in sorted(old | new) if new.get(name) != old.get(name) and name not in MAY_CHANGE]
     if changed:
         shown = ", ".join(f"{n} {old.get(n)} -> {new.get(n)}" for n in changed)
@@ -88,6 +84,13 @@ def steps_done(out: Path) -> int:
     """The number of steps the run has been brought to an end at; 0 before."""
     path = out / DONE
     return int(json.loads(path.read_bytes())["steps"]) if path.exists() else 0
+
+
+def _config(out: Path, run: dict[str, Any]) -> TrainConfig:
+    try:
+        return from_json_value(run["config"])
+    except ValueError as error:
+        raise TrainingError(f"{out / RUN}: expected the configuration of a run of this version, found {error}") from error
 
 
 def _flat(value: dict[str, Any], where: str = "") -> dict[str, Any]:
