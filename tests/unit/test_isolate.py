@@ -72,7 +72,7 @@ def test_results_are_those_of_a_plain_call(tmp_path: Path) -> None:
 )
 def test_a_bad_medium_costs_one_call(function, code: str) -> None:
     """A hang, a crash, a memory blow-up and an answer that cannot be become an error that names the file, and the next call works."""
-    with Sandbox(1.0 if code == "timeout" else 120.0, 1 << 30) as box:
+    with Sandbox(1.0 if code == "timeout" else 60.0, 1 << 30) as box:
         with pytest.raises(MediaError, match=r"film\.mp4") as e:
             box.call(function, "film.mp4")
         assert e.value.code == code
