@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from training.config import TrainConfig
     from training.latents import LatentScale
     from training.principal import Principal
-    from training.tasks.text_to_video import FlowConfig
+    from training.tasks.flow_config import FlowConfig
 
 PROMPTS, LATENTS, PARENT, PRINCIPAL = "conditions.parquet", "latents.json", "parent.json", "principal.safetensors"
 

@@ -11,7 +11,7 @@ from training.data.plan import PlanSettings
 from training.losses import TAELossConfig
 from training.models.autoencoder import TAEConfig
 from training.parallel.engine import EngineConfig, OptimConfig
-from training.tasks.text_to_video import FlowConfig
+from training.tasks.flow_config import FlowConfig
 
 AUTOENCODERS = ("tae", "image_ae")
 """Stages that train `model`; any other trains a generator."""

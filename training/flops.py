@@ -117,12 +117,12 @@ class _Parts:
 
 
 def _transformer(config: TransformerConfig, grid: tuple[int, int, int], text: Mapping[str, int]) -> _Parts:
-    d, n, length = config.width, grid[0] * grid[1] * grid[2], sum(text[name] for name in config.text_widths)
+    d, n, length = config.width, grid[0] * grid[1] * grid[2], sum(text[name] for name in config.token_widths)
     patch = 2 * n * PATCH_PX**2 * config.latent_channels * d
     self_attention = 2 * n * 4 * d * d + 4 * n * n * d
     cross_attention = 2 * n * 2 * d * d + 2 * length * 2 * d * d + 4 * n * length * d
     feed_forward = 2 * n * 3 * d * config.ffn
-    projections = sum(2 * text[name] * width * d for name, width in config.text_widths.items())
+    projections = sum(2 * text[name] * width * d for name, width in config.token_widths.items())
     return _Parts(
         layer=self_attention + cross_attention + feed_forward,
         inputs=patch + projections + 2 * _FREQUENCIES * 4 * d,

@@ -53,7 +53,7 @@ def generator(
         model.recompute = recompute
         noisy, target = (torch.empty(batch, config.latent_channels, 1, PATCH_PX, PATCH_PX * local) for _ in range(2))
         times = torch.empty(batch)
-        tokens = {name: torch.empty(batch, length, config.text_widths[name], dtype=dtype) for name, length in text}
+        tokens = {name: torch.empty(batch, length, config.token_widths[name], dtype=dtype) for name, length in text}
         masks = {name: torch.empty(batch, length, dtype=torch.bool) for name, length in text}
 
     def forward() -> Tensor:

@@ -35,7 +35,7 @@ from training.models.text import TextConfig, load_encoders
 from training.models.transformer import TransformerConfig
 from training.parallel.engine import EngineConfig as TrainingEngine
 from training.tasks.make import make_task
-from training.tasks.text_to_video import FlowConfig
+from training.tasks.flow_config import FlowConfig
 
 pytestmark = [pytest.mark.train, pytest.mark.timeout(600)]
 

@@ -26,7 +26,7 @@ from training.models.text import TextConfig
 from training.models.transformer import TransformerConfig
 from training.parallel.engine import EngineConfig, OptimConfig
 from training.tasks.autoencoder import AutoencoderTask
-from training.tasks.text_to_video import FlowConfig
+from training.tasks.flow_config import FlowConfig
 
 pytestmark = [pytest.mark.train, pytest.mark.timeout(900)]
 

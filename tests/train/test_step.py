@@ -24,7 +24,7 @@ from training.models.text import TextConfig
 from training.models.transformer import TransformerConfig
 from training.parallel.engine import EngineConfig, OptimConfig
 from training.pulse import beats, stragglers
-from training.tasks.text_to_video import FlowConfig
+from training.tasks.flow_config import FlowConfig
 
 pytestmark = pytest.mark.train
 

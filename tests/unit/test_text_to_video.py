@@ -20,7 +20,8 @@ from training.models import layers
 from training.models.autoencoder import TAE, TAEConfig
 from training.models.text import TextConfig, load_encoders
 from training.models.transformer import TransformerConfig, grow_positions
-from training.tasks.text_to_video import FlowConfig, TextToVideoTask
+from training.tasks.flow_config import FlowConfig
+from training.tasks.text_to_video import Asked, TextToVideoTask
 
 CLIPS = ("a", "b", "c", "d")
 CAPTIONS = ("a red square at the left", "green hills in the morning", "two blue birds", "a grey wall")
@@ -113,7 +114,7 @@ def test_samples_follow_their_text(learnt) -> None:
     of, x = task(), pixels(9)
     truth = codec().encode(x)
     x_0 = keyed.normal(tuple(truth.shape[1:]), "noise").expand_as(truth)
-    made = of.latents(learnt[0], x_0, CAPTIONS, torch.float32)
+    made = of.latents(learnt[0], x_0, Asked(truth, list(CAPTIONS)), torch.float32)
     distances = torch.stack([(made - z).square().flatten(1).mean(1) for z in truth], 1)
     assert distances.argmin(1).tolist() == [0, 1, 2, 3], distances
     shown = of.sample(learnt[0], held("a"), x[:1])

@@ -3,7 +3,11 @@
 LLaMa3's block (RMSNorm, SwiGLU, no biases, as many key heads as query heads) with full bidirectional attention, cross-attention to
 the text between self-attention and feed-forward, and adaptive normalisation from one timestep MLP that all layers share. Learned
 tables of positions in t, h and w are summed and added at the input of every layer. An image is a video of one frame.
-Source: Movie Gen, Architecture. The paper gives the total of 30B, not the MLP's shape: width 4d inside and nine vectors out are ours.
+
+Stages beyond text to video widen the model and begin as what they came from: context latents beside the noisy ones through weights that
+begin as zero (spatial upsampler, editing), identity tokens among those of the text (personalisation), and an embedding of the task that
+becomes four more tokens and a part of the time's embedding (editing, as in Emu Edit).
+Source: Movie Gen, Architecture, Spatial Upsampler, Personalized Movie Gen Video, Movie Gen Edit. The paper gives the total of 30B, not the MLP's shape: width 4d inside and nine vectors out are ours.
 
 Shapes: B samples, C latent channels, T frames, H and W of the latent, N = T H/2 W/2 tokens, L text tokens, D width, K heads.
 """
@@ -25,6 +29,15 @@ PATCH_PX = 2
 
 ENCODERS = ("ul2", "byt5", "metaclip", "bytes")
 """Text encoders, in the order in which their tokens are joined."""
+
+IDENTITY = "identity"
+"""Names the tokens of a person, which follow those of the text."""
+
+TASK_TOKENS = 4
+"""Tokens that an edit's task becomes (Emu Edit)."""
+
+NEW_PARTS = ("context.", "tasks.", f"text.{IDENTITY}.")
+"""Beginnings of the names of weights that a stage may have and its parent not."""
 
 _FREQUENCIES = 256
 _VECTORS = 9
@@ -51,6 +64,12 @@ class TransformerConfig:
     bytes_width: int = 0
     qk_norm: bool = False
     """RMSNorm of queries and keys. LLaMa3 has none and the paper names none."""
+    context_channels: int = 0
+    """Channels of latents that are given beside the noisy ones: a clip of low resolution, or the source of an edit."""
+    identity_width: int = 0
+    """Width of the tokens of a person's picture."""
+    tasks: int = 0
+    """Kinds of edits that are told apart; 0 for a model that does not edit."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads or self.width % 2:
@@ -66,21 +85,29 @@ class TransformerConfig:
         """Encoder -> width of its tokens, of those that the model reads."""
         return {name: width for name in ENCODERS if (width := int(getattr(self, f"{name}_width")))}
 
+    @property
+    def token_widths(self) -> dict[str, int]:
+        """The same with the tokens of a person's picture, where the model reads them."""
+        return self.text_widths | ({IDENTITY: self.identity_width} if self.identity_width else {})
+
 
 class Positions(nn.Module):
-    """Learned tables for frame, row and column, summed: (N, D) for a grid of tokens."""
+    """Learned tables for frame, row and column, summed: (N, D) for a grid of tokens, or (B, N, D) where each sample has its own first
+    frame, `start_B`."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.t, self.h, self.w = (nn.Parameter(torch.empty(n, config.width)) for n in (config.max_t, config.max_h, config.max_w))
 
-    def forward(self, grid: tuple[int, int, int]) -> Tensor:
+    def forward(self, grid: tuple[int, int, int], start_B: Tensor | None = None) -> Tensor:
         tables = (self.t, self.h, self.w)
         if any(n > len(table) for n, table in zip(grid, tables, strict=True)):
             most = tuple(map(len, tables))
             raise ValueError(f"transformer: expected at most {most} tokens in (t, h, w), found {grid}; grow the tables of positions")
         t, h, w = (table[:n] for table, n in zip(tables, grid, strict=True))
-        return (t[:, None, None] + h[None, :, None] + w[None, None, :]).flatten(0, 2)
+        if start_B is not None:
+            t = self.t[start_B[:, None] + torch.arange(grid[0], device=start_B.device)]
+        return (t[..., :, None, None, :] + h[:, None] + w).flatten(-4, -2)
 
 
 class TimeMLP(nn.Module):
@@ -91,8 +118,10 @@ class TimeMLP(nn.Module):
         self.inner, self.outer = nn.Linear(_FREQUENCIES, 4 * width), nn.Linear(4 * width, width)
         self.modulation = nn.Linear(width, _VECTORS * width)
 
-    def forward(self, t_B: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, t_B: Tensor, added_BD: Tensor | None = None) -> tuple[Tensor, Tensor]:
         embedding = self.outer(F.silu(self.inner(_waves(t_B).to(self.inner.weight.dtype))))
+        if added_BD is not None:
+            embedding = embedding + added_BD
         return embedding, self.modulation(F.silu(embedding)).unflatten(1, (_VECTORS, -1))
 
 
@@ -106,6 +135,19 @@ class TextProjection(nn.Module):
     def forward(self, tokens_BLE: Tensor) -> Tensor:
         projected: Tensor = self.norm(self.linear(tokens_BLE))
         return projected
+
+
+class Tasks(nn.Module):
+    """An edit's task (B,) to tokens (B, 4, D) and to what is added to the time's embedding (B, D), which begins as zero."""
+
+    def __init__(self, tasks: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(tasks, width))
+        self.tokens, self.time = nn.Linear(width, TASK_TOKENS * width), nn.Linear(width, width)
+
+    def forward(self, task_B: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = self.table[task_B]
+        return self.tokens(chosen).unflatten(1, (TASK_TOKENS, -1)), self.time(chosen)
 
 
 class Attention(nn.Module):
@@ -187,14 +229,21 @@ class Output(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The velocity of latents (B, C, T, H, W) at times t_B under text: encoder -> tokens (B, L, width) and -> mask (B, L), true = read."""
+    """The velocity of latents (B, C, T, H, W) at times t_B under text: encoder -> tokens (B, L, width) and -> mask (B, L), true = read.
+
+    Where the configuration has them, also under context latents (B, context_channels, T, H, W), tokens `identity`, and a task a sample.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
         self.patches = nn.Linear(PATCH_PX**2 * config.latent_channels, config.width)
+        if config.context_channels:  # with `patches` one layer on both, concatenated on channels; apart, so that a parent's weights fit
+            self.context = nn.Linear(PATCH_PX**2 * config.context_channels, config.width, bias=False)
+        if config.tasks:
+            self.tasks = Tasks(config.tasks, config.width)
         self.positions, self.time = Positions(config), TimeMLP(config.width)
-        self.text = nn.ModuleDict({name: TextProjection(width, config.width) for name, width in config.text_widths.items()})
+        self.text = nn.ModuleDict({name: TextProjection(width, config.width) for name, width in config.token_widths.items()})
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.output = Output(config)
         self.recompute = False
@@ -203,19 +252,42 @@ class Transformer(nn.Module):
         """This process's part of the tokens, along a dimension; sequence parallelism replaces it and `gather` from outside."""
         self.gather: Callable[[Tensor], Tensor] = lambda x_BNP: x_BNP
 
-    def forward(self, x_BCTHW: Tensor, t_B: Tensor, tokens: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor:
+    def forward(
+        self,
+        x_BCTHW: Tensor,
+        t_B: Tensor,
+        tokens: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
+        context_BCTHW: Tensor | None = None,
+        task_B: Tensor | None = None,
+        start_B: Tensor | None = None,
+    ) -> Tensor:
+        """`start_B` is the place in time of each sample's first frame; 0 without it. A part that the configuration has must be given."""
         grid = token_grid(tuple(x_BCTHW.shape[2:]))
         x = self.patches(self.split(patchify(x_BCTHW), 1))
-        position = self.split(self.positions(grid), 0)
-        time, vectors = self.time(t_B)
-        text = torch.cat([project(tokens[name]) for name, project in self.text.items()], 1)
-        mask = torch.cat([masks[name] for name in self.text], 1)[:, None, None]
+        if self.config.context_channels:
+            x = x + self.context(self.split(patchify(_given(context_BCTHW, "context latents")), 1))
+        position = self.split(self.positions(grid, start_B), -2)
+        text = [project(tokens[name]) for name, project in self.text.items()]
+        masked = [masks[name] for name in self.text]
+        added = None
+        if self.config.tasks:
+            more, added = self.tasks(_given(task_B, "a task"))
+            text, masked = [*text, more], [*masked, masked[0].new_ones(more.shape[:2])]
+        time, vectors = self.time(t_B, added)
+        text, mask = torch.cat(text, 1), torch.cat(masked, 1)[:, None, None]
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(block, x, position, vectors, text, mask, use_reentrant=False)
             else:
                 x = block(x, position, vectors, text, mask)
         return unpatchify(self.gather(self.output(x, time)), grid)
+
+
+def _given(value: Tensor | None, what: str) -> Tensor:
+    if value is None:
+        raise ValueError(f"transformer: expected {what}, as the configuration says, found none")
+    return value
 
 
 def token_grid(latent: tuple[int, ...]) -> tuple[int, int, int]:
@@ -257,7 +329,11 @@ def initialise(model: Transformer, seed: int) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             writes = name.startswith("blocks.") and name.endswith(".out")
-            std = 0.0 if name == "time.modulation" else 1 / math.sqrt(module.in_features) / (depth if writes else 1.0)
+            std = (
+                0.0
+                if name in ("time.modulation", "context", "tasks.time")
+                else 1 / math.sqrt(module.in_features) / (depth if writes else 1.0)
+            )
             _fill(module.weight, std, seed, "init", name)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -268,9 +344,26 @@ def initialise(model: Transformer, seed: int) -> None:
         elif isinstance(module, Positions):
             for axis, table in module.named_parameters():
                 _fill(table, 0.02, seed, "init", name, axis)
+        elif isinstance(module, Tasks):
+            _fill(module.table, 1.0, seed, "init", name)
         elif isinstance(module, Block | Output):
             module.reset()
     model.output.reset()  # after its linear layer was drawn
+
+
+def inherit(model: Transformer, parent: Mapping[str, Tensor], space: Literal["extend", "stretch"]) -> None:
+    """The model has its parent's weights, its positions grown; parts that the parent has not keep their initial weights.
+
+    So it says at first what its parent says: what is new begins as zero, or, being tokens, is only as loud as the text. ValueError when
+    anything else is missing, unknown or of another size.
+    """
+    state = grow_positions(parent, model.config, space)
+    own = model.state_dict()
+    state |= {name: value for name, value in own.items() if name not in state and name.startswith(NEW_PARTS)}
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
 
 
 def grow_positions(state: Mapping[str, Tensor], config: TransformerConfig, space: Literal["extend", "stretch"]) -> dict[str, Tensor]:

@@ -7,8 +7,8 @@ like any other, so every rank takes the same path through the graph.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,49 +19,36 @@ from training.data.index import Sample
 from training.data.text_cache import TextCache
 from training.errors import TrainingError
 from training.latents import LatentCodec
-from training.models.text import TextConfig, check_widths
-from training.models.transformer import Block, Transformer, TransformerConfig, grow_positions, initialise, token_grid
+from training.models.text import check_widths
+from training.models.transformer import IDENTITY, Block, Transformer, inherit, initialise, token_grid
+from training.tasks.flow_config import FlowConfig
 from training.tasks.task import SampleLoss
 
+Key = tuple[object, ...]
+"""What the draws of one sample are keyed by, before their purpose: the same sample in the same pass gets the same draws anywhere."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlowConfig:
-    """What a text-to-image or text-to-video stage trains. Logit-normal times are the paper's; the paper gives no dropout rate."""
 
-    model: TransformerConfig
-    text: TextConfig
-    sampler: flow.SamplerConfig = field(default_factory=flow.SamplerConfig)
-    tae: str = ""
-    """Folder of the autoencoder's export (or of its run)."""
-    parent: str | None = None
-    """Folder of the export (or run) that this stage begins from; None begins from nothing."""
-    space: Literal["extend", "stretch"] = "extend"
-    """How the parent's tables of height and width grow: extended at the same resolution, stretched at a higher one."""
-    text_dropout: float = 0.1
-    """Share of samples whose text is dropped, for guidance."""
-    time_mean: float = 0.0
-    time_std: float = 1.0
-    time_bins: int = 4
-    """Equal parts of [0, 1] by which the loss is logged."""
-    validate_times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
-    scale_clips: int = 32
-    """Training clips over which the latents' scale is measured when there is no parent to inherit it from."""
-    latents_memory_mb: int = 0
-    """Memory for latents kept by the content of their pixels; 0 for none. For small sets and fixed crops."""
-    latents_folder: str | None = None
-    """Folder of `dailies encode latents`, whose latents are read in place of pixels where they are there; wants data.augment false."""
-    text_cache: str | None = None
-    """Folder for encoded prompts, shared by runs; None keeps them in memory."""
+class Asked(NamedTuple):
+    """What a model is asked to make, of B samples, and under what; what a kind of stage does not have is None."""
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.text_dropout < 1 or self.time_std <= 0 or self.time_bins < 1 or self.scale_clips < 1:
-            raise ValueError("flow: expected 0 <= text_dropout < 1, time_std > 0, time_bins >= 1 and scale_clips >= 1")
-        if not self.validate_times or not all(0 < t < 1 for t in self.validate_times):
-            raise ValueError(f"flow: expected validate_times between 0 and 1, found {self.validate_times}")
+    x_1: Tensor
+    """Latents of the data, (B, C, T, H, W)."""
+    prompts: Sequence[str]
+    context: Tensor | None = None
+    """Latents beside the noisy ones, (B, context channels, T, H, W)."""
+    identity: Tensor | None = None
+    """A person's tokens, (B, L, identity width)."""
+    task: Tensor | None = None
+    """Kind of edit, (B,)."""
+    start: Tensor | None = None
+    """Place in time of the first frame, (B,)."""
 
 
 class TextToVideoTask:
-    """One stage of the generator. `prompts` gives each clip's text; `parent` are the weights it begins from."""
+    """One stage of the generator. `prompts` gives each clip's text; `parent` are the weights it begins from.
+
+    Stages under further conditions differ in what `asked` says, and in nothing else.
+    """
 
     updates: tuple[str, ...] = ("transformer",)
     blocks: tuple[type[nn.Module], ...] = (Block,)
@@ -96,55 +83,62 @@ class TextToVideoTask:
         initialise(model, self._seed)
         if self._parent is not None:
             try:
-                model.load_state_dict(grow_positions(self._parent, self._config.model, self._config.space), strict=True)
-            except (RuntimeError, KeyError, ValueError) as error:
+                inherit(model, self._parent, self._config.space)
+            except (KeyError, ValueError) as error:
                 raise TrainingError(
                     f"{self.name}: expected a parent of the same sizes but for positions, found {str(error)[:300]}"
                 ) from error
         return model
 
+    def asked(self, pixels: Tensor, clips: Sequence[str], keys: Sequence[Key], batch: Batch | None) -> Asked:
+        """What the model is to make of the clips' pixels (B, 3, T, H, W), and under what. `batch` is the batch that they are, in training."""
+        encoded = batch is not None and batch.encoded
+        x_1 = self._codec.normalise(pixels) if encoded else self._codec.encode(pixels)
+        return Asked(x_1, [self._prompt(c) for c in clips])
+
     def loss(self, update: str, engines: Mapping[str, Any], batch: Batch, pixels: Tensor) -> SampleLoss:
         """Mean squared error of the velocity at one time a sample; its bin of times for the log."""
-        x_1 = self._codec.normalise(pixels) if batch.encoded else self._codec.encode(pixels)
-        keys = [(self._seed, self.name, c, e) for c, e in zip(batch.clip_ids, batch.epochs, strict=True)]
-        x_0 = torch.stack([keyed.normal(tuple(x_1.shape[1:]), *k, "noise") for k in keys]).to(x_1.device)
+        keys: list[Key] = [(self._seed, self.name, c, e) for c, e in zip(batch.clip_ids, batch.epochs, strict=True)]
+        asked = self.asked(pixels, batch.clip_ids, keys, batch)
+        x_0 = torch.stack([keyed.normal(tuple(asked.x_1.shape[1:]), *k, "noise") for k in keys]).to(pixels.device)
         times = [flow.logit_normal(self._config.time_mean, self._config.time_std, *k, "time") for k in keys]
-        prompts = [self._prompt(c) for c in batch.clip_ids]
-        read = ["" if flow.dropped(self._config.text_dropout, *k, "drop text") else p for k, p in zip(keys, prompts, strict=True)]
-        t = torch.tensor(times, device=x_1.device)
-        total = self._error(engines[update], x_0, x_1, t, read, pixels.dtype)
+        rate = self._config.text_dropout
+        read = ["" if flow.dropped(rate, *k, "drop text") else p for k, p in zip(keys, asked.prompts, strict=True)]
+        t = torch.tensor(times, device=pixels.device)
+        total = self._error(engines[update], x_0, t, asked._replace(prompts=read), pixels.dtype)
         bins = (t * self._config.time_bins).long().clamp_max(self._config.time_bins - 1)
         return SampleLoss(total, {}, bins)
 
     def score(self, model: Callable[..., Any], sample: Sample, pixels: Tensor, dtype: torch.dtype) -> Tensor:
-        """The error at each of `validate_times` under the clip's text with its fixed noise, after their mean."""
+        """The error at each of `validate_times` under the clip's conditions with its fixed noise, after their mean."""
         times = torch.tensor(self._config.validate_times, device=pixels.device)
-        x_1 = self._codec.encode(pixels.to(dtype)).expand(len(times), -1, -1, -1, -1)
-        x_0 = keyed.normal(tuple(x_1.shape[1:]), "validate/v1", sample.clip_id).to(x_1.device).expand_as(x_1)
-        errors = self._error(model, x_0, x_1, times, [self._prompt(sample.clip_id)] * len(times), dtype)
+        asked = _repeated(self.asked(pixels.to(dtype), [sample.clip_id], [("validate/v1", sample.clip_id)], None), len(times))
+        x_0 = keyed.normal(tuple(asked.x_1.shape[1:]), "validate/v1", sample.clip_id).to(pixels.device).expand_as(asked.x_1)
+        errors = self._error(model, x_0, times, asked, dtype)
         return torch.cat([errors.mean()[None], errors])
 
     def sample(self, model: Callable[..., Any], sample: Sample, pixels: Tensor) -> Tensor:
-        """Pixels of the same shape made from the clip's text and noise of its own: nothing of the clip is seen."""
-        shape = (1, *self._codec.tae.latent_shape(tuple(pixels.shape)))
-        x_0 = keyed.normal(shape, "sample/v1", sample.clip_id).to(pixels.device)
-        return self.generate(model, x_0, [self._prompt(sample.clip_id)], pixels.shape[2], pixels.dtype)
+        """Pixels of the same shape made under the clip's conditions from noise of its own: of its latents nothing is seen."""
+        asked = self.asked(pixels, [sample.clip_id], [("validate/v1", sample.clip_id)], None)
+        x_0 = keyed.normal(tuple(asked.x_1.shape), "sample/v1", sample.clip_id).to(pixels.device)
+        return self._codec.decode(self.latents(model, x_0, asked, pixels.dtype), pixels.shape[2])
 
-    def generate(self, model: Callable[..., Any], x_0: Tensor, prompts: Sequence[str], n_frames: int, dtype: torch.dtype) -> Tensor:
-        """Pixels (B, 3, n_frames, H, W) that the flow leads to from noise `x_0` under the prompts."""
-        return self._codec.decode(self.latents(model, x_0, prompts, dtype), n_frames)
+    def latents(self, model: Callable[..., Any], x_0: Tensor, asked: Asked, dtype: torch.dtype) -> Tensor:
+        """Latents that the flow leads to from noise `x_0` as asked, guided away from the empty prompt; `asked.x_1` is not looked at."""
+        return flow.solve(self.guided_velocity(model, asked, dtype), x_0, self._config.sampler)
 
-    def latents(self, model: Callable[..., Any], x_0: Tensor, prompts: Sequence[str], dtype: torch.dtype) -> Tensor:
-        """Latents that the flow leads to from noise `x_0` under the prompts, guided away from the empty prompt."""
-        tokens, masks = self._text([*prompts, *[""] * len(prompts)], x_0.device, dtype)
+    def guided_velocity(self, model: Callable[..., Any], asked: Asked, dtype: torch.dtype) -> flow.Velocity:
+        """dx/dt as asked and guided; one pass of the model on both prompts."""
+        prompts, both = list(asked.prompts), _repeated(asked, 2)
+        inputs = self._inputs(both._replace(prompts=[*prompts, *[""] * len(prompts)]), dtype)
 
         def dx_dt(x: Tensor, t: float) -> Tensor:
-            both = torch.cat([x, x])
-            v = model(both.to(dtype), torch.full((len(both),), t, device=x.device), tokens, masks).float()
+            twice = torch.cat([x, x])
+            v = model(twice.to(dtype), torch.full((len(twice),), t, device=x.device), *inputs).float()
             conditional, unconditional = v.chunk(2)
             return flow.guided(conditional, unconditional, self._config.sampler.guidance)
 
-        return flow.solve(dx_dt, x_0, self._config.sampler)
+        return dx_dt
 
     def tokens(self, shape: tuple[int, int, int, int, int]) -> int:
         """Tokens of the transformer, text apart."""
@@ -165,20 +159,34 @@ class TextToVideoTask:
         settings = {"model": asdict(self._config.model), "text": asdict(self._config.text), "sampler": asdict(self._config.sampler)}
         return {**settings, "text_keys": keys, "latents": scale}
 
-    def _error(
-        self, model: Callable[..., Any], x_0: Tensor, x_1: Tensor, t_B: Tensor, prompts: Sequence[str], dtype: torch.dtype
-    ) -> Tensor:
-        tokens, masks = self._text(prompts, x_1.device, dtype)
-        v = model(flow.x_at(x_0, x_1, t_B).to(dtype), t_B, tokens, masks)
-        errors: Tensor = (v.float() - flow.velocity(x_0, x_1)).square().flatten(1).mean(1)
+    def _error(self, model: Callable[..., Any], x_0: Tensor, t_B: Tensor, asked: Asked, dtype: torch.dtype) -> Tensor:
+        v = model(flow.x_at(x_0, asked.x_1, t_B).to(dtype), t_B, *self._inputs(asked, dtype))
+        errors: Tensor = (v.float() - flow.velocity(x_0, asked.x_1)).square().flatten(1).mean(1)
         return errors
 
-    def _text(self, prompts: Sequence[str], device: torch.device, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        tokens, masks = self._texts.batch(prompts)
-        return {n: v.to(device, dtype) for n, v in tokens.items()}, {n: m.to(device) for n, m in masks.items()}
+    def _inputs(self, asked: Asked, dtype: torch.dtype) -> tuple[Any, ...]:
+        """What the model reads beside latents and time: tokens and masks by encoder, context, task, first frame."""
+        device = asked.x_1.device
+        tokens, masks = self._texts.batch(asked.prompts)
+        tokens, masks = {n: v.to(device, dtype) for n, v in tokens.items()}, {n: m.to(device) for n, m in masks.items()}
+        if asked.identity is not None:
+            tokens[IDENTITY] = asked.identity.to(dtype)
+            masks[IDENTITY] = torch.ones(asked.identity.shape[:2], dtype=torch.bool, device=device)
+        context = None if asked.context is None else asked.context.to(dtype)
+        return tokens, masks, context, asked.task, asked.start
 
     def _prompt(self, clip_id: str) -> str:
         try:
             return self._prompts[clip_id]
         except KeyError as error:
             raise TrainingError(f"{self.name}: clip {clip_id}: expected a prompt (empty where there is no caption), found none") from error
+
+
+def _repeated(asked: Asked, times: int) -> Asked:
+    """The samples so many times, one after the other: all, then all again."""
+
+    def again(value: Any) -> Any:
+        return value if value is None or isinstance(value, list) else value.repeat(times, *[1] * (value.ndim - 1))
+
+    tensors = Asked(*map(again, asked))
+    return tensors._replace(prompts=list(asked.prompts) * times)
