@@ -40,7 +40,7 @@ def prepare(folder: Path, layers: int, compiled: bool, small: bool) -> None:
     from training.models.transformer import TransformerConfig
     from training.parallel.engine import EngineConfig, OptimConfig
     from training.tasks.autoencoder import AutoencoderTask
-    from training.tasks.text_to_video import FlowConfig
+    from training.tasks.flow_config import FlowConfig
 
     spec = importlib.util.spec_from_file_location("makers", ROOT / "tests" / "train" / "conftest.py")
     assert spec and spec.loader

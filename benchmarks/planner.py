@@ -36,7 +36,7 @@ def configuration(layers: int, width: int, ffn: int, heads: int, batch: int, n_f
     from training.models.text import TextConfig
     from training.models.transformer import TransformerConfig
     from training.parallel.engine import EngineConfig
-    from training.tasks.text_to_video import FlowConfig
+    from training.tasks.flow_config import FlowConfig
 
     side = size_px // 16
     model = TransformerConfig(

@@ -41,7 +41,7 @@ from training.models.autoencoder import TAEConfig
 from training.models.text import TextConfig
 from training.models.transformer import TransformerConfig
 from training.parallel.engine import EngineConfig, OptimConfig
-from training.tasks.text_to_video import FlowConfig
+from training.tasks.flow_config import FlowConfig
 
 MOST = 1.05
 BATCHES = 8

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from training.config import TrainConfig
     from training.data.index import Sample
     from training.encode import Encoded
-    from training.tasks.text_to_video import FlowConfig
+    from training.tasks.flow_config import FlowConfig
 
 RECORDS = "records"
 COMMAND = "encode"
@@ -146,7 +146,8 @@ def _samples(dataset: Path, config: "TrainConfig") -> tuple[int, "list[Sample]"]
         raise ManifestError(
             f"{dataset}: expected a dataset with a manifest, found none; make one with `dailies curate INPUT --out {dataset}`"
         )
-    return version, [s for s in load_samples(dataset, version) if not config.data.sets or s.set_name in config.data.sets]
+    pictures = [s for s in load_samples(dataset, version) if s.kind != "audio"]
+    return version, [s for s in pictures if not config.data.sets or s.set_name in config.data.sets]
 
 
 def _refused(sample: "Sample", config: "TrainConfig", version: int) -> str | None:

@@ -164,14 +164,18 @@ def _scale(
         raise TrainingError(
             f"{config.stage}: expected flow.tae, the folder of a trained autoencoder, found none; `dailies train tae` makes it"
         )
-    tae, sha256 = load_tae(Path(flow.tae))
+    tae, sha256 = load_tae(Path(flow.tae), flow.autoencoder)
+    digests: dict[str, Any] = {"tae_sha256": sha256, "parent_sha256": None}
+    if flow.upsample and flow.upsample.artefacts:
+        digests["artefacts_sha256"] = load_tae(Path(flow.upsample.artefacts))[1]
     if flow.parent:
         description, _ = read_export(Path(flow.parent), "")
+        digests["parent_sha256"] = description["sha256"]
         latents = description.get("latents") or {}
-        if latents.get("tae_sha256") != sha256:
+        if latents.get("tae_sha256") == sha256:
+            return LatentScale(mean=tuple(latents["mean"]), std=tuple(latents["std"])), digests
+        if not flow.upsample:  # an upsampler works on the latents of another autoencoder than its parent: their scale is its own
             raise TrainingError(f"{flow.parent}: expected a parent trained on autoencoder {sha256}, found {latents.get('tae_sha256')}")
-        scale = LatentScale(mean=tuple(latents["mean"]), std=tuple(latents["std"]))
-        return scale, {"tae_sha256": sha256, "parent_sha256": description["sha256"]}
     chosen = Plan(config.plan_settings(version), samples).samples
     clips = _readable(config, dataset, chosen, flow.scale_clips, None)
-    return measure_scale(tae, clips), {"tae_sha256": sha256, "parent_sha256": None}
+    return measure_scale(tae, clips), digests

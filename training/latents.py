@@ -105,9 +105,9 @@ def read_export(folder: Path, stage: str) -> tuple[dict[str, Any], dict[str, Ten
     return description, load(data)
 
 
-def load_tae(folder: Path) -> tuple[TAE, str]:
-    """(autoencoder, SHA-256 of its weights) of an export of `dailies train tae`."""
-    description, state = read_export(folder, "tae")
+def load_tae(folder: Path, stage: str = "tae") -> tuple[TAE, str]:
+    """(autoencoder, SHA-256 of its weights) of an export of `dailies train tae`, or of another `stage`: image_ae."""
+    description, state = read_export(folder, stage)
     try:
         sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in description["model"].items()}
         with torch.device("meta"):

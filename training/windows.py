@@ -1,11 +1,12 @@
 """Sampling what is longer than a model's window: every step moves all windows, and what they say where they overlap is averaged.
 
-MultiDiffusion (Bar-Tal et al. 2023) along one axis: dx/dt at a place is the weighted mean of what each window over it says. The spatial
+MultiDiffusion (Bar-Tal et al. 2023): dx/dt at a place is the weighted mean of what each window over it says. The spatial
 upsampler takes windows of 14 frames that overlap by 4, all places alike (Movie Gen, Spatial Upsampler); sound takes a triangle, so that a
 window speaks most where it sees as much on both sides (Movie Gen Audio, extension).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -64,3 +65,29 @@ def joined(velocities: Sequence[Velocity], parts: Sequence[Window], shares: Sequ
         return total
 
     return dx_dt
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """An axis of a latent that windows of `size` lie on, sharing at least `overlap` places; one is enough where the axis is no longer."""
+
+    dim: int
+    length: int
+    size: int
+    overlap: int
+
+
+def covering(
+    make: Callable[[Mapping[int, Window]], Velocity],
+    axes: Sequence[Axis],
+    weight: Callable[[int], Tensor],
+    box: Mapping[int, Window] | None = None,
+) -> Velocity:
+    """dx/dt of a latent that is covered by windows along several axes; `make(box)` says that of one, box = axis -> window."""
+    chosen = dict(box or {})
+    if not axes:
+        return make(chosen)
+    first, *rest = axes
+    parts = windows(first.length, first.size, first.overlap)
+    velocities = [covering(make, rest, weight, chosen | {first.dim: part}) for part in parts]
+    return joined(velocities, parts, blending(first.length, parts, weight), first.dim)

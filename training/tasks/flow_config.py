@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from training import flow
+from training.degradation import UpsampleConfig
 from training.models.text import TextConfig
 from training.models.transformer import TransformerConfig
 
@@ -36,6 +37,13 @@ class FlowConfig:
     """Folder of `dailies encode latents`, whose latents are read in place of pixels where they are there; wants data.augment false."""
     text_cache: str | None = None
     """Folder for encoded prompts, shared by runs; None keeps them in memory."""
+    upsample: UpsampleConfig | None = None
+    """Of a spatial upsampler; `tae` is then an image autoencoder."""
+
+    @property
+    def autoencoder(self) -> str:
+        """The stage that makes the autoencoder whose latents this stage works on."""
+        return "image_ae" if self.upsample else "tae"
 
     def __post_init__(self) -> None:
         if not 0 <= self.text_dropout < 1 or self.time_std <= 0 or self.time_bins < 1 or self.scale_clips < 1:

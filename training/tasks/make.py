@@ -1,6 +1,7 @@
 """From a run's configuration to its task: the only place that knows which stage is which task."""
 
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -8,11 +9,12 @@ from training.conditions import load_latents, load_parent, load_principal, load_
 from training.config import TrainConfig
 from training.data.text_cache import TextCache
 from training.errors import TrainingError
-from training.latents import LatentCodec, load_tae, read_export
+from training.latents import LatentCodec, LatentScale, load_tae, read_export
 from training.models.text import load_encoders
 from training.tasks.autoencoder import AutoencoderTask
 from training.tasks.task import Task
 from training.tasks.text_to_video import TextToVideoTask
+from training.tasks.upsampler import UpsamplerTask
 
 
 def make_task(config: TrainConfig, out: Path) -> Task:
@@ -21,7 +23,7 @@ def make_task(config: TrainConfig, out: Path) -> Task:
         principal = load_principal(out) if config.principal_clips else None
         return AutoencoderTask(config.stage, config.model, config.loss, config.seed, _image_weights(config.parent, out), principal)
     scale, digests = load_latents(out)
-    tae, sha256 = load_tae(Path(config.flow.tae))
+    tae, sha256 = load_tae(Path(config.flow.tae), config.flow.autoencoder)
     _same(config.flow.tae, "tae", digests["tae_sha256"], sha256)
     parent = None
     if config.flow.parent:
@@ -30,7 +32,20 @@ def make_task(config: TrainConfig, out: Path) -> Task:
     folder = Path(config.flow.text_cache) if config.flow.text_cache else None
     texts = TextCache(load_encoders(config.flow.text), folder)
     codec = LatentCodec(tae, scale, sha256, config.flow.latents_memory_mb << 20)
-    return TextToVideoTask(config.stage, config.flow, config.seed, codec, load_prompts(out), texts, parent)
+    common = (config.stage, config.flow, config.seed, codec, load_prompts(out), texts, parent)
+    if config.flow.upsample:
+        return UpsamplerTask(*common, _artefacts(config.flow.upsample.artefacts, digests))
+    return TextToVideoTask(*common)
+
+
+def _artefacts(folder: str | None, digests: dict[str, Any]) -> LatentCodec | None:
+    """The temporal autoencoder whose traces an upsampler learns to remove; its latents need no scale, as they only come and go."""
+    if not folder:
+        return None
+    tae, sha256 = load_tae(Path(folder))
+    _same(folder, "autoencoder of artefacts", digests["artefacts_sha256"], sha256)
+    n = tae.config.latent_channels
+    return LatentCodec(tae, LatentScale(mean=(0.0,) * n, std=(1.0,) * n), sha256)
 
 
 def _image_weights(parent: str | None, out: Path) -> dict[str, Tensor] | None:
