@@ -1,7 +1,7 @@
 """Near-duplicates: clips that show the same pictures, grouped, with one keeper a group. Table stage, one row out for one row in.
 
 In:   clip_id string, kind string, quality double, n_pixels long, and at least one of pdq list<binary 32> and vector list<float>, where
-      null or an empty list means: has none; optionally pdq_frame list<int>, pdq_own list<bool>
+      null or an empty list means: has none; optionally pdq_frame list<int>, pdq_own list<bool>, and fresh bool, see below
 Out:  clip_id, dup_group string, dup_rank int, dup_distance int (bits, by PDQ), dup_similarity float (cosine, by vector), to the keeper
 
 `pdq` holds PDQ hashes of the clip's pictures (those of quality >= 50). `pdq_frame` says which frame, or second, of the clip each hash
@@ -15,13 +15,14 @@ clip counts once; or when the cosine of their vectors is at least `min_cosine`. 
 keeper is the first by quality, then pixels, both descending, then clip_id.
 
 `label_duplicates` is that definition over all pairs; `label_duplicates_on_spark` finds the same pairs through `near_hashes` (complete) and
-through the cells of `near_vectors` (complete but for what `cells` says). `copy_index` takes new batches in. `subclips` says where the
-pictures of two clips lie in one another.
+through the cells of `near_vectors` (complete but for what `cells` says). Where a clip is not `fresh`, its pairs with others that are not are
+known from before: `find_edges` leaves them out and `known_pairs` keeps them. `subclips` says where the pictures of two clips lie in one
+another.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +31,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import near_hashes, near_vectors
-from curation.cells import CellsConfig, to_short
+from curation.cells import Cells, CellsConfig, to_short
 from curation.components import connected_components, spark_schema
 from curation.near_hashes import to_frames, to_own, to_words
 from curation.near_vectors import read_vectors
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import DataFrame
 
 OUTPUT = pa.schema(
     [
@@ -188,27 +189,40 @@ def _root(parent: list[int], i: int) -> int:
 
 def label_duplicates_on_spark(rows: "DataFrame", cfg: DuplicatesConfig) -> "DataFrame":
     """The rows of `label_duplicates` in any order. Of clips it collects only the vectors that centroids are trained on; some jobs run eagerly."""
+    return label_edges(rows, find_edges(rows, cfg))
+
+
+def find_edges(rows: "DataFrame", cfg: DuplicatesConfig, cells: Cells | None = None) -> "DataFrame":
+    """Edges (u, v) that join the near-duplicates among the rows; where clips are not fresh, together with those found between these before.
+
+    Not every pair is an edge, but as many as make the same groups. Vectors are looked for in the given cells, or in cells trained on them.
+    """
     clips = prepared(rows)
     edges = _hash_edges(clips, cfg) if "pdq" in rows.columns else None
     if "vector" in rows.columns:
-        found = near_vectors.edges_on_spark(clips, cfg.min_cosine, cfg.cells)
+        found = near_vectors.edges_on_spark(clips, cfg.min_cosine, cfg.cells, cells)
         edges = found if edges is None else edges.unionByName(found)
     if edges is None:
         raise ValueError(f"duplicates: a column pdq or vector expected, found {', '.join(rows.columns)}")
-    labelled = label_groups(clips, connected_components(edges)).hint("shuffle_hash")
+    return edges
+
+
+def label_edges(rows: "DataFrame", edges: "DataFrame") -> "DataFrame":
+    """OUTPUT of the rows, given the edges (u, v) between them."""
+    labelled = label_groups(prepared(rows), connected_components(edges)).hint("shuffle_hash")
     return rows.select("clip_id").join(labelled, "clip_id", "left").fillna(0, "dup_rank").select(*OUTPUT.names)
 
 
-def label_groups(clips: "DataFrame", groups: "DataFrame", before: Sequence["Column"] = ()) -> "DataFrame":
-    """OUTPUT of the clips (as from `prepared`) that are in a group (clip_id, label); the keeper is first by `before`, then as always."""
+def label_groups(clips: "DataFrame", groups: "DataFrame") -> "DataFrame":
+    """OUTPUT of the clips (as from `prepared`) that are in a group (clip_id, label)."""
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
     usual = (F.desc_nulls_last("quality"), F.desc_nulls_last("n_pixels"), F.asc("clip_id"))
-    order = Window.partitionBy("label").orderBy(*before, *usual)
+    order = Window.partitionBy("label").orderBy(*usual)
     # Few clips are in a group: they are built into a table, and all clips stream past it.
     ranked = (
-        clips.drop("kind", "pdq_frame")
+        clips.drop("kind", "pdq_frame", "fresh")
         .join(groups.hint("shuffle_hash"), "clip_id")
         .select(
             "clip_id",
@@ -229,16 +243,19 @@ def prepared(rows: "DataFrame") -> "DataFrame":
     quality = F.when(~F.isnan("quality"), F.col("quality")).alias("quality")
     vector = F.when(F.size("vector") > 0, lists["vector"]) if "vector" in rows.columns else lists["vector"]
     hashes = (lists[n].alias(n) for n in ("pdq", "pdq_frame", "pdq_own"))
-    return rows.select("clip_id", "kind", quality, "n_pixels", *hashes, vector.alias("vector"))
+    fresh = F.col("fresh") if "fresh" in rows.columns else F.lit(True)
+    return rows.select("clip_id", "kind", quality, "n_pixels", *hashes, vector.alias("vector"), fresh.alias("fresh"))
 
 
 def _hash_edges(clips: "DataFrame", cfg: DuplicatesConfig) -> "DataFrame":
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    # Clips with the very same hashes (re-uploads) are joined to one head first: k of them cost k rows, not k^2 / 2 pairs.
+    # Clips with the very same hashes (re-uploads) are joined to one head first: k of them cost k rows, not k^2 / 2 pairs. A head is
+    # fresh when all of them are: else one of them was compared before with all that is old.
     same = Window.partitionBy("kind", "pdq", "pdq_frame", "pdq_own")
     hashed = clips.where(F.size("pdq") > 0).drop("vector").withColumn("head", F.min("clip_id").over(same))
+    hashed = hashed.withColumn("fresh", F.bool_and("fresh").over(same))
     copies = hashed.where("clip_id != head").select(F.col("clip_id").alias("u"), F.col("head").alias("v"))
     return copies.unionByName(_links_on_spark(hashed.where("clip_id = head"), cfg))
 
@@ -249,7 +266,7 @@ def _links_on_spark(heads: "DataFrame", cfg: DuplicatesConfig) -> "DataFrame":
 
     # The number is given so that Spark does not merge partitions by bytes: this step is bound by comparing, not by volume.
     n = int(str(heads.sparkSession.conf.get("spark.sql.shuffle.partitions")))
-    blocks = heads.select("clip_id", "kind", "pdq", "pdq_frame", "pdq_own").mapInArrow(
+    blocks = heads.select("clip_id", "kind", "pdq", "pdq_frame", "pdq_own", "fresh").mapInArrow(
         near_hashes.block_batches, spark_schema(near_hashes.BLOCK_ROWS)
     )
     sorted_blocks = blocks.repartition(n, "kind", "block").sortWithinPartitions("kind", "block")

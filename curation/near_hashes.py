@@ -8,6 +8,7 @@ is compared where hashes are evenly spread, and 32 rows a hash are shuffled inst
 still quadratic in the number of hashes, divided by 230; for 10^8 hashes and more, wider bands would pay.
 
 Hashes are own ones or probes (see `embeddings`); two probes are never compared. With three probes to an own hash that saves 9 pairs of 16.
+Nor are two hashes that are both of before (not `fresh`): of a collection that grew, the pairs within the old part are known (`known_pairs`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +37,7 @@ BLOCK_ROWS = pa.schema(
         ("frame", pa.int32()),
         ("n", pa.int32()),
         ("own", pa.bool_()),
+        ("fresh", pa.bool_()),
     ]
 )
 MATCHES = pa.schema(
@@ -94,7 +96,8 @@ def near_pairs(a: np.ndarray, b: np.ndarray, max_distance: int) -> Iterator[tupl
 
 
 def block_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """For rows (clip_id, kind, pdq, pdq_frame), 32 rows a hash: one for each of its bytes, in the block of the byte's place and value."""
+    """For rows (clip_id, kind, pdq, pdq_frame, pdq_own, fresh), 32 rows a hash: one for each of its bytes, in the block of the byte's place
+    and value."""
     places = np.arange(HASH_BYTES, dtype=np.int32) * 256
     for batch in batches:
         ids, hashes, numbers, flags = (batch.column(c).to_pylist() for c in ("clip_id", "pdq", "pdq_frame", "pdq_own"))
@@ -115,12 +118,14 @@ def block_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]
             pa.array(np.concatenate(frames)[spread]),
             pa.array(n_frames[owner]),
             pa.array(np.concatenate(own_ones)[spread]),
+            batch.column("fresh").take(pa.array(owner)),
         ]
         yield pa.RecordBatch.from_arrays(columns, schema=BLOCK_ROWS)
 
 
 def match_batches(max_distance: int, small_block: int = SMALL_BLOCK) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """A function for mapInArrow over block rows sorted by (kind, block): pairs of hashes of different clips that match, each pair once."""
+    """A function for mapInArrow over block rows sorted by (kind, block): pairs of hashes of different clips that match, at least one of them
+    fresh, each pair once."""
 
     def match(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for block in whole_blocks(batches):
@@ -156,18 +161,21 @@ def _several(pieces: list[pa.RecordBatch], least: int) -> Iterator[pa.Table]:
 def _match_block(block: pa.Table, max_distance: int, small_block: int) -> Iterator[pa.RecordBatch]:
     """Matches within one block, each pair only in its home of all the blocks it meets in."""
     place = block["block"][0].as_py() // 256
+    own, fresh = (block[n].combine_chunks().to_numpy(zero_copy_only=False).astype(bool) for n in ("own", "fresh"))
+    if not fresh.any():
+        return
     words = np.frombuffer(b"".join(block["hash"].to_pylist()), np.uint64).reshape(-1, 4)
-    own = block["own"].combine_chunks().to_numpy(zero_copy_only=False).astype(bool)
-    for left, right in _candidates(words, own, place, max_distance, small_block):
+    for left, right in _candidates(words, own, fresh, place, max_distance, small_block):
         home = _home(words[left] ^ words[right]) == place
         if home.any():
             yield from _matches(block, left[home], right[home])
 
 
 def _candidates(
-    words: np.ndarray, own: np.ndarray, place: int, max_distance: int, small_block: int
+    words: np.ndarray, own: np.ndarray, fresh: np.ndarray, place: int, max_distance: int, small_block: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Index arrays of near pairs in a block, each once, but of two probes: of all pairs when it is small, else of near sibling bytes."""
+    """Index arrays of near pairs in a block, each once, but of two probes and of two old ones: of all pairs when it is small, else of near
+    sibling bytes."""
     sibling = words.view(np.uint8).reshape(-1, HASH_BYTES)[:, place ^ 1]
     if len(words) <= small_block:
         sibling = np.zeros_like(sibling)
@@ -177,11 +185,13 @@ def _candidates(
         run = order[starts[value] : starts[value + 1]]
         further = np.concatenate([run[:0], *(order[starts[w] : starts[w + 1]] for w in (value ^ _FLIPS).tolist() if w > value)])
         mine, probes = run[own[run]], run[~own[run]]
-        for i, j in near_pairs(words[mine], words[mine], max_distance):
-            yield mine[i[j > i]], mine[j[j > i]]
-        for left, right in ((mine, np.concatenate([probes, further])), (probes, further[own[further]])):
-            for i, j in near_pairs(words[left], words[right], max_distance):
-                yield left[i], right[j]
+        new, old = mine[fresh[mine]], mine[~fresh[mine]]
+        for i, j in near_pairs(words[new], words[new], max_distance):
+            yield new[i[j > i]], new[j[j > i]]
+        for left, right in ((new, old), (mine, np.concatenate([probes, further])), (probes, further[own[further]])):
+            for a, b in ((left[fresh[left]], right), (left[~fresh[left]], right[fresh[right]])):
+                for i, j in near_pairs(words[a], words[b], max_distance):
+                    yield a[i], b[j]
 
 
 def _home(differing: np.ndarray) -> np.ndarray:

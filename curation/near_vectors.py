@@ -93,7 +93,7 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def spread_batches(cells: Cells, min_cosine: float, cfg: CellsConfig) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """A function for mapInArrow: rows (clip_id, kind, vector) without nulls -> COPIES. Zero vectors are like nothing and left out."""
+    """A function for mapInArrow: rows (clip_id, kind, vector, fresh) without nulls -> COPIES. Zero vectors are like nothing and left out."""
     delta = delta_of(min_cosine)
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -109,7 +109,7 @@ def spread_batches(cells: Cells, min_cosine: float, cfg: CellsConfig) -> Callabl
                 pa.array(cell),
                 batch["clip_id"].take(take),
                 pa.array(own),
-                pa.array(np.ones(len(own), bool)),
+                batch["fresh"].take(take),
             ]
             yield pa.RecordBatch.from_arrays([*columns, to_binary(short).take(take)], schema=COPIES)
 
@@ -156,11 +156,15 @@ def block_pairs(block: pa.Table, min_cosine: float) -> tuple[np.ndarray, np.ndar
     return np.concatenate(left), np.concatenate(right)
 
 
-def edges_on_spark(clips: "DataFrame", min_cosine: float, cfg: CellsConfig) -> "DataFrame":
-    """Edges (u, v) that join all clips (clip_id, kind, vector) whose vectors are near, found cell by cell."""
-    known = clips.where("vector IS NOT NULL").select("clip_id", "kind", "vector")
+def edges_on_spark(clips: "DataFrame", min_cosine: float, cfg: CellsConfig, cells: Cells | None = None) -> "DataFrame":
+    """Edges (u, v) that join all clips (clip_id, kind, vector, fresh) whose vectors are near, found cell by cell, but pairs of two old ones.
+
+    Cells are trained on the clips where none are given.
+    """
+    known = clips.where("vector IS NOT NULL").select("clip_id", "kind", "vector", "fresh")
     n_clips = known.count()
-    return match_on_spark(copies_on_spark(known, train_on_spark(known, n_clips, cfg), min_cosine, cfg), n_clips, min_cosine)
+    cells = cells or train_on_spark(known, n_clips, cfg)
+    return match_on_spark(copies_on_spark(known, cells, min_cosine, cfg), n_clips, min_cosine)
 
 
 def train_on_spark(known: "DataFrame", n_clips: int, cfg: CellsConfig) -> Cells:
@@ -173,7 +177,7 @@ def train_on_spark(known: "DataFrame", n_clips: int, cfg: CellsConfig) -> Cells:
 
 
 def copies_on_spark(known: "DataFrame", cells: Cells, min_cosine: float, cfg: CellsConfig) -> "DataFrame":
-    """COPIES of the rows (clip_id, kind, vector)."""
+    """COPIES of the rows (clip_id, kind, vector, fresh)."""
     shared = known.sparkSession.sparkContext.broadcast(cells)
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -142,6 +142,7 @@ def _print_summary(summary: Any, report: Path) -> None:
         ["clips", f"{summary.clips:,}"],
         ["kept", f"{summary.kept:,}  ({summary.hours_kept:.4f} h)"],
         ["shards", f"{summary.shards:,}"],
+        ["compared", f"{summary.copies_looked_for:,} clips for copies ({summary.copies_known:,} known among themselves)"],
         ["version", str(summary.version)],
         ["seconds", f"{summary.seconds:.1f}"],
         ["report", str(report)],

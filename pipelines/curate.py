@@ -60,6 +60,10 @@ class Summary:
     hours_kept: float
     shards: int
     shortages: tuple[str, ...]
+    copies_looked_for: int
+    """Clips that were compared with all others for copies in this run …"""
+    copies_known: int
+    """… and those of an earlier run, whose copies among themselves were known."""
     seconds: float
 
 
@@ -78,6 +82,7 @@ class Curation:
         self.blocks = self.store.read("blocklist")
         self.blocklist = Blocklist.of(from_table(Block, self.blocks))
         self.today = today
+        self.compared = tables.Compared()
 
     def do(self, *stages: Stage, inputs: pa.Table) -> None:
         """The outputs of the stages, which need nothing of one another, exist for all rows of the input."""
@@ -364,5 +369,7 @@ def _summary(run: Curation, listed: int, shortages: tuple[str, ...], begun: floa
         hours_kept=round(float(spans.sum()) / 3.6e9, 4),
         shards=run.store.read("shards").num_rows,
         shortages=shortages,
+        copies_looked_for=run.compared.fresh,
+        copies_known=run.compared.known,
         seconds=round(time.monotonic() - begun, 1),
     )

@@ -1,5 +1,6 @@
 """Duplicates, concepts, sets and mix: the table stages over the whole dataset, on Spark, each on what the one before left."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import buckets, concepts, duplicates, mix, sets
+from curation import buckets, concepts, duplicates, known_pairs, mix, sets
+from manifests import ids
 from pipelines import plan
 from pipelines.work import merge_columns
 
@@ -15,6 +17,14 @@ if TYPE_CHECKING:
     from pipelines.curate import Curation
 
 _started: list[Any] = []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Clips whose copies were looked for among all, and those whose copies among themselves were known from an earlier run."""
+
+    fresh: int = 0
+    known: int = 0
 
 
 def compose(run: "Curation") -> tuple[str, ...]:
@@ -37,7 +47,7 @@ def stop() -> None:
 
 
 def _label_duplicates(run: "Curation", clips: pa.Table, described: pa.Table) -> None:
-    """Groups by PDQ hashes, and by the descriptors of a copy-detection network where one was run."""
+    """Groups by PDQ hashes, and by the descriptors of a copy-detection network where one was run; pairs of earlier runs are not looked for."""
     rows = merge_rows(clips, described, "clip_id", ("pdq", "pdq_frame", "pdq_own"))
     # Quality decides the keeper: sharpness of the picture as decoded, then its size (ours).
     quality = pc.fill_null(rows.column("sharpness"), 0.0).cast(pa.float64())
@@ -48,7 +58,11 @@ def _label_duplicates(run: "Curation", clips: pa.Table, described: pa.Table) -> 
     copies = [stage for stage, batch in plan.wanted_batches(run.config) if batch.name == "copies"]
     if copies and clips.num_rows:
         table = merge_rows(table, run.outputs(copies[0], clips), "clip_id", ("vector",))
-    found = _on_spark(run, "duplicates", partial(duplicates.label_duplicates_on_spark, cfg=run.config.duplicates), table)
+    made_by = [stage.digest(run.config) for stage in (plan.DESCRIBE, *copies)]
+    pairs = known_pairs.open_pairs(run.place.work / "spark" / "pairs", ids.digest("duplicates", run.config.duplicates, *made_by), table)
+    run.compared = Compared(fresh=pairs.n_fresh, known=len(pairs.fresh) - pairs.n_fresh)
+    table = table.append_column("fresh", pa.array(pairs.fresh))
+    found = _on_spark(run, "duplicates", partial(known_pairs.label_known, cfg=run.config.duplicates, pairs=pairs), table)
     run.clips = merge_columns(run.clips, found, "clip_id", duplicates.OUTPUT.names[1:])
 
 

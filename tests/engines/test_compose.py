@@ -82,6 +82,7 @@ def test_a_curation_composes_its_sets(tmp_path: Path) -> None:
     that take it; what was not measured is said."""
     run = curation(tmp_path)
     said = tables.compose(run)
+    assert run.compared == tables.Compared(fresh=8, known=0)
     rows = run.clips.to_pylist()
     keeper = rows[2]["clip_id"]
     assert [(r["dup_group"], r["dup_rank"]) for r in rows[:4]] == [(keeper, 1), (keeper, 2), (keeper, 0), (None, 0)]

@@ -1,5 +1,6 @@
 """Every table stage gives the same rows in plain Python and on Spark, whatever the order and partitions of the rows."""
 
+import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -7,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from curation.buckets import assign_sets, assign_sets_on_spark
 from curation.cells import CellsConfig
 from curation.concepts import ConceptsConfig, label_concepts, label_concepts_on_spark
-from curation.copy_index import CopyIndexError, add_batch, read_index
 from curation.duplicates import DuplicatesConfig, label_duplicates, label_duplicates_on_spark
+from curation.known_pairs import label_known, open_pairs
 from curation.mix import MixConfig, count_strata, count_strata_on_spark, label_mix, label_mix_on_spark
 from curation.sets import DurationRow, Need, SetConfig
 from pipelines.on_spark import JavaError, SparkConfig, find_java, java_version, run_table, run_tables, session
@@ -101,49 +103,51 @@ def test_vectors_agree(spark: Any, tmp_path: Path, columns: tuple[str, ...]) -> 
     same_rows(spark, tmp_path, table, plain, lambda df: label_duplicates_on_spark(df, cfg))
 
 
-def batches_of(table: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
-    cut = len(table) // 3
-    return table.slice(0, cut), table.slice(cut, cut), table.slice(2 * cut)
+def compared(spark: Any, work: Path, table: pa.Table, cfg: DuplicatesConfig, key: str = "k") -> tuple[list[dict[str, Any]], int]:
+    """What a folder that keeps pairs says of the table, and how many of its clips were looked up in it."""
+    pairs = open_pairs(work / "pairs", key, table)
+    given = table.append_column("fresh", pa.array(pairs.fresh))
+    found = run_table(spark, partial(label_known, cfg=cfg, pairs=pairs), given, work / "run")
+    return found.sort_by("clip_id").to_pylist(), pairs.n_fresh
 
 
-def test_new_batches_meet_what_was_kept(spark: Any, tmp_path: Path) -> None:
-    """Batch after batch: what was kept stays, a copy of it is one of it, no two kept clips of different batches are alike, and the order of
-    a batch's rows changes nothing."""
-    table = described(8, 360).select(["clip_id", "kind", "quality", "n_pixels", "vector"])
+@pytest.mark.parametrize("columns", [("pdq", "pdq_frame", "pdq_own"), ("pdq", "vector")])
+def test_a_collection_that_grew_is_grouped_as_if_anew(spark: Any, tmp_path: Path, columns: tuple[str, ...]) -> None:
+    """Batch after batch only new clips are looked for, and groups, keepers, ranks and distances are those of comparing everything anew."""
+    table = described(8, 360) if "vector" in columns else pictures(8, 360, True)
+    table = table.select(["clip_id", "kind", "quality", "n_pixels", *columns])
+    table = table.take(pa.array(np.random.Generator(np.random.Philox(key=2)).permutation(len(table))))
     cfg = DuplicatesConfig(cells=CellsConfig(rows_per_cell=30, reach=1.0, max_visits=1000))
-    found: list[dict[str, dict[str, Any]]] = []
-    for way in ("given", "turned"):
-        seen: dict[str, dict[str, Any]] = {}
-        for number, batch in enumerate(batches_of(table)):
-            rows = batch if way == "given" else batch.take(pa.array(range(len(batch) - 1, -1, -1)))
-            part = spark.createDataFrame(rows).repartition(1 if way == "given" else 4)
-            out = add_batch(part, f"b{number}", tmp_path / way, cfg).toArrow()
-            assert sorted(out["clip_id"].to_pylist()) == sorted(batch["clip_id"].to_pylist())
-            seen |= {r["clip_id"]: r for r in out.to_pylist()}
-        found.append(seen)
-    assert found[0] == found[1]
-    kept = {i for i, r in found[0].items() if r["dup_rank"] == 0}
-    index = read_index(tmp_path / "given")
-    assert index is not None and (index.n_kept, index.batches, index.outgrown) == (len(kept), ("b0", "b1", "b2"), False)
-    assert all(r["dup_group"] in kept for r in found[0].values() if r["dup_rank"] > 0)
-    alone = table.filter(pa.array([i in kept for i in table["clip_id"].to_pylist()]))
-    assert set(label_duplicates(alone, cfg)["dup_rank"].to_pylist()) == {0}
-    first = label_duplicates(batches_of(table)[0], cfg).to_pylist()
-    assert [found[0][r["clip_id"]] for r in first] == first
-    crossing = [r for i, r in found[0].items() if r["dup_rank"] > 0 and r["dup_group"] in {c["clip_id"] for c in first}]
-    assert len(crossing) > len([r for r in first if r["dup_rank"] > 0])
+    before: set[str] = set()
+    for end, fresh in ((150, 150), (260, 110), (360, 100)):
+        anew = label_duplicates(table.slice(0, end), cfg).sort_by("clip_id").to_pylist()
+        assert compared(spark, tmp_path, table.slice(0, end), cfg) == (anew, fresh)
+        joined = {r["clip_id"] for r in anew if r["dup_group"] is not None}
+        assert len(joined - before) > 10
+        before = joined
+    assert len(list((tmp_path / "pairs").iterdir())) == 2  # the state, and what it names
 
 
-def test_an_index_refuses_what_it_cannot_hold(spark: Any, tmp_path: Path) -> None:
-    """A batch that is in already, other settings, and a name that would be a path are refused with the remedy."""
-    rows = spark.createDataFrame(described(9, 20).select(["clip_id", "kind", "quality", "n_pixels", "vector"]))
-    add_batch(rows, "a", tmp_path, DuplicatesConfig())
-    with pytest.raises(CopyIndexError, match="a new batch expected, found a, which is in already"):
-        add_batch(rows, "a", tmp_path, DuplicatesConfig())
-    with pytest.raises(CopyIndexError, match=r"made for min_cosine and reach \(0.99, 0.5\), asked for \(0.9, 0.5\): start an index"):
-        add_batch(rows, "b", tmp_path, DuplicatesConfig(min_cosine=0.9))
-    with pytest.raises(CopyIndexError, match="a batch name of letters"):
-        add_batch(rows, "../b", tmp_path, DuplicatesConfig())
+def test_pairs_are_looked_for_anew_when_they_may_not_hold(spark: Any, tmp_path: Path) -> None:
+    """The same clips again are looked up by none; without one of them, with other hashes of one, or under another key all are. The groups are
+    those of comparing everything anew."""
+    table, cfg = pictures(4, 60, False), DuplicatesConfig()
+    for rows, fresh in ((table, 60), (table, 0), (table.slice(1), 59)):
+        assert compared(spark, tmp_path, rows, cfg) == (label_duplicates(rows, cfg).sort_by("clip_id").to_pylist(), fresh)
+    other = table.set_column(2, "pdq", pa.array([*table["pdq"].to_pylist()[:-1], [bytes(32)]], pa.list_(pa.binary())))
+    asked = ((table, "k"), (other, "k"), (table.slice(1), "l"))
+    assert [open_pairs(tmp_path / "pairs", key, rows).n_fresh for rows, key in asked] == [1, 60, 59]
+
+
+def test_full_cells_are_made_anew(tmp_path: Path) -> None:
+    """Five times the clips that cells were trained on are all compared anew; four times are not."""
+    table = described(5, 50).select(["clip_id", "kind", "quality", "n_pixels", "vector"])
+    few = table.filter(pa.array(np.arange(50) % 17 != 3))
+    pairs = open_pairs(tmp_path, "k", few.slice(0, 9))
+    (tmp_path / pairs.name).mkdir()
+    pq.write_table(pairs.clips, tmp_path / pairs.name / "clips.parquet")
+    (tmp_path / "state.json").write_text(json.dumps({"key": "k", "name": pairs.name, "n_trained": pairs.n_trained}))
+    assert [open_pairs(tmp_path, "k", few.slice(0, n)).n_fresh for n in (9, 36, 45)] == [0, 27, 45]
 
 
 def test_a_long_chain_is_one_group(spark: Any, tmp_path: Path) -> None:

@@ -202,7 +202,12 @@ def test_order_of_rows_does_not_matter(rows: list[tuple[int, int]], random: Any)
 
 
 def by_blocks(
-    hashes: Sequence[bytes], max_distance: int, batch_rows: int, small_block: int, own: Sequence[bool] | None = None
+    hashes: Sequence[bytes],
+    max_distance: int,
+    batch_rows: int,
+    small_block: int,
+    own: Sequence[bool] | None = None,
+    fresh: Sequence[bool] | None = None,
 ) -> list[tuple[str, str]]:
     """The matching pairs that the search by blocks finds, with the sort that Spark does in between."""
     schema = pa.schema(
@@ -212,10 +217,12 @@ def by_blocks(
             ("pdq", pa.list_(pa.binary())),
             ("pdq_frame", pa.list_(pa.int32())),
             ("pdq_own", pa.list_(pa.bool_())),
+            ("fresh", pa.bool_()),
         ]
     )
+    new = [True] * len(hashes) if fresh is None else fresh
     flags: Any = [None] * len(hashes) if own is None else [[bool(f)] for f in own]
-    rows = [{"clip_id": f"{i:04}", "kind": "image", "pdq": [h], "pdq_own": flags[i]} for i, h in enumerate(hashes)]
+    rows = [{"clip_id": f"{i:04}", "kind": "image", "pdq": [h], "pdq_own": flags[i], "fresh": bool(new[i])} for i, h in enumerate(hashes)]
     spread = pa.Table.from_batches(block_batches([pa.RecordBatch.from_pylist(rows, schema=schema)]))
     batches = spread.sort_by([("kind", "ascending"), ("block", "ascending")]).to_batches(max_chunksize=batch_rows)
     return [(r["a"], r["b"]) for batch in match_batches(max_distance, small_block)(batches) for r in batch.to_pylist()]
@@ -224,7 +231,8 @@ def by_blocks(
 @given(st.integers(0, 2**32), st.integers(0, 31), st.sampled_from([1, 7, 1000]), st.sampled_from([0, 3, SMALL_BLOCK]))
 @settings(max_examples=25, deadline=None)
 def test_blocks_find_every_pair_once(seed: int, max_distance: int, batch_rows: int, small_block: int) -> None:
-    """By blocks one finds exactly the pairs that all pairs show, none of two probes, each once, however rows are batched and compared."""
+    """By blocks one finds exactly the pairs that all pairs show, none of two probes, each once, however rows are batched and compared; of a
+    collection that grew exactly those with a new one."""
     rng = np.random.Generator(np.random.Philox(key=seed))
     hashes = []
     for _ in range(40):
@@ -235,6 +243,10 @@ def test_blocks_find_every_pair_once(seed: int, max_distance: int, batch_rows: i
     near = (distances(to_words(hashes, ""), to_words(hashes, "")) <= max_distance) & (own[:, None] | own[None, :])
     wanted = [(f"{i:04}", f"{j:04}") for i, j in zip(*np.nonzero(near), strict=True) if i < j]
     assert sorted(by_blocks(hashes, max_distance, batch_rows, small_block, own.tolist())) == wanted
+    fresh = rng.random(40) < 0.3
+    assert sorted(by_blocks(hashes, max_distance, batch_rows, small_block, own.tolist(), fresh.tolist())) == [
+        (a, b) for a, b in wanted if fresh[int(a)] or fresh[int(b)]
+    ]
 
 
 @pytest.mark.parametrize("small_block", [0, SMALL_BLOCK])
