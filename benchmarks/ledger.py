@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.ledger_manifest import build
 from manifests.diff import diff
+from manifests.explain import explain
 from manifests.lookup import clip_by_id
 from manifests.rebuild import compare
 from manifests.tables import ManifestStore
@@ -66,6 +67,7 @@ def measure(root: Path, n: int) -> dict[str, Any]:
     )
     assert [c and c.clip_id for c in found] == [*wanted, None]
     figures["look_up_s"] = seconds["wall_s"] / 7
+    _, figures["explain"] = _timed("explanation of one clip by id", lambda: explain(store, wanted[2]), 2)
     _, figures["commit"] = _timed("decide --commit", lambda: decide(root, OVERRIDES, commit=True))
     appended = _size(store, "decisions")
     figures["appended_decisions"] = appended[0] - decisions

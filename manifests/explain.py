@@ -12,9 +12,11 @@ import duckdb
 
 from manifests import events, records
 from manifests.find import LookupFailed, find
+from manifests.lookup import clip_by_id, is_id
 from manifests.policy import numbers_in_force, rule_of
-from manifests.query import Snapshot, connect, rows
-from manifests.schema import from_row
+from manifests.query import Snapshot, rows
+from manifests.schema import TABLES, from_row
+from manifests.whatif import Limits, open_files
 
 Exposed = Callable[[events.Exposure, str], int | None]
 """(checkpoint's exposure, clip_id) -> the first step that consumed the clip, or None. The plan replay behind it lives in training."""
@@ -150,17 +152,24 @@ def explain(store: Snapshot, key: str, *, exposed: Exposed | None = None, versio
     `key` is an id, the first six or more digits of one, a SHA-256 or MD5 of the file, or a URI, address or file name as found.
     Raises LookupFailed when it names nothing or several things.
     """
-    con = connect(store, version)
+    whole = key.strip().lower()
+    clip = clip_by_id(store, whole, version) if is_id(whole) else None  # by any other key, every clip's id is looked at
+    version = store.version() if version is None else version
+    con = open_files(store, version, tuple(TABLES), Limits())  # our own SQL: DuckDB itself skips what cannot hold a number
     try:
+        if clip is not None:
+            return _explain_clip(con, clip, exposed)
         subject, found = find(con, key)
-        return _explain_clip(con, found, exposed) if subject == "clip" else _explain_asset(con, found, exposed)
+        if subject == "asset":
+            return _explain_asset(con, found, exposed)
+        clip = from_row(records.Clip, rows(con, "SELECT * FROM clips WHERE clip_id = ?", found)[0])
+        return _explain_clip(con, clip, exposed)
     finally:
         con.close()
 
 
-def _explain_clip(con: duckdb.DuckDBPyConnection, clip_id: str, exposed: Exposed | None) -> Explanation:
-    clip: records.Clip = from_row(records.Clip, rows(con, "SELECT * FROM clips WHERE clip_id = ?", clip_id)[0])
-    asset = _asset(con, clip.asset_id)
+def _explain_clip(con: duckdb.DuckDBPyConnection, clip: records.Clip, exposed: Exposed | None) -> Explanation:
+    asset = _asset(con, "asset_no", clip.asset_no)
     asset_verdicts, _ = _verdicts(con, asset, None) if asset else ((), ())
     verdicts, earlier = _verdicts(con, clip, clip.clip_no)
     caption = rows(con, "SELECT * FROM captions WHERE caption_no = ?", clip.caption_no)[:1]
@@ -187,7 +196,7 @@ def _explain_clip(con: duckdb.DuckDBPyConnection, clip_id: str, exposed: Exposed
 
 
 def _explain_asset(con: duckdb.DuckDBPyConnection, asset_id: str, exposed: Exposed | None) -> Explanation:
-    asset = _asset(con, asset_id)
+    asset = _asset(con, "asset_id", asset_id)
     if asset is None:
         raise LookupFailed(f"explain: asset {asset_id} is not in the manifest")
     verdicts, earlier = _verdicts(con, asset, None)
@@ -218,8 +227,8 @@ def _explain_asset(con: duckdb.DuckDBPyConnection, asset_id: str, exposed: Expos
     )
 
 
-def _asset(con: duckdb.DuckDBPyConnection, asset_id: str) -> records.Asset | None:
-    found = rows(con, "SELECT * FROM assets WHERE asset_id = ?", asset_id)
+def _asset(con: duckdb.DuckDBPyConnection, key: Literal["asset_id", "asset_no"], value: str | int) -> records.Asset | None:
+    found = rows(con, f"SELECT * FROM assets WHERE {key} = ?", value)  # noqa: S608 (a column's name)
     return from_row(records.Asset, found[0]) if found else None
 
 
@@ -264,10 +273,11 @@ def _verdicts(con: duckdb.DuckDBPyConnection, subject: Any, clip_no: int | None)
     """The newest verdict of each rule in force on the subject, in funnel order, and the runs whose verdicts were others."""
     found = rows(
         con,
-        """SELECT d.run_no, d.score, d.passed, d.reason_code, r.* FROM decisions d JOIN rules r USING (rule_no)
-        WHERE d.asset_no = ? AND d.clip_no IS NOT DISTINCT FROM ?::BIGINT ORDER BY d.run_no""",
+        f"""SELECT d.run_no, d.score, d.passed, d.reason_code, r.* FROM decisions d JOIN rules r USING (rule_no)
+        WHERE d.asset_no = ? AND d.clip_no {"IS NULL" if clip_no is None else "= ?"} ORDER BY d.run_no""",  # noqa: S608
+        # An equality skips the row groups that cannot hold the number; IS NOT DISTINCT FROM would not.
         subject.asset_no,
-        clip_no,
+        *([] if clip_no is None else [clip_no]),
     )
     newest = {r["rule_no"]: r for r in found}
     in_force = [newest[n] for n in numbers_in_force(con) if n in newest and newest[n]["reason_code"] != "not_applicable"]

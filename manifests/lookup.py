@@ -6,17 +6,22 @@ import re
 from typing import Any
 
 from manifests.ids import ID_HEX
+from manifests.query import Snapshot
 from manifests.records import Clip
 from manifests.schema import from_row
-from manifests.tables import ManifestStore
 from manifests.whatif import Limits, open_files
 
 _ID = re.compile(rf"[0-9a-f]{{{ID_HEX}}}")
 
 
-def clip_by_id(store: ManifestStore, clip_id: str, version: int | None = None) -> Clip | None:
+def is_id(text: str) -> bool:
+    """Whether the text is a whole id, as clips and assets have."""
+    return _ID.fullmatch(text) is not None
+
+
+def clip_by_id(store: Snapshot, clip_id: str, version: int | None = None) -> Clip | None:
     """The clip with this whole id at a version (newest by default), or None. ValueError for what is no id."""
-    if not _ID.fullmatch(clip_id):
+    if not is_id(clip_id):
         raise ValueError(f"expected {ID_HEX} hexadecimal digits, found {clip_id[:100]!r}")
     version = store.version() if version is None else version
     con = open_files(store, version, ("clips",), Limits())

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from manifests.funnel import Amount
 from manifests.policy import Numbered
+from manifests.query import Snapshot
 from manifests.rule_sql import applies_sql, first_place_sql, identifier, survives_all_sql, verdict_sql
 from manifests.rules import Rule
 from manifests.schema import TABLES, arrow_schema
@@ -91,14 +92,14 @@ def preview(store: ManifestStore, before: Policy, after: Policy, version: int, l
         con.close()
 
 
-def open_files(store: ManifestStore, version: int, tables: Sequence[str], limits: Limits, suffix: str = "") -> duckdb.DuckDBPyConnection:
+def open_files(store: Snapshot, version: int, tables: Sequence[str], limits: Limits, suffix: str = "") -> duckdb.DuckDBPyConnection:
     """A connection in which these tables are views over the Parquet files themselves: for our own SQL, never for that of others."""
     con = duckdb.connect(":memory:", config={"threads": limits.threads, "memory_limit": limits.memory_limit, "temp_directory": ""})
     add_files(con, store, version, tables, suffix)
     return con
 
 
-def add_files(con: duckdb.DuckDBPyConnection, store: ManifestStore, version: int, tables: Sequence[str], suffix: str = "") -> None:
+def add_files(con: duckdb.DuckDBPyConnection, store: Snapshot, version: int, tables: Sequence[str], suffix: str = "") -> None:
     """The tables of a version are views named `<table><suffix>`. A column that no file has yet is null."""
     for table in tables:
         schema, files = arrow_schema(TABLES[table]), store.files(table, version)

@@ -74,7 +74,8 @@ def test_found_by_prefix_hash_and_name(store: ManifestStore) -> None:
     name = asset.uri.rsplit("/", 1)[-1]
     for key in (asset.asset_id[:12], asset.asset_id.upper(), asset.asset_sha256.hex(), asset.uri, name):
         assert explain(store, key).id == asset.asset_id, key
-    assert explain(store, CLIPS[3].clip_id[:10]).id == CLIPS[3].clip_id
+    whole = explain(store, CLIPS[3].clip_id.upper())
+    assert whole.id == CLIPS[3].clip_id and explain(store, CLIPS[3].clip_id[:10]) == whole
 
 
 def test_hostile_names_are_found_and_shown(store: ManifestStore) -> None:
