@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from curation import hash_observer, pdq
+from curation.hash_index import HashIndex
 from curation.keyframes import KeyFrame, KeyFrameError, decode_jpeg
-from curation.near_hashes import distances, to_words
+from curation.near_hashes import to_words
 from curation.tracks import Track
 from manifests.events import Block
 from manifests.purgeable import url_key
@@ -22,6 +23,8 @@ MIN_QUALITY = 50
 """PDQ's authors hold hashes of flatter pictures for noise; blocking by one would refuse every dark frame."""
 _SAME_BITS = 3
 """A picture nearer than this to the one before adds nothing to a list that is compared with an allowance of 31."""
+_CLIPS_AT_ONCE = 256
+_NOTHING = 257
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as decoded planes
 
 
@@ -31,8 +34,9 @@ class Blocklist:
 
     files: frozenset[str]
     urls: frozenset[str]
-    canonical: np.ndarray
-    area: np.ndarray
+    canonical: HashIndex | None
+    area: HashIndex | None
+    """None where there is no picture of the kind."""
 
     @classmethod
     def of(cls, blocks: Iterable[Block]) -> "Blocklist":
@@ -42,7 +46,7 @@ class Blocklist:
             by_kind.setdefault(block.kind, []).append(block.value)
         words = [to_words([bytes.fromhex(v) for v in sorted(set(by_kind.get(k, [])))], "blocklist") for k in (CANONICAL, AREA)]
         files = frozenset(v for k in ("sha256", "md5") for v in by_kind.get(k, []))
-        return cls(files, frozenset(by_kind.get("url", [])), *words)
+        return cls(files, frozenset(by_kind.get("url", [])), *(HashIndex(w) if len(w) else None for w in words))
 
     def blocks(self, asset: Asset) -> bool:
         """Whether the file is on the list, by its bytes or by an address it was found at."""
@@ -54,23 +58,22 @@ class Blocklist:
     @property
     def has_pictures(self) -> bool:
         """Whether there is any picture to compare with."""
-        return bool(len(self.canonical) + len(self.area))
-
-    def distance(self, hashes: Sequence[bytes] | None, reference: Sequence[bytes] | None, clip_id: str) -> int | None:
-        """The smallest distance in bits of a clip's hashes (own and probes) and canonical hashes to the list; None where nothing compares."""
-        pairs = ((hashes, self.area), (reference, self.canonical))
-        found = [int(distances(to_words(list(h), clip_id), listed).min()) for h, listed in pairs if h and len(listed)]
-        return min(found, default=None)
+        return self.canonical is not None or self.area is not None
 
 
 def block_distances(table: Blocklist, described: pa.Table) -> pa.Table:
-    """`clip_id, block_distance` of clips as `embeddings` describes them."""
-    names = ("clip_id", "pdq", "pdq_reference")
-    rows = zip(*(described.column(n).to_pylist() for n in names), strict=True)
-    found = [(i, table.distance(h, r, i)) for i, h, r in rows]
-    return pa.table(
-        {"clip_id": pa.array([i for i, _ in found], pa.string()), "block_distance": pa.array([d for _, d in found], pa.int32())}
-    )
+    """`clip_id, block_distance` of clips as `embeddings` describes them: the smallest distance in bits of a clip's hashes (own and probes)
+    and canonical hashes to the list, 32 where it is more than 31, null where nothing compares."""
+    ids = described.column("clip_id").to_pylist()
+    found = np.full(len(ids), _NOTHING)
+    for listed, name in ((table.area, "pdq"), (table.canonical, "pdq_reference")):
+        if listed is not None:
+            for first in range(0, len(ids), _CLIPS_AT_ONCE):
+                rows = described.column(name).slice(first, _CLIPS_AT_ONCE).to_pylist()
+                words = [to_words(hashes, clip_id) for hashes, clip_id in zip(rows, ids[first:], strict=False)]
+                owner = first + np.repeat(np.arange(len(words)), [len(w) for w in words])
+                np.minimum.at(found, owner, listed.nearest(np.concatenate(words)))
+    return pa.table({"clip_id": pa.array(ids, pa.string()), "block_distance": pa.array(found, pa.int32(), mask=found == _NOTHING)})
 
 
 def picture_hashes(track: Track | None, keyframes: Sequence[KeyFrame]) -> list[tuple[str, str]]:

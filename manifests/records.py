@@ -233,7 +233,9 @@ class Clip:
     dup_group: str | None = _text("clip_id of the keeper of its near-duplicate group; null when alone")
     dup_rank: int | None = _small("0 keeper or alone, 1.. the rank of a copy in its group")
     dup_distance: int | None = _small("smallest PDQ Hamming distance to the keeper", "bit")
-    block_distance: int | None = _small("smallest PDQ distance of its pictures to those on the blocklist; null when it holds none", "bit")
+    block_distance: int | None = _small(
+        "smallest PDQ distance of its pictures to those on the blocklist, 32 for more than 31; null when it holds none", "bit"
+    )
     dup_similarity: float | None = _score("cosine of the copy-detection descriptors of clip and keeper; null where no network ran")
     cluster_no: int | None = _small("concept cluster after merging")
     cluster_path: str | None = _text("the cluster's place in the tree of concepts, 'top/leaf'")

@@ -14,6 +14,7 @@ from curation.duplicates import DuplicatesConfig
 from curation.embeddings import DescriptorConfig
 from curation.encode import EncodeConfig
 from curation.ingest import IngestConfig
+from curation.near_hashes import MAX_DISTANCE
 from curation.people import PeopleConfig
 from curation.quarantine import QuarantineConfig
 from curation.rights import RightsConfig
@@ -81,4 +82,10 @@ class CurateConfig:
     def policy(self) -> tuple[Rule, ...]:
         """The enabled rules, in order."""
         names = [f.name for f in dataclasses.fields(RuleConfig) if f.name != "enabled"]
+        for name, rule in self.rules.items():
+            if rule.enabled and rule.measure == "block_distance" and rule.threshold > MAX_DISTANCE:
+                raise ValueError(
+                    f"rules.{name}.threshold: expected at most {MAX_DISTANCE} bits, up to which pictures on the blocklist are looked for, "
+                    f"found {rule.threshold:g}"
+                )
         return tuple(Rule(name=k, **{n: getattr(r, n) for n in names}) for k, r in self.rules.items() if r.enabled)
