@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines import cli_audit, cli_curriculum, cli_encode, cli_ledger, cli_plan, cli_release, cli_takedown, cli_train
+from pipelines import cli_audit, cli_curriculum, cli_encode, cli_generate, cli_ledger, cli_plan, cli_release, cli_takedown, cli_train
 from pipelines.console import AsJson, Overrides, errors, print_table
 
 app = typer.Typer(
@@ -154,6 +154,7 @@ for _part in (
     cli_audit.app,
     cli_curriculum.app,
     cli_encode.app,
+    cli_generate.app,
     cli_ledger.app,
     cli_plan.app,
     cli_release.app,

@@ -1,0 +1,98 @@
+"""The command that uses what was trained."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from pipelines.console import AsJson, errors
+
+app = typer.Typer()
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="What is to be seen; or --prompts.")] = None,
+    models: Annotated[
+        list[Path] | None, typer.Option("--models", help="Folder of a curriculum, run or export; may be given more than once.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="FILE.mp4, or a folder for several films.")] = Path("film.mp4"),
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help="A file of prompts: one a line, .jsonl or .csv (MovieGenBench's files as they are).")
+    ] = None,
+    stage: Annotated[
+        str | None, typer.Option("--stage", help="Stage whose weights are used; the last text-to-video stage if not given.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Keys every draw: the same seed, the same film.")] = 0,
+    count: Annotated[int, typer.Option("--count", help="Films of each prompt, from one seed after the other.", min=1)] = 1,
+    aspect: Annotated[
+        Literal["16:9", "9:16", "1:1", "4:3", "3:4"], typer.Option("--aspect", help="Aspect ratio, at the area trained on.")
+    ] = "1:1",
+    frames: Annotated[int | None, typer.Option("--frames", help="Number of frames; as trained if not given.", min=1)] = None,
+    fps: Annotated[int, typer.Option("--fps", help="Frames a second; the prompt says it to the model.", min=1)] = 24,
+    steps: Annotated[int | None, typer.Option("--steps", help="Steps of the solver; as trained if not given.", min=2)] = None,
+    guidance: Annotated[
+        float | None, typer.Option("--guidance", help="Guidance by the prompt; 1 is none; as trained if not given.")
+    ] = None,
+    upsample: Annotated[bool, typer.Option(help="Make the film larger with the upsampler, where one was trained.")] = True,
+    sign: Annotated[
+        Path | None, typer.Option("--sign", help="Ed25519 key of `dailies keygen`: the note in the film is signed with it.")
+    ] = None,
+    certificate: Annotated[Path | None, typer.Option("--certificate", help="Certificate chain (PEM) for Content Credentials.")] = None,
+    certificate_key: Annotated[Path | None, typer.Option("--certificate-key", help="Its private key (PEM).")] = None,
+    rewriter: Annotated[
+        str | None,
+        typer.Option("--rewriter", help="OpenAI-compatible address of a model that rewrites prompts, e.g. http://localhost:8000/v1."),
+    ] = None,
+    rewriter_model: Annotated[str, typer.Option("--rewriter-model", help="Its name there.")] = "default",
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 …; a GPU where there is one if not given.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make films of prompts with what was trained: text, latents, decoding, upsampler, one mp4, and a page that shows it.
+
+    Weights are the averaged ones (EMA) of the exports. Every film carries a note of models, seed and settings; `dailies verify FILM` checks
+    it. The same command again makes only what is missing.
+
+      dailies generate "A coin turns on a table." --models curriculum --out coin.mp4 --aspect 16:9
+
+      dailies generate --prompts MovieGenVideoBench.txt --models curriculum --out bench --seed 1
+    """
+    from manifests.signing import SigningError, load_signer
+    from pipelines.generate import PromptError, Wanted, read_prompts
+    from pipelines.generate import generate as run
+    from pipelines.progress import Progress
+    from pipelines.rewrite import RewriteConfig, RewriteError
+    from training.errors import TrainingError
+    from training.film import Credentials
+
+    if (prompt is None) == (prompts is None) or not models:
+        raise typer.BadParameter("expected a PROMPT or --prompts FILE, and --models FOLDER")
+    if (certificate is None) != (certificate_key is None):
+        raise typer.BadParameter("expected --certificate and --certificate-key together")
+    with errors(TrainingError, SigningError, PromptError, RewriteError):
+        listed = read_prompts(prompts) if prompts is not None else [prompt or ""]
+        if out.suffix == ".mp4" and len(listed) * count > 1:
+            raise PromptError(f"{out}: expected a folder for {len(listed) * count} films, found the name of one")
+        wishes = {"n_frames": frames, "aspect": aspect, "fps": fps, "steps": steps, "guidance": guidance, "upsample": upsample}
+        rewriting = RewriteConfig(base_url=rewriter, model=rewriter_model) if rewriter else None
+        signer = load_signer(sign) if sign else None
+        credentials = Credentials(chain=certificate, key=certificate_key) if certificate and certificate_key else None
+        progress = Progress(quiet=as_json)
+        wanted = Wanted(wishes=wishes, stage=stage, seed=seed, count=count, rewriter=rewriting)
+        made = run(load_pipeline(models, device), listed, out, wanted, signer, credentials, progress.say)
+    if as_json:
+        print(json.dumps([{"film": str(m.path), "prompt": m.prompt, "seed": m.seed, "new": m.new, **m.made_from} for m in made]))
+    else:
+        for m in made:
+            print(f"{m.path}  {'' if m.new else '(there already)'}")
+
+
+def load_pipeline(models: list[Path], device: str | None):  # type: ignore[no-untyped-def]
+    """The pipeline over the folders, on a GPU in bfloat16 where there is one, otherwise on the CPU in float32."""
+    import torch
+
+    from training.generation import MoviePipeline
+
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return MoviePipeline.from_folders(models, chosen, torch.float32 if chosen == "cpu" else torch.bfloat16)

@@ -1,0 +1,98 @@
+"""A page that shows generated films, what was asked, and numbers beside them; one file, nothing is fetched from elsewhere."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.files import write_atomic
+
+_FRAMES = 6
+_STRIP_PX = 96
+_SOUND_PX = (600, 48)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A film on the page: its file beside the page, pictures of it, and what was measured."""
+
+    name: str
+    file: str = ""
+    strip: str = ""
+    sound: str = ""
+    facts: str = ""
+    measures: dict[str, float] = field(default_factory=dict)
+    models: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The films of one prompt, side by side."""
+
+    prompt: str
+    films: tuple[Shown, ...]
+    read_as: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A measure of every column; `best` is the place of the best value, or None."""
+
+    name: str
+    values: tuple[float | None, ...]
+    note: str = ""
+    best: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Measures side by side."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def write_page(path: Path, title: str, lead: str, groups: Sequence[Group], table: Table | None = None) -> Path:
+    """The page is at `path`; whatever prompts and names hold is shown as text."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    page = environment.get_template("films.html.j2").render(title=title, lead=lead, groups=groups, table=table)
+    write_atomic(path, page.encode())
+    return path
+
+
+def strip(frames_THW3: NDArray[np.uint8]) -> str:
+    """Six evenly spaced frames side by side, as a data URI."""
+    from PIL import Image
+
+    chosen = np.linspace(0, len(frames_THW3) - 1, min(_FRAMES, len(frames_THW3))).round().astype(int)
+    sheet = Image.fromarray(np.concatenate(list(frames_THW3[chosen]), axis=1))
+    if sheet.height > _STRIP_PX:
+        sheet = sheet.resize((round(sheet.width * _STRIP_PX / sheet.height), _STRIP_PX))
+    return _uri(sheet)
+
+
+def loudness_picture(sound: NDArray[np.float32]) -> str:
+    """Peaks of the sound over time, as a data URI."""
+    from PIL import Image
+
+    width, height = _SOUND_PX
+    mono = np.abs(sound if sound.ndim == 1 else sound.mean(1))
+    edges = np.linspace(0, len(mono), width + 1).astype(int)
+    peaks = np.array([mono[a : max(b, a + 1)].max(initial=0.0) for a, b in zip(edges, edges[1:], strict=False)])
+    half = np.abs(np.arange(height) - (height - 1) / 2)[:, None]
+    sheet = np.where(half <= np.maximum(peaks * height / 2, 0.5), 90, 235).astype(np.uint8)
+    return _uri(Image.fromarray(sheet))
+
+
+def _uri(picture: Any) -> str:
+    sink = io.BytesIO()
+    picture.save(sink, "PNG")
+    return "data:image/png;base64," + base64.b64encode(sink.getvalue()).decode()

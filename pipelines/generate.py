@@ -1,0 +1,165 @@
+"""`dailies generate`: prompts to films in a folder, one mp4 a prompt and a page that shows them. The same command again makes what is missing."""
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from manifests.ids import digest
+from manifests.signing import SigningError
+from pipelines.film_page import Group, Shown, loudness_picture, strip, write_page
+from pipelines.rewrite import RewriteConfig, rewrite
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
+
+    from training.film import Credentials
+    from training.generation import MoviePipeline
+
+PAGE = "index.html"
+_COLUMNS = ("prompt", "video_prompt", "caption", "text")
+
+
+class PromptError(ValueError):
+    """A prompt file cannot be read; the message names file and place."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """How the films of a command are made. `wishes` are fields of `training.generation.Request`, the same for all but for prompt and seed."""
+
+    wishes: dict[str, Any]
+    stage: str | None = None
+    seed: int = 0
+    count: int = 1
+    """Films of each prompt, each from a seed of its own."""
+    rewriter: RewriteConfig | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """One film of the command."""
+
+    path: Path
+    prompt: str
+    read_as: str
+    seed: int
+    new: bool
+    made_from: dict[str, Any]
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a text file (one a line), a .jsonl or a .csv (column prompt, video_prompt, caption or text), as benchmarks give them.
+
+    PromptError when there is none.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptError(f"{path}: expected a file of prompts, found {error}") from error
+    if path.suffix == ".jsonl":
+        found = [_column(_object(line, f"{path}:{i}"), f"{path}:{i}") for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+    elif path.suffix == ".csv":
+        found = [_column(row, f"{path}:{i}") for i, row in enumerate(csv.DictReader(text.splitlines()), 2)]
+    else:
+        found = [line.strip() for line in text.splitlines() if line.strip()]
+    if not found:
+        raise PromptError(f"{path}: expected at least one prompt, found none")
+    return found
+
+
+def generate(
+    pipeline: "MoviePipeline",
+    prompts: Sequence[str],
+    out: Path,
+    wanted: Wanted,
+    signer: "CryptoSigner | None" = None,
+    credentials: "Credentials | None" = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Made]:
+    """The films of all prompts are in the folder `out` (or one is the file `out`), and the page beside them shows them.
+
+    A film that is there and says that it was made from the same models and the same request is left as it is.
+    """
+    single = out.suffix == ".mp4"
+    made: list[Made] = []
+    for number, prompt in enumerate(prompts):
+        read_as = rewrite(prompt, wanted.rewriter) if wanted.rewriter else prompt
+        for i in range(wanted.count):
+            seed = wanted.seed + i
+            path = out if single else out / f"{number:04d}-{digest('film/v1', prompt)[:8]}-{seed}.mp4"
+            made.append(_film(pipeline, path, prompt, read_as, seed, wanted, signer, credentials, say))
+    _page(made, out.with_suffix(".html") if single else out / PAGE)
+    return made
+
+
+def _film(
+    pipeline: "MoviePipeline",
+    path: Path,
+    prompt: str,
+    read_as: str,
+    seed: int,
+    wanted: Wanted,
+    signer: "CryptoSigner | None",
+    credentials: "Credentials | None",
+    say: Callable[[str], None],
+) -> Made:
+    from training.film import read_note
+    from training.generation import Request
+
+    request = asdict(Request(prompt=read_as, seed=seed, **wanted.wishes))
+    video = pipeline.video(wanted.stage).export
+    if path.exists():
+        try:
+            note = read_note(path)
+        except SigningError:
+            note = {}  # another film, or a part of one: made anew
+        if note.get("request") == json.loads(json.dumps(request)) and note.get("models", {}).get("video") == video.note:
+            say(f"{path}: there already")
+            return Made(path=path, prompt=prompt, read_as=read_as, seed=seed, new=False, made_from=note)
+    film = pipeline(read_as, stage=wanted.stage, on_step=say, seed=seed, **wanted.wishes)
+    film.save(path, signer, credentials)
+    return Made(path=path, prompt=prompt, read_as=read_as, seed=seed, new=True, made_from=film.made_from)
+
+
+def _page(made: Sequence[Made], path: Path) -> None:
+    groups: dict[str, list[Shown]] = {}
+    said = {m.prompt: m.read_as for m in made}
+    for m in made:
+        groups.setdefault(m.prompt, []).append(shown(m.path, m.path.name, m.made_from))
+    listed = [Group(prompt=p, films=tuple(films), read_as=said[p] if said[p] != p else "") for p, films in groups.items()]
+    count = f"{len(made)} film{'s' if len(made) != 1 else ''}"
+    write_page(path, "Generated films", f"{count}, each with a note of the models it was made from.", listed)
+
+
+def shown(path: Path, name: str, made_from: dict[str, Any], measures: dict[str, float] | None = None) -> Shown:
+    """What the page shows of a film file."""
+    from training.film import read_film
+
+    film = read_film(path)
+    frames = film.frames
+    facts = f"{frames.shape[2]} x {frames.shape[1]}, {len(frames)} frames at {float(film.fps):g} a second"
+    request = made_from.get("request", {})
+    facts += f", seed {request['seed']}" if "seed" in request else ""
+    sound = "" if film.sound is None else loudness_picture(film.sound)
+    models = made_from.get("models", {})
+    return Shown(name=name, file=path.name, strip=strip(frames), sound=sound, facts=facts, measures=measures or {}, models=models)
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise PromptError(f"{where}: expected a JSON object, found {error}") from error
+    if not isinstance(value, dict):
+        raise PromptError(f"{where}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _column(row: dict[str, Any], where: str) -> str:
+    for name in _COLUMNS:
+        if isinstance(value := row.get(name), str) and value.strip():
+            return value.strip()
+    raise PromptError(f"{where}: expected a field {', '.join(_COLUMNS)}, found {sorted(k for k in row if k)}")

@@ -1,0 +1,147 @@
+"""Generated films: pictures and sound come back, and the note speaks of this film and no other."""
+
+import datetime
+import io
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from manifests.signing import SigningError, generate_key, load_public, load_signer
+from training.errors import TrainingError
+from training.film import SOURCE_TYPE, Credentials, Film, read_film, read_note
+
+
+def film(seed: int = 0, *, sound: bool = True) -> Film:
+    """A second of a picture that grows bright, with a tone."""
+    level = np.linspace(20, 230, 24)[:, None, None, None]
+    frames = np.broadcast_to(level, (24, 32, 48, 3)).astype(np.uint8) + np.uint8(seed)
+    tone = (0.3 * np.sin(2 * np.pi * 440 * np.arange(48_000) / 48_000)).astype(np.float32)
+    return Film(frames=frames, fps=Fraction(24), sound=tone if sound else None, made_from={"request": {"prompt": "light", "seed": seed}})
+
+
+def test_pictures_and_sound_come_back(tmp_path: Path) -> None:
+    """Every frame is there at its brightness, at its rate, and the tone at its pitch and length."""
+    film().save(tmp_path / "a.mp4")
+    found = read_film(tmp_path / "a.mp4")
+    assert found.frames.shape == (24, 32, 48, 3) and found.fps == 24 and found.duration_s == 1.0
+    assert np.abs(found.frames.mean((1, 2, 3)) - film().frames.mean((1, 2, 3))).max() < 3
+    assert found.sound is not None and abs(len(found.sound) - 48_000) < 2_100  # AAC works in packets of 1,024, with some before the first
+    spectrum = np.abs(np.fft.rfft(found.sound[4096 : 4096 + 32_768]))
+    assert abs(np.argmax(spectrum) * 48_000 / 32_768 - 440) < 3
+
+
+def test_a_film_may_be_silent_and_of_one_frame(tmp_path: Path) -> None:
+    """Without sound there is no sound stream; one frame is a film too."""
+    silent = film(sound=False)
+    Film(frames=silent.frames[:1], fps=silent.fps, made_from={}).save(tmp_path / "a.mp4")
+    found = read_film(tmp_path / "a.mp4")
+    assert found.sound is None and len(found.frames) == 1
+
+
+def test_the_note_is_this_films(tmp_path: Path) -> None:
+    """It is read where the packets are those it names; moved to another film, or with a byte of the pictures changed, it does not hold."""
+    film(0).save(tmp_path / "a.mp4")
+    film(9).save(tmp_path / "b.mp4")
+    assert read_note(tmp_path / "a.mp4")["request"] == {"prompt": "light", "seed": 0}
+    assert read_note(tmp_path / "b.mp4")["request"]["seed"] == 9
+    with av.open(str(tmp_path / "a.mp4")) as a:
+        note = a.metadata["comment"]
+    sink = io.BytesIO()
+    with av.open(str(tmp_path / "b.mp4")) as read, av.open(sink, "w", format="mp4") as out:
+        out.metadata["comment"] = note
+        streams = {s.index: out.add_stream_from_template(s) for s in read.streams}
+        for packet in read.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    (tmp_path / "c.mp4").write_bytes(sink.getvalue())
+    with pytest.raises(SigningError, match="another film"):
+        read_note(tmp_path / "c.mp4")
+
+
+def test_a_signed_note_names_its_key(tmp_path: Path) -> None:
+    """With the right key the note is read; with another, or on a film that nobody signed, it is refused."""
+    generate_key(tmp_path / "mine")
+    generate_key(tmp_path / "other")
+    film().save(tmp_path / "a.mp4", load_signer(tmp_path / "mine"))
+    assert read_note(tmp_path / "a.mp4", load_public(tmp_path / "mine.pub"))["request"]["seed"] == 0
+    with pytest.raises(SigningError, match="another key"):
+        read_note(tmp_path / "a.mp4", load_public(tmp_path / "other.pub"))
+    film().save(tmp_path / "b.mp4")
+    with pytest.raises(SigningError, match="no signature"):
+        read_note(tmp_path / "b.mp4", load_public(tmp_path / "mine.pub"))
+
+
+def test_what_is_no_film_is_said(tmp_path: Path) -> None:
+    """A text file, an mp4 without a note, and a missing file are told apart from a film."""
+    (tmp_path / "text.mp4").write_bytes(b"not a film at all")
+    for name in ("text.mp4", "absent.mp4"):
+        with pytest.raises(SigningError, match="expected an mp4"):
+            read_note(tmp_path / name)
+        with pytest.raises(TrainingError, match="expected an mp4"):
+            read_film(tmp_path / name)
+
+
+def certificate(folder: Path) -> Credentials:
+    """A chain of an authority and a certificate for signing content, and the key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives import serialization as pem
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+    now = datetime.datetime.now(datetime.UTC)
+
+    def made(
+        name: str, key: ec.EllipticCurvePrivateKey, issuer: x509.Name | None, by: ec.EllipticCurvePrivateKey, ca: bool
+    ) -> x509.Certificate:
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "test")])
+        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer or subject).public_key(key.public_key())
+        builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
+        builder = builder.not_valid_after(now + datetime.timedelta(days=30)).add_extension(x509.BasicConstraints(ca, None), critical=True)
+        usage = dict.fromkeys(
+            ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only", "decipher_only"), False
+        )
+        builder = builder.add_extension(x509.KeyUsage(digital_signature=True, key_cert_sign=ca, crl_sign=ca, **usage), critical=True)
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(by.public_key()), critical=False)
+        if not ca:
+            builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
+        return builder.sign(by, hashes.SHA256())
+
+    root_key, leaf_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    root = made("authority", root_key, None, root_key, True)
+    leaf = made("signer", leaf_key, root.subject, root_key, False)
+    chain, key = folder / "chain.pem", folder / "key.pem"
+    chain.write_bytes(leaf.public_bytes(pem.Encoding.PEM) + root.public_bytes(pem.Encoding.PEM))
+    key.write_bytes(leaf_key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption()))
+    return Credentials(chain=chain, key=key)
+
+
+def test_content_credentials_say_a_model_made_it(tmp_path: Path) -> None:
+    """With a certificate the file carries a C2PA manifest whose signature holds and whose source is a trained model; the note still holds."""
+    from c2pa import Reader
+
+    film().save(tmp_path / "a.mp4", credentials=certificate(tmp_path))
+    with Reader("video/mp4", io.BytesIO((tmp_path / "a.mp4").read_bytes())) as reader:
+        told = json.loads(reader.json())
+    active = told["manifests"][told["active_manifest"]]
+    (actions,) = [a["data"]["actions"] for a in active["assertions"] if a["label"].startswith("c2pa.actions")]
+    assert actions[0]["action"] == "c2pa.created" and actions[0]["digitalSourceType"] == SOURCE_TYPE
+    wrong = [
+        s["code"] for s in told.get("validation_status", []) if s["code"] != "signingCredential.untrusted"
+    ]  # nobody knows our authority
+    assert not wrong
+    assert read_note(tmp_path / "a.mp4")["request"]["seed"] == 0
+
+
+def test_a_wrong_certificate_is_said(tmp_path: Path) -> None:
+    """A key that is no key leaves no file, and the error names the chain."""
+    (tmp_path / "x.pem").write_text("nothing")
+    with pytest.raises(TrainingError, match=r"x\.pem"):
+        film().save(tmp_path / "a.mp4", credentials=Credentials(chain=tmp_path / "x.pem", key=tmp_path / "x.pem"))
+    assert not (tmp_path / "a.mp4").exists()

@@ -1,0 +1,202 @@
+"""A generated film: pictures, perhaps sound, and the note of what it was made from, in one mp4.
+
+The note is JSON in the container's `comment`: a DSSE envelope (in-toto Statement v1) whose subject is the SHA-256 of the encoded pictures
+and sound, packet by packet. So it speaks of this film and no other, whether it is signed or not; with an Ed25519 key it is signed. With
+a certificate the file carries Content Credentials too (C2PA), which say that it was made by a model.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.files import write_atomic
+from manifests.signing import SigningError, Statement, seal, unseal
+from training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]
+
+SAMPLE_RATE_HZ = 48_000
+PREDICATE = "urn:dailies:generated:v1"
+"""Type of the note."""
+
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Film:
+    """Pictures (T, H, W, 3) 0 to 255 at `fps`, sound (S,) or (S, channels) in [-1, 1] at 48 kHz or None, and what they were made from."""
+
+    frames: NDArray[np.uint8]
+    fps: Fraction
+    sound: NDArray[np.float32] | None = None
+    made_from: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the pictures."""
+        return float(len(self.frames) / self.fps)
+
+    def save(self, path: Path, signer: "CryptoSigner | None" = None, credentials: "Credentials | None" = None) -> None:
+        """The film is an mp4 (H.264, AAC) at `path` with its note, signed where there is a key."""
+        plain = _encode(self)
+        note = seal(
+            Statement(subject=path.name, sha256=_digest(plain), predicate_type=PREDICATE, predicate=self.made_from or {"request": {}}),
+            signer,
+        )
+        data = _with_note(plain, json.dumps(note, sort_keys=True))
+        write_atomic(path, data if credentials is None else credentials.sign(data, path.name, self.made_from))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """A certificate chain and its private key (PEM), with which Content Credentials are signed."""
+
+    chain: Path
+    key: Path
+    algorithm: str = "es256"
+
+    def sign(self, data: bytes, name: str, made_from: dict[str, Any]) -> bytes:
+        """The mp4 with Content Credentials in it."""
+        from c2pa import Builder, C2paError, C2paSignerInfo, Signer
+
+        manifest = {
+            "claim_generator_info": [{"name": "dailies"}],
+            "title": name,
+            "assertions": [
+                {"label": "c2pa.actions.v2", "data": {"actions": [{"action": "c2pa.created", "digitalSourceType": SOURCE_TYPE}]}},
+                {"label": "org.dailies.generated", "data": made_from},
+            ],
+        }
+        sink = io.BytesIO()
+        try:
+            # no address of a time stamping authority: nothing is asked for on the network
+            info = C2paSignerInfo(self.algorithm.encode(), self.chain.read_bytes(), self.key.read_bytes(), None)
+            with Signer.from_info(info) as signer, Builder(json.dumps(manifest)) as builder:
+                builder.sign(signer, "video/mp4", io.BytesIO(data), sink)
+        except (C2paError, OSError, ValueError) as error:
+            raise TrainingError(
+                f"{self.chain}: expected a certificate chain and a key that Content Credentials take, found {error}"
+            ) from error
+        return sink.getvalue()
+
+
+def read_note(path: Path, key: "SSlibKey | None" = None) -> dict[str, Any]:
+    """What the film says it was made from, if the note is about these pictures and this sound; with a key, if that key signed it.
+
+    SigningError says what does not hold.
+    """
+    import av
+
+    try:
+        data = path.read_bytes()
+        with av.open(io.BytesIO(data), format="mp4") as container:
+            comment = container.metadata.get("comment", "")
+    except (OSError, av.FFmpegError) as error:
+        raise SigningError(f"{path}: expected an mp4, found {error}") from error
+    try:
+        envelope = json.loads(comment)
+    except ValueError as error:
+        raise SigningError(f"{path}: expected a film of `dailies generate` with its note, found none") from error
+    statement = unseal(envelope, key)
+    if statement.predicate_type != PREDICATE:
+        raise SigningError(f"{path}: expected a note of type {PREDICATE}, found {statement.predicate_type}")
+    if (found := _digest(data)) != statement.sha256:
+        raise SigningError(
+            f"{path}: expected pictures and sound with SHA-256 {statement.sha256}, found {found}: the note is another film's"
+        )
+    return statement.predicate
+
+
+def read_film(path: Path) -> Film:
+    """The pictures and the sound (resampled to 48 kHz) of an mp4, whole in memory; TrainingError when it is none."""
+    import av
+
+    try:
+        with av.open(io.BytesIO(path.read_bytes()), format="mp4") as container:
+            picture = container.streams.video[0]
+            fps = picture.average_rate or Fraction(24)
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(picture)]
+            sound = None
+            if container.streams.audio:
+                container.seek(0)
+                resampler = av.AudioResampler("fltp", "mono", SAMPLE_RATE_HZ)
+                parts = [p.to_ndarray()[0] for f in [*container.decode(audio=0), None] for p in resampler.resample(f)]
+                sound = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    except (OSError, IndexError, av.FFmpegError) as error:
+        raise TrainingError(f"{path}: expected an mp4 with pictures, found {error}") from error
+    if not frames:
+        raise TrainingError(f"{path}: expected pictures, found none")
+    return Film(frames=np.stack(frames), fps=Fraction(fps), sound=sound)
+
+
+def _encode(film: Film) -> bytes:
+    import av
+
+    sink = io.BytesIO()
+    with av.open(sink, "w", format="mp4") as out:
+        picture: Any = out.add_stream("libx264", rate=film.fps, options={"crf": "17", "preset": "medium", "threads": "1"})
+        picture.height, picture.width, picture.pix_fmt = *film.frames.shape[1:3], "yuv420p"
+        sound = _sound_stream(out, film.sound) if film.sound is not None else None
+        for pixels in film.frames:
+            out.mux(picture.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))
+        out.mux(picture.encode())
+        if sound is not None and film.sound is not None:
+            for frame in _sound_frames(film.sound):
+                out.mux(sound.encode(frame))
+            out.mux(sound.encode())
+    return sink.getvalue()
+
+
+def _sound_stream(out: Any, sound: NDArray[np.float32]) -> Any:
+    return out.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono" if sound.ndim == 1 else "stereo")
+
+
+def _sound_frames(sound: NDArray[np.float32]) -> Iterable[Any]:
+    import av
+
+    planes = np.ascontiguousarray(np.clip(sound, -1, 1).reshape(len(sound), -1).T, np.float32)
+    for start in range(0, planes.shape[1], 1024):
+        frame = av.AudioFrame.from_ndarray(
+            planes[:, start : start + 1024].copy(), format="fltp", layout="mono" if len(planes) == 1 else "stereo"
+        )
+        frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE_HZ, start, Fraction(1, SAMPLE_RATE_HZ)
+        yield frame
+
+
+def _with_note(data: bytes, note: str) -> bytes:
+    """The same packets in a container that says the note."""
+    import av
+
+    sink = io.BytesIO()
+    with av.open(io.BytesIO(data), format="mp4") as read, av.open(sink, "w", format="mp4") as out:
+        out.metadata["comment"] = note
+        streams = {s.index: out.add_stream_from_template(s) for s in read.streams}
+        for packet in read.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    return sink.getvalue()
+
+
+def _digest(data: bytes) -> str:
+    """SHA-256 over streams and packets as they are stored: it does not change when the container is written anew."""
+    import av
+
+    whole = hashlib.sha256()
+    with av.open(io.BytesIO(data), format="mp4") as container:
+        for stream in container.streams:
+            whole.update(f"{stream.index} {stream.type} {stream.codec_context.name}\n".encode())
+            for packet in container.demux(stream):
+                if packet.size:
+                    whole.update(f"{packet.pts} {packet.size}\n".encode() + bytes(packet))
+            container.seek(0)
+    return whole.hexdigest()

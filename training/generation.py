@@ -1,0 +1,216 @@
+"""From a prompt to a film with what was trained: text, latents, tiled decode, upsampler, sound.
+
+    pipeline = MoviePipeline.from_folders([Path("curriculum")])
+    film = pipeline("A coin turns on a table.", aspect="16:9", seed=7)
+    film.save(Path("coin.mp4"))
+
+Models are found in the folders that curricula and runs leave, each by the digest that what was built on it names, so an autoencoder is
+never taken for another. Every draw is keyed by the seed: the same request gives the same film on the same machine.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training import keyed
+from training.config import bind
+from training.data.shapes import size_of
+from training.data.text_cache import TextCache
+from training.errors import TrainingError
+from training.exports import Export, by_digest, find_exports
+from training.film import Film
+from training.flow import SamplerConfig
+from training.latents import LatentCodec, LatentScale, load_tae, read_export
+from training.models.text import load_encoders, prompt_of
+from training.models.transformer import PATCH_PX, Transformer, grow_positions
+from training.tasks.flow_config import KINDS, FlowConfig
+from training.tasks.text_to_video import Asked, TextToVideoTask
+from training.tasks.upsampler import UpsamplerTask
+
+ASPECTS = {"16:9": (16, 9), "9:16": (9, 16), "1:1": (1, 1), "4:3": (4, 3), "3:4": (3, 4)}
+"""The five aspect ratios that clips are curated in."""
+
+FPS = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is to be made. None stands for what the model was trained on or with."""
+
+    prompt: str
+    seed: int = 0
+    n_frames: int | None = None
+    aspect: str = "1:1"
+    fps: int = FPS
+    steps: int | None = None
+    guidance: float | None = None
+    upsample: bool = True
+    """Made larger where there is an upsampler."""
+
+    def __post_init__(self) -> None:
+        if self.aspect not in ASPECTS:
+            raise TrainingError(f"aspect: expected one of {', '.join(ASPECTS)}, found {self.aspect}")
+        if self.fps < 1 or (self.n_frames is not None and self.n_frames < 1):
+            raise TrainingError(f"request: expected fps and n_frames of at least 1, found {self.fps} and {self.n_frames}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generator:
+    """A stage of the video generator, ready to be asked."""
+
+    export: Export
+    autoencoder: Export
+    task: TextToVideoTask
+    model: nn.Module
+
+    @property
+    def trained(self) -> dict[str, Any]:
+        """Size and frames of what it was trained on."""
+        shape: dict[str, Any] = self.export.described["trained_on"]
+        return shape
+
+
+class MoviePipeline:
+    """Trained models at hand; each is loaded when it is first needed."""
+
+    def __init__(self, exports: Sequence[Export], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        self.exports, self.device, self.dtype = list(exports), torch.device(device), dtype
+
+    @classmethod
+    def from_folders(
+        cls, folders: Iterable[Path], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> "MoviePipeline":
+        """The pipeline over all exports under the folders."""
+        return cls(find_exports(folders), device, dtype)
+
+    def __call__(self, prompt: str, *, stage: str | None = None, on_step: Callable[[str], None] | None = None, **wishes: Any) -> Film:
+        """The film of a prompt; `wishes` are fields of `Request`, `stage` another than the last text-to-video stage."""
+        request = Request(prompt=prompt, **wishes)
+        say = on_step or (lambda text: None)
+        video = self.video(stage)
+        say(f"{video.export.stage}: {request.prompt}")
+        pixels = self.text_to_video(video, request)
+        models = {"video": video.export.note, "autoencoder": video.autoencoder.note}
+        if request.upsample and self.upsampler is not None:
+            say(f"{self.upsampler.export.stage}: {pixels.shape[3]}x{pixels.shape[2]} pixels made larger")
+            pixels = self.enlarge(pixels, request)
+            models |= {"upsampler": self.upsampler.export.note, "upsampler_autoencoder": self.upsampler.autoencoder.note}
+        return self.film(pixels, request, models)
+
+    def film(self, pixels_3THW: Tensor, request: Request, models: dict[str, Any], sound: Any = None, **more: Any) -> Film:
+        """Pixels in [-1, 1] as a film that says what it was made from."""
+        frames = ((pixels_3THW.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
+        made_from = {"request": asdict(request) | more, "models": models}
+        return Film(frames=frames, fps=Fraction(request.fps), sound=sound, made_from=made_from)
+
+    def text_to_video(self, video: Generator, request: Request) -> Tensor:
+        """Pixels (3, T, H, W) in [-1, 1] of the prompt."""
+        trained = video.trained
+        n_frames = request.n_frames or int(trained["n_frames"])
+        width, height = size_of(*ASPECTS[request.aspect], int(trained["size_px"]))
+        task = self.fitted(video, request, n_frames, height, width)
+        said = prompt_of(request.prompt, None if n_frames == 1 else float(request.fps))
+        shape = task.latent_shape((1, 3, n_frames, height, width))
+        x_0 = keyed.normal(shape, "generate/v1", request.seed).to(self.device)
+        latents = task.latents(video.model, x_0, Asked(x_0, [said]), self.dtype)
+        return task.decode(latents.to(self.dtype), n_frames)[0]
+
+    def enlarge(self, pixels_3THW: Tensor, request: Request) -> Tensor:
+        """The clip at the upsampler's factor of its size."""
+        if self.upsampler is None:
+            raise TrainingError("upsampler: expected the export of an upsampler among the given folders, found none")
+        task = self.upsampler.task
+        assert isinstance(task, UpsamplerTask)
+        low = pixels_3THW.transpose(0, 1).to(self.device, self.dtype)
+        said = prompt_of(request.prompt, float(request.fps))
+        return task.upsample(self.upsampler.model, low, said, "upsample/v1", request.seed)
+
+    def fitted(self, generator: Generator, request: Request, n_frames: int, height: int, width: int) -> TextToVideoTask:
+        """The stage's task with the request's sampler; its model's tables of positions reach as far as the picture does.
+
+        Tables that are too short are stretched over the larger picture: it is nothing that was trained, and better than a refusal.
+        TrainingError where the clip is longer than the model knows.
+        """
+        model = generator.model
+        transformer = transformer_of(model)
+        config = transformer.config
+        t, h, w = (n // PATCH_PX if i else n for i, n in enumerate(generator.task.latent_shape((1, 3, n_frames, height, width))[2:]))
+        if t > config.max_t:
+            raise TrainingError(f"frames: expected at most {8 * config.max_t} with {generator.export.stage}, found {n_frames}")
+        if h > config.max_h or w > config.max_w:
+            larger = replace(config, max_h=max(h, config.max_h), max_w=max(w, config.max_w))
+            grown = grow_positions(transformer.state_dict(), larger, "stretch")
+            for axis in "hw":
+                setattr(transformer.positions, axis, nn.Parameter(grown[f"positions.{axis}"].to(self.device, self.dtype)))
+            transformer.config = larger
+        return generator.task.with_sampler(sampler_of(generator.task.sampler, request))
+
+    def video(self, stage: str | None = None) -> Generator:
+        """The last text-to-video stage, or the one of that name."""
+        plain = [e for e in self.exports if "text_keys" in e.described and not any(e.described.get(kind) for kind in KINDS)]
+        chosen = [e for e in plain if stage is None or e.stage == stage]
+        if not chosen:
+            raise TrainingError(
+                f"generate: expected an export of stage {stage or 'text to video'}, found {sorted({e.stage for e in self.exports})}"
+            )
+        return self._generator(chosen[-1])
+
+    @cached_property
+    def upsampler(self) -> Generator | None:
+        """The last upsampler; None where none was trained."""
+        found = [e for e in self.exports if e.described.get("upsample")]
+        return self._generator(found[-1]) if found else None
+
+    def _generator(self, export: Export) -> Generator:
+        if not hasattr(self, "_known"):
+            self._known: dict[str, Generator] = {}
+        if export.sha256 not in self._known:
+            self._known[export.sha256] = load_generator(export, self.exports, self.device, self.dtype)
+        return self._known[export.sha256]
+
+
+def load_generator(export: Export, exports: Sequence[Export], device: torch.device, dtype: torch.dtype) -> Generator:
+    """The stage of an export with its autoencoder, which is looked for among `exports`; TrainingError when something does not fit."""
+    described, state = read_export(export.folder, "")
+    try:
+        flow = bind(FlowConfig, {name: described[name] for name in ("model", "text", "sampler", *KINDS) if name in described})
+        latents = described["latents"]
+        scale = LatentScale(mean=tuple(latents["mean"]), std=tuple(latents["std"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrainingError(f"{export.folder}: expected the export of a generator of this version, found {error}") from error
+    found = by_digest(exports, latents["tae_sha256"], f"the autoencoder of {export.folder}")
+    tae, sha256 = load_tae(found.folder, flow.autoencoder)
+    codec, texts = LatentCodec(tae, scale, sha256), TextCache(load_encoders(flow.text, device))
+    task: TextToVideoTask = (UpsamplerTask if flow.upsample else TextToVideoTask)(export.stage, flow, 0, codec, {}, texts)
+    with torch.device("meta"):
+        model = Transformer(flow.model)
+    try:
+        model.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise TrainingError(f"{export.folder}: expected weights of its own description, found {str(error)[:300]}") from error
+    model = model.to(device, dtype).eval().requires_grad_(False)
+    return Generator(export=export, autoencoder=found, task=task, model=model)
+
+
+def transformer_of(model: nn.Module) -> Transformer:
+    """The transformer in the model, or that it is."""
+    found = model if isinstance(model, Transformer) else getattr(model, "transformer", None)
+    if not isinstance(found, Transformer):
+        raise TrainingError(f"generate: expected a model with a transformer, found {type(model).__name__}")
+    return found
+
+
+def sampler_of(trained: SamplerConfig, request: Request) -> SamplerConfig:
+    """The sampler that a request wishes for; TrainingError when it cannot be."""
+    steps = request.steps or trained.steps
+    guidance = trained.guidance if request.guidance is None else request.guidance
+    try:
+        return replace(trained, steps=steps, linear_steps=max(steps, trained.linear_steps), guidance=guidance)
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
