@@ -112,7 +112,7 @@ class T5Text:
 
     def __init__(self, name: str, folder: Path, max_tokens: int, dtype: torch.dtype, device: torch.device | str) -> None:
         self.name, self._folder, self._max_tokens, self._dtype, self._device = name, folder, max_tokens, dtype, device
-        described = _json(folder / "config.json", f"the {name} encoder")
+        described = read_description(folder / "config.json", f"the {name} encoder")
         if described.get("model_type") != "t5":
             raise TrainingError(f"{folder}/config.json: expected model_type t5, found {described.get('model_type')}")
         self.width = int(described["d_model"])
@@ -120,7 +120,7 @@ class T5Text:
     @cached_property
     def key(self) -> str:
         """Digest of all files of the folder, length and precision."""
-        return digest("text/v1", self.name, _folder_digest(self._folder), self._max_tokens, self._dtype)
+        return digest("text/v1", self.name, folder_digest(self._folder), self._max_tokens, self._dtype)
 
     @cached_property
     def _parts(self) -> tuple[Any, Any]:
@@ -128,7 +128,7 @@ class T5Text:
         from transformers import AutoTokenizer, ByT5Tokenizer, T5EncoderModel
 
         local = {"local_files_only": True, "trust_remote_code": False}
-        _weights(self._folder, self.name)
+        weight_files(self._folder, self.name)
         try:
             tokenizer = ByT5Tokenizer() if self.name == "byt5" else AutoTokenizer.from_pretrained(self._folder, **local)
             loaded: Any = T5EncoderModel.from_pretrained(
@@ -160,7 +160,7 @@ class MetaClipText:
 
     def __init__(self, folder: Path, max_tokens: int, dtype: torch.dtype, device: torch.device | str) -> None:
         self._folder, self._max_tokens, self._dtype, self._device = folder, max_tokens, dtype, device
-        described = _json(folder / "open_clip_config.json", "the MetaCLIP text tower")
+        described = read_description(folder / "open_clip_config.json", "the MetaCLIP text tower")
         self._model = described.get("model_cfg", described)
         known = {"context_length", "vocab_size", "width", "heads", "layers"}
         if not isinstance(text := self._model.get("text_cfg"), dict) or set(text) - known or not {"width", "heads", "layers"} <= set(text):
@@ -170,7 +170,7 @@ class MetaClipText:
     @cached_property
     def key(self) -> str:
         """Digest of all files of the folder, length and precision; `grown/v1` is the rule of growth."""
-        return digest("text/v1", self.name, "grown/v1", _folder_digest(self._folder), self._max_tokens, self._dtype)
+        return digest("text/v1", self.name, "grown/v1", folder_digest(self._folder), self._max_tokens, self._dtype)
 
     @cached_property
     def _parts(self) -> tuple[Any, Any]:
@@ -180,7 +180,7 @@ class MetaClipText:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        (path,) = _weights(self._folder, "open_clip_model")[:1]
+        (path,) = weight_files(self._folder, "open_clip_model")[:1]
         activation = QuickGELU if self._model.get("quick_gelu") else torch.nn.GELU
         with torch.device("meta"):
             sizes = {**self._text, "context_length": self._max_tokens}
@@ -259,7 +259,7 @@ def _causal(length: int) -> Tensor:
     return torch.full((length, length), float("-inf")).triu_(1)
 
 
-def _json(path: Path, what: str) -> dict[str, Any]:
+def read_description(path: Path, what: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -271,7 +271,7 @@ def _json(path: Path, what: str) -> dict[str, Any]:
     return value
 
 
-def _weights(folder: Path, stem: str) -> list[Path]:
+def weight_files(folder: Path, stem: str) -> list[Path]:
     """The folder's safetensors files; pickled weights are never read."""
     found = sorted(folder.glob("*.safetensors"))
     if not found:
@@ -282,7 +282,7 @@ def _weights(folder: Path, stem: str) -> list[Path]:
     return found
 
 
-def _folder_digest(folder: Path) -> str:
+def folder_digest(folder: Path) -> str:
     """A digest of names and contents of the folder's own files."""
     parts = []
     for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):

@@ -143,7 +143,7 @@ class Engine:
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         shapes = {prefix + name: tuple(p.shape) for name, p in module.named_parameters()}
         masters = None if self.dtype == torch.float32 else {prefix + n: p.detach().clone().flatten() for n, p in module.named_parameters()}
-        adamw = torch.optim.AdamW(module.parameters(), lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay)
+        adamw = torch.optim.AdamW(_groups(module), lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay)
         set_z3_leaf_modules(module, list(blocks), raise_if_not_found=False)  # a discriminator has none
         settings = deepspeed_json(config, optim)
         self._engine, self._zero, _, _ = deepspeed.initialize(model=module.to(device), optimizer=adamw, config=settings)
@@ -177,7 +177,7 @@ class Engine:
         None when it is not finite: then nothing has moved, on any rank, and the gradients are gone.
         """
         for group in self._zero.param_groups:
-            group["lr"] = lr
+            group["lr"] = 0.0 if group.get("still") else lr
         self._engine.step()
         norm = float(self._engine.get_global_grad_norm())
         return norm if math.isfinite(norm) and norm >= 0 else None  # DeepSpeed says -1 or inf for a norm that is not a number
@@ -263,6 +263,19 @@ class Engine:
         self._engine.empty_partition_cache()
         for name, parameter in self.parameters.items():
             _partition(parameter).copy_(value(name))
+
+
+def _groups(module: nn.Module) -> list[dict[str, Any]]:
+    """The module's parameters for AdamW; those that its `learns`, where it has one, says no to stay bit for bit what they are.
+
+    They are not left out, so that checkpoints, averages and exports hold them like any other.
+    """
+    learns = getattr(module, "learns", lambda name: True)
+    parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in module.named_parameters():
+        parts[bool(learns(name))].append(parameter)
+    still = [{"params": parts[False], "weight_decay": 0.0, "still": True}] if parts[False] else []
+    return [{"params": parts[True]}, *still]
 
 
 def _partition(parameter: nn.Parameter) -> Tensor:

@@ -57,25 +57,36 @@ def share(mesh: Mesh, batches: Iterable[Batch], start: int, end: int, device: to
         batch = next(read) if read else None
         said = json.loads(_broadcast_bytes(b"" if batch is None else _describe(batch), leader, mesh.group, device))
         shape, kind = said.pop("shape"), torch.uint8 if said.pop("bytes") else torch.float32
-        # contiguous: what is sent is the memory, and pixels come permuted from their frames
-        pixels = (torch.empty(shape, dtype=kind) if batch is None else batch.pixels).to(device).contiguous()
-        dist.broadcast(pixels, src=leader, group=mesh.group)
+        pixels = _broadcast(torch.empty(shape, dtype=kind) if batch is None else batch.pixels, leader, mesh.group, device)
+        beside = {
+            name: _broadcast(torch.empty(size, dtype=torch.uint8) if batch is None else batch.beside[name], leader, mesh.group, device)
+            for name, size in said.pop("beside").items()
+        }
         replaced = tuple(Replaced(**row) for row in said.pop("replaced"))
         lists: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
-        yield Batch(pixels=pixels, replaced=replaced, **lists)
+        yield Batch(pixels=pixels, replaced=replaced, beside=beside, **lists)
 
 
 def _describe(batch: Batch) -> bytes:
-    """All of a batch but its pixels, and their shape, as JSON."""
-    fields: dict[str, Any] = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch) if f.name not in ("pixels", "replaced")}
+    """All of a batch but its pixels and what is beside them, and the shapes of these, as JSON."""
+    tensors = ("pixels", "beside", "replaced")
+    fields: dict[str, Any] = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch) if f.name not in tensors}
     return json.dumps(
         {
             **fields,
             "replaced": [r.row() for r in batch.replaced],
             "shape": list(batch.pixels.shape),
+            "beside": {name: list(values.shape) for name, values in batch.beside.items()},
             "bytes": batch.pixels.dtype == torch.uint8,
         }
     ).encode()
+
+
+def _broadcast(values: torch.Tensor, leader: int, group: "dist.ProcessGroup", device: torch.device) -> torch.Tensor:
+    """The leader's values, on every rank of its group. Contiguous: what is sent is the memory, and pixels come permuted from their frames."""
+    there = values.to(device).contiguous()
+    dist.broadcast(there, src=leader, group=group)
+    return there
 
 
 def _broadcast_bytes(data: bytes, leader: int, group: "dist.ProcessGroup", device: torch.device) -> bytes:

@@ -5,8 +5,13 @@ from typing import Literal
 
 from training import flow
 from training.degradation import UpsampleConfig
+from training.edits import TASKS, EditConfig
+from training.identity import PersonalConfig
 from training.models.text import TextConfig
 from training.models.transformer import TransformerConfig
+
+KINDS = ("upsample", "edit", "personal")
+"""Fields that make a stage another kind than text to video; at most one is set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +44,10 @@ class FlowConfig:
     """Folder for encoded prompts, shared by runs; None keeps them in memory."""
     upsample: UpsampleConfig | None = None
     """Of a spatial upsampler; `tae` is then an image autoencoder."""
+    edit: EditConfig | None = None
+    """Of a stage of editing."""
+    personal: PersonalConfig | None = None
+    """Of a stage of personalisation."""
 
     @property
     def autoencoder(self) -> str:
@@ -50,3 +59,17 @@ class FlowConfig:
             raise ValueError("flow: expected 0 <= text_dropout < 1, time_std > 0, time_bins >= 1 and scale_clips >= 1")
         if not self.validate_times or not all(0 < t < 1 for t in self.validate_times):
             raise ValueError(f"flow: expected validate_times between 0 and 1, found {self.validate_times}")
+        kinds = [name for name in KINDS if getattr(self, name)]
+        if len(kinds) > 1:
+            raise ValueError(f"flow: expected one kind of stage at most, found {kinds}")
+        if self.edit and (self.model.context_channels, self.model.tasks) != (self.model.latent_channels, len(TASKS)):
+            raise ValueError(
+                f"flow.edit: expected model.context_channels {self.model.latent_channels} and model.tasks {len(TASKS)}, found "
+                f"{self.model.context_channels} and {self.model.tasks}"
+            )
+        if self.edit and -(-self.edit.frames // 8) > self.model.max_t:
+            raise ValueError(f"flow.edit.frames: expected at most {8 * self.model.max_t} for model.max_t, found {self.edit.frames}")
+        if self.personal and self.model.identity_width != self.personal.tower.width:
+            raise ValueError(
+                f"flow.personal: expected model.identity_width {self.personal.tower.width}, found {self.model.identity_width}"
+            )

@@ -5,10 +5,11 @@ An image is a video of one frame, so T2I and T2V are this one task with other da
 like any other, so every rank takes the same path through the graph.
 """
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from training.errors import TrainingError
 from training.latents import LatentCodec
 from training.models.text import check_widths
 from training.models.transformer import IDENTITY, Block, Transformer, inherit, initialise, token_grid
-from training.tasks.flow_config import FlowConfig
+from training.tasks.flow_config import KINDS, FlowConfig
 from training.tasks.task import SampleLoss
 
 Key = tuple[object, ...]
@@ -69,6 +70,8 @@ class TextToVideoTask:
             raise TrainingError(f"{name}: expected an autoencoder of {config.model.latent_channels} latent channels, found {found}")
         self.name, self._config, self._seed = name, config, seed
         self._codec, self._prompts, self._texts, self._parent = codec, prompts, texts, parent
+        self.held: Mapping[str, Mapping[str, Tensor]] = {}
+        """What is given beside each held-out clip, as a batch of one has it; whoever measures sets it."""
         self.measures = ("loss{}", *(f"loss{{}}_t{round(100 * t):02d}" for t in config.validate_times))
 
     def modules(self) -> dict[str, nn.Module]:
@@ -96,6 +99,10 @@ class TextToVideoTask:
         x_1 = self._codec.normalise(pixels) if encoded else self._codec.encode(pixels)
         return Asked(x_1, [self._prompt(c) for c in clips])
 
+    def beside(self, batch: Batch | None, clips: Sequence[str]) -> Mapping[str, Tensor]:
+        """What is given beside the clips of a batch, or beside a held-out clip where there is none."""
+        return self.held.get(clips[0], {}) if batch is None else batch.beside
+
     def loss(self, update: str, engines: Mapping[str, Any], batch: Batch, pixels: Tensor) -> SampleLoss:
         """Mean squared error of the velocity at one time a sample; its bin of times for the log."""
         keys: list[Key] = [(self._seed, self.name, c, e) for c, e in zip(batch.clip_ids, batch.epochs, strict=True)]
@@ -112,7 +119,7 @@ class TextToVideoTask:
     def score(self, model: Callable[..., Any], sample: Sample, pixels: Tensor, dtype: torch.dtype) -> Tensor:
         """The error at each of `validate_times` under the clip's conditions with its fixed noise, after their mean."""
         times = torch.tensor(self._config.validate_times, device=pixels.device)
-        asked = _repeated(self.asked(pixels.to(dtype), [sample.clip_id], [("validate/v1", sample.clip_id)], None), len(times))
+        asked = repeated(self.asked(pixels.to(dtype), [sample.clip_id], [("validate/v1", sample.clip_id)], None), len(times))
         x_0 = keyed.normal(tuple(asked.x_1.shape[1:]), "validate/v1", sample.clip_id).to(pixels.device).expand_as(asked.x_1)
         errors = self._error(model, x_0, times, asked, dtype)
         return torch.cat([errors.mean()[None], errors])
@@ -123,20 +130,43 @@ class TextToVideoTask:
         x_0 = keyed.normal(tuple(asked.x_1.shape), "sample/v1", sample.clip_id).to(pixels.device)
         return self._codec.decode(self.latents(model, x_0, asked, pixels.dtype), pixels.shape[2])
 
+    @property
+    def sampler(self) -> flow.SamplerConfig:
+        """How latents are drawn."""
+        return self._config.sampler
+
+    def with_sampler(self, sampler: flow.SamplerConfig) -> Self:
+        """The same task, but for how latents are drawn."""
+        other = copy.copy(self)
+        other._config = replace(self._config, sampler=sampler)
+        return other
+
+    def latent_shape(self, pixels: tuple[int, int, int, int, int]) -> tuple[int, int, int, int, int]:
+        """(B, C, T, H, W) of the latents of pixels of this shape."""
+        return (pixels[0], *self._codec.tae.latent_shape(pixels))  # type: ignore[return-value]
+
+    def decode(self, latents_BCTHW: Tensor, n_frames: int) -> Tensor:
+        """Pixels (B, 3, n_frames, H, W) in [-1, 1]."""
+        return self._codec.decode(latents_BCTHW, n_frames)
+
     def latents(self, model: Callable[..., Any], x_0: Tensor, asked: Asked, dtype: torch.dtype) -> Tensor:
         """Latents that the flow leads to from noise `x_0` as asked, guided away from the empty prompt; `asked.x_1` is not looked at."""
         return flow.solve(self.guided_velocity(model, asked, dtype), x_0, self._config.sampler)
 
     def guided_velocity(self, model: Callable[..., Any], asked: Asked, dtype: torch.dtype) -> flow.Velocity:
         """dx/dt as asked and guided; one pass of the model on both prompts."""
-        prompts, both = list(asked.prompts), _repeated(asked, 2)
+        scale = self._config.sampler.guidance
+        if scale == 1:
+            alone = self._inputs(asked, dtype)
+            return lambda x, t: model(x.to(dtype), torch.full((len(x),), t, device=x.device), *alone).float()  # type: ignore[no-any-return]
+        prompts, both = list(asked.prompts), repeated(asked, 2)
         inputs = self._inputs(both._replace(prompts=[*prompts, *[""] * len(prompts)]), dtype)
 
         def dx_dt(x: Tensor, t: float) -> Tensor:
             twice = torch.cat([x, x])
             v = model(twice.to(dtype), torch.full((len(twice),), t, device=x.device), *inputs).float()
             conditional, unconditional = v.chunk(2)
-            return flow.guided(conditional, unconditional, self._config.sampler.guidance)
+            return flow.guided(conditional, unconditional, scale)
 
         return dx_dt
 
@@ -147,17 +177,21 @@ class TextToVideoTask:
     def flops(self, shape: tuple[int, int, int, int, int]) -> int:
         """Encoding the pixels, and the transformer's forward and backward, with every prompt at its full length."""
         b, _, frames, height, width = shape
-        text = {name: getattr(self._config.text, f"{name}_tokens") for name in self._config.model.text_widths}
         grid = token_grid(self._codec.tae.latent_shape(shape)[1:])
         encode = b * flops.tae_encode(self._codec.tae.config, frames, height, width)
-        return encode + flops.transformer_step(self._config.model, b, grid, text)
+        return encode + flops.transformer_step(self._config.model, b, grid, self.text_lengths())
+
+    def text_lengths(self) -> dict[str, int]:
+        """Tokens a prompt of each encoder, at its longest."""
+        return {name: getattr(self._config.text, f"{name}_tokens") for name in self._config.model.text_widths}
 
     def description(self) -> dict[str, Any]:
         """What builds the model and its surroundings again: sizes, text encoders, scale of the latents and the autoencoder's digest."""
         scale = asdict(self._codec.scale) | {"tae_sha256": self._codec.sha256}
         keys = {e.name: e.key for e in self._texts.encoders}
         settings = {"model": asdict(self._config.model), "text": asdict(self._config.text), "sampler": asdict(self._config.sampler)}
-        return {**settings, "text_keys": keys, "latents": scale}
+        kind = {name: asdict(found) for name in KINDS if (found := getattr(self._config, name)) is not None}
+        return {**settings, **kind, "text_keys": keys, "latents": scale}
 
     def _error(self, model: Callable[..., Any], x_0: Tensor, t_B: Tensor, asked: Asked, dtype: torch.dtype) -> Tensor:
         v = model(flow.x_at(x_0, asked.x_1, t_B).to(dtype), t_B, *self._inputs(asked, dtype))
@@ -182,7 +216,7 @@ class TextToVideoTask:
             raise TrainingError(f"{self.name}: clip {clip_id}: expected a prompt (empty where there is no caption), found none") from error
 
 
-def _repeated(asked: Asked, times: int) -> Asked:
+def repeated(asked: Asked, times: int) -> Asked:
     """The samples so many times, one after the other: all, then all again."""
 
     def again(value: Any) -> Any:
