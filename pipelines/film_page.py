@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +87,7 @@ def loudness_picture(sound: NDArray[np.float32]) -> str:
     width, height = _SOUND_PX
     mono = np.abs(sound if sound.ndim == 1 else sound.mean(1))
     edges = np.linspace(0, len(mono), width + 1).astype(int)
-    peaks = np.array([mono[a : max(b, a + 1)].max(initial=0.0) for a, b in zip(edges, edges[1:], strict=False)])
+    peaks = np.array([mono[a : max(b, a + 1)].max(initial=0.0) for a, b in itertools.pairwise(edges)])
     half = np.abs(np.arange(height) - (height - 1) / 2)[:, None]
     sheet = np.where(half <= np.maximum(peaks * height / 2, 0.5), 90, 235).astype(np.uint8)
     return _uri(Image.fromarray(sheet))

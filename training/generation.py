@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,7 @@ class MoviePipeline:
 
     def __init__(self, exports: Sequence[Export], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         self.exports, self.device, self.dtype = list(exports), torch.device(device), dtype
+        self._known: dict[str, Generator] = {}
 
     @classmethod
     def from_folders(
@@ -125,8 +126,7 @@ class MoviePipeline:
         """The clip at the upsampler's factor of its size."""
         if self.upsampler is None:
             raise TrainingError("upsampler: expected the export of an upsampler among the given folders, found none")
-        task = self.upsampler.task
-        assert isinstance(task, UpsamplerTask)
+        task = cast(UpsamplerTask, self.upsampler.task)
         low = pixels_3THW.transpose(0, 1).to(self.device, self.dtype)
         said = prompt_of(request.prompt, float(request.fps))
         return task.upsample(self.upsampler.model, low, said, "upsample/v1", request.seed)
@@ -168,8 +168,6 @@ class MoviePipeline:
         return self._generator(found[-1]) if found else None
 
     def _generator(self, export: Export) -> Generator:
-        if not hasattr(self, "_known"):
-            self._known: dict[str, Generator] = {}
         if export.sha256 not in self._known:
             self._known[export.sha256] = load_generator(export, self.exports, self.device, self.dtype)
         return self._known[export.sha256]

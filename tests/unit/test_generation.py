@@ -1,0 +1,228 @@
+"""From exports to films: models are found by digest, every draw is keyed, and commands continue where they were."""
+
+import dataclasses
+import hashlib
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import save
+from typer.testing import CliRunner
+
+from pipelines.cli import app
+from pipelines.generate import PromptError, read_prompts
+from pipelines.rewrite import RewriteConfig, RewriteError, rewrite
+from training.degradation import UpsampleConfig
+from training.errors import TrainingError
+from training.exports import find_exports
+from training.film import read_note
+from training.flow import SamplerConfig
+from training.generation import ASPECTS, MoviePipeline
+from training.models import layers
+from training.models.autoencoder import TAE, TAEConfig
+from training.models.text import TextConfig
+from training.models.transformer import Transformer, TransformerConfig, initialise
+
+MODEL = TransformerConfig(layers=1, width=32, ffn=64, heads=2, latent_channels=4, max_t=2, max_h=2, max_w=2, bytes_width=16)
+
+
+def write_export(folder: Path, stage: str, state: dict[str, Any], described: dict[str, Any]) -> str:
+    """An export as a finished run leaves it; gives the digest of its weights."""
+    data = save({k: v.contiguous() for k, v in state.items()})
+    sha256 = hashlib.sha256(data).hexdigest()
+    folder.mkdir(parents=True)
+    (folder / "weights.safetensors").write_bytes(data)
+    (folder / "config.json").write_text(json.dumps({"stage": stage, "step": 7, "sha256": sha256, **described}))
+    return sha256
+
+
+def autoencoder(folder: Path, temporal: bool) -> str:
+    """The export of a small autoencoder with keyed weights."""
+    config = TAEConfig(base_channels=4, channel_mult=(1, 1, 1, 1), n_res_blocks=1, latent_channels=4, norm_groups=2, temporal=temporal)
+    tae = TAE(config)
+    layers.initialise(tae, 0)
+    return write_export(folder, "tae" if temporal else "image_ae", tae.state_dict(), {"model": dataclasses.asdict(config)})
+
+
+def generator(folder: Path, stage: str, tae: str, model: TransformerConfig, n_frames: int, **kind: Any) -> str:
+    """The export of a small generator whose output is not zero."""
+    transformer = Transformer(model)
+    initialise(transformer, len(stage))
+    transformer.output.linear.weight.data.normal_(0, 0.1)
+    described = {
+        "model": dataclasses.asdict(model),
+        "text": dataclasses.asdict(TextConfig(bytes_width=16, bytes_tokens=8)),
+        "sampler": dataclasses.asdict(SamplerConfig(steps=2, linear_steps=4, guidance=2.0)),
+        "text_keys": {},
+        "latents": {"mean": [0.0] * 4, "std": [1.0] * 4, "tae_sha256": tae},
+        "trained_on": {"size_px": 32, "n_frames": n_frames, "shapes": "square"},
+        **kind,
+    }
+    return write_export(folder, stage, transformer.state_dict(), described)
+
+
+@pytest.fixture(scope="module")
+def curriculum(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A curriculum's folder: two autoencoders, two text-to-video stages, the later an average of two runs, and an upsampler."""
+    root = tmp_path_factory.mktemp("curriculum")
+    (root / "curriculum.json").write_text(
+        json.dumps({"curriculum": {"stages": dict.fromkeys(("image_ae", "tae", "t2v_768", "video_sft", "upsampler"), {})}})
+    )
+    images, tae = autoencoder(root / "image_ae/export", False), autoencoder(root / "tae/export", True)
+    generator(root / "t2v_768/export", "t2v_768", tae, MODEL, 16)
+    for run in ("run-0/export", "run-1/export"):
+        generator(root / "video_sft" / run, "video_sft", tae, dataclasses.replace(MODEL, ffn=48 + 16 * ("1" in run)), 16)
+    generator(root / "video_sft/average", "video_sft", tae, MODEL, 16)
+    upsample = dataclasses.asdict(UpsampleConfig())
+    generator(root / "upsampler/export", "upsampler", images, dataclasses.replace(MODEL, context_channels=4, max_t=6), 6, upsample=upsample)
+    return root
+
+
+def test_exports_are_found_in_a_curriculums_order(curriculum: Path) -> None:
+    """Stages come in the curriculum's order, of a stage's runs only the average; a folder that is an export is found alone."""
+    found = find_exports([curriculum])
+    assert [e.stage for e in found] == ["image_ae", "tae", "t2v_768", "video_sft", "upsampler"]
+    assert found[3].folder.name == "average"
+    assert [e.stage for e in find_exports([curriculum / "tae"])] == ["tae"]
+    with pytest.raises(TrainingError, match="found none"):
+        find_exports([curriculum / "tae" / "nothing"])
+
+
+@pytest.mark.parametrize("aspect", ASPECTS)
+def test_every_aspect_is_made_at_the_area_trained_on(curriculum: Path, aspect: str) -> None:
+    """Sides are multiples of 16 about a square of 32 px, of 16 frames, finite, and twice that through the upsampler."""
+    pipeline = MoviePipeline.from_folders([curriculum])
+    film = pipeline("a thing", aspect=aspect, upsample=False)
+    t, height, width, _ = film.frames.shape
+    assert t == 16 and height % 16 == 0 and width % 16 == 0
+    across, down = ASPECTS[aspect]
+    assert (width > height) == (across > down) and (width < height) == (across < down)
+    large = pipeline("a thing", aspect=aspect)
+    assert large.frames.shape == (16, 2 * height, 2 * width, 3)
+    assert large.made_from["models"]["upsampler"]["stage"] == "upsampler"
+
+
+def test_the_seed_is_all(curriculum: Path) -> None:
+    """The same request gives the same film bit for bit; another seed, prompt or guidance another."""
+    pipeline = MoviePipeline.from_folders([curriculum])
+    first = pipeline("a thing", seed=1, upsample=False).frames
+    assert np.array_equal(first, MoviePipeline.from_folders([curriculum])("a thing", seed=1, upsample=False).frames)
+    for change in ({"seed": 2}, {"guidance": 9.0}, {"steps": 4}):
+        assert not np.array_equal(first, pipeline("a thing", **{"seed": 1, "upsample": False, **change}).frames), change
+    assert not np.array_equal(first, pipeline("another thing", seed=1, upsample=False).frames)
+
+
+def test_what_cannot_be_made_is_said(curriculum: Path, tmp_path: Path) -> None:
+    """Too many frames, an unknown stage, an odd number of steps, and an autoencoder that is not there are refused in a sentence."""
+    pipeline = MoviePipeline.from_folders([curriculum])
+    with pytest.raises(TrainingError, match="at most 16"):
+        pipeline("x", n_frames=17)
+    with pytest.raises(TrainingError, match="stage t9"):
+        pipeline("x", stage="t9")
+    with pytest.raises(TrainingError, match="even number"):
+        pipeline("x", steps=3)
+    generator(tmp_path / "lonely", "t2v_256", "0" * 64, MODEL, 16)
+    with pytest.raises(TrainingError, match="give their folder too"):
+        MoviePipeline.from_folders([tmp_path / "lonely"])("x")
+
+
+def test_the_command_makes_what_is_missing(curriculum: Path, tmp_path: Path) -> None:
+    """Two prompts become two films and a page; the same command makes none again, and after one is cut short makes that one again, the same."""
+    (tmp_path / "prompts.txt").write_text("a red <b>thing</b>\n\na blue thing\n")
+    command = [
+        "generate",
+        "--prompts",
+        str(tmp_path / "prompts.txt"),
+        "--models",
+        str(curriculum),
+        "--out",
+        str(tmp_path / "films"),
+        "--json",
+    ]
+    first = json.loads(CliRunner().invoke(app, command, catch_exceptions=False).stdout)
+    assert [f["new"] for f in first] == [True, True]
+    paths = [Path(f["film"]) for f in first]
+    assert read_note(paths[0])["request"]["prompt"] == "a red <b>thing</b>"
+    page = (tmp_path / "films" / "index.html").read_text()
+    assert "a red &lt;b&gt;thing&lt;/b&gt;" in page and "<b>thing" not in page and paths[1].name in page
+    before = paths[1].read_bytes()
+    assert [f["new"] for f in json.loads(CliRunner().invoke(app, command).stdout)] == [False, False]
+    paths[1].write_bytes(before[: len(before) // 2])
+    assert [f["new"] for f in json.loads(CliRunner().invoke(app, command).stdout)] == [False, True]
+    assert paths[1].read_bytes() == before
+
+
+def test_wrong_commands_are_told_in_a_sentence(curriculum: Path, tmp_path: Path) -> None:
+    """One file for two prompts, no models, and half a certificate end with status 2 and no traceback."""
+    (tmp_path / "p.txt").write_text("a\nb\n")
+    for command in (
+        ["generate", "--prompts", str(tmp_path / "p.txt"), "--models", str(curriculum), "--out", str(tmp_path / "one.mp4")],
+        ["generate", "a", "--models", str(tmp_path)],
+        ["generate", "a"],
+        ["generate", "a", "--models", str(curriculum), "--certificate", str(tmp_path / "x")],
+    ):
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 2 and "Traceback" not in result.output, (command, result.output)
+
+
+def test_prompt_files_are_read(tmp_path: Path) -> None:
+    """Lines of text, objects of .jsonl and columns of .csv, as MovieGenBench has them; a field that is missing is named with its line."""
+    (tmp_path / "a.jsonl").write_text('{"video_prompt": "one", "audio_prompt": "x"}\n{"prompt": "two"}\n')
+    (tmp_path / "a.csv").write_text('prompt,tag\n"three, with a comma",motion\n')
+    assert read_prompts(tmp_path / "a.jsonl") == ["one", "two"]
+    assert read_prompts(tmp_path / "a.csv") == ["three, with a comma"]
+    (tmp_path / "b.jsonl").write_text('{"prompt": "one"}\n{"words": "two"}\n')
+    with pytest.raises(PromptError, match=r"b\.jsonl:2"):
+        read_prompts(tmp_path / "b.jsonl")
+    (tmp_path / "empty.txt").write_text("\n\n")
+    with pytest.raises(PromptError, match="at least one prompt"):
+        read_prompts(tmp_path / "empty.txt")
+
+
+class Chat(http.server.BaseHTTPRequestHandler):
+    """A chat completion endpoint: repeats the user's words in capitals, or fails as the prompt asks."""
+
+    def do_POST(self) -> None:
+        """One answer."""
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        said = body["messages"][-1]["content"]
+        status = 500 if said == "fail" else 200
+        answer = {"choices": [{"message": {"content": "" if said == "silence" else f"  {said.upper()}\n in full "}}]}
+        data = b"no json" if said == "nonsense" else json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def chat() -> Iterator[str]:
+    """The address of a running endpoint."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Chat) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+
+
+def test_prompts_are_rewritten_on_request(chat: str) -> None:
+    """The model's caption replaces the prompt, its spaces made single; errors and empty answers are told."""
+    config = RewriteConfig(base_url=chat, model="m", api_key_variable="NO_SUCH_KEY")
+    assert rewrite("a cat", config) == "A CAT in full"
+    for prompt, match in (("fail", "status 200, found 500"), ("silence", "found none"), ("nonsense", "chat completion")):
+        with pytest.raises(RewriteError, match=match):
+            rewrite(prompt, config)
+
+
+def test_a_key_is_not_sent_in_the_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a key in the environment an http address on the network is refused before anything is sent."""
+    monkeypatch.setenv("SOME_KEY", "secret")
+    with pytest.raises(RewriteError, match="https"):
+        rewrite("a", RewriteConfig(base_url="http://192.0.2.1/v1", model="m", api_key_variable="SOME_KEY"))
