@@ -24,6 +24,12 @@ class Outer:
     limit: int | None = None
 
 
+VIDEO_STAGES = (
+    *("image_ae", "tae", "t2i_256", "t2v_256", "t2v_768", "video_sft", "personal_1", "personal_2", "personal_3"),
+    *("edit_1", "edit_2", "edit_3"),
+)
+
+
 @pytest.mark.parametrize("name", available("curate"))
 def test_every_curation_config_binds(name: str) -> None:
     """Each file in conf/curate composes into a CurateConfig with rules and sets."""
@@ -32,9 +38,7 @@ def test_every_curation_config_binds(name: str) -> None:
     assert all(k == s.name for k, s in config.sets.items())
 
 
-@pytest.mark.parametrize(
-    ("stage", "name"), [(s, n) for s in ("image_ae", "tae", "t2i_256", "t2v_256", "t2v_768", "video_sft") for n in available(f"train/{s}")]
-)
+@pytest.mark.parametrize(("stage", "name"), [(s, n) for s in VIDEO_STAGES for n in available(f"train/{s}")])
 def test_every_training_config_binds(stage: str, name: str) -> None:
     """Each file in conf/train composes into a TrainConfig; a generator's takes its sizes from conf/model/transformer."""
     config = load(TrainConfig, f"train/{stage}", name)
