@@ -11,7 +11,18 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines import cli_audit, cli_curriculum, cli_encode, cli_generate, cli_ledger, cli_plan, cli_release, cli_takedown, cli_train
+from pipelines import (
+    cli_audit,
+    cli_backtranslate,
+    cli_curriculum,
+    cli_encode,
+    cli_generate,
+    cli_ledger,
+    cli_plan,
+    cli_release,
+    cli_takedown,
+    cli_train,
+)
 from pipelines.console import AsJson, Overrides, errors, print_table
 
 app = typer.Typer(
@@ -153,6 +164,7 @@ def _print_summary(summary: Any, report: Path) -> None:
 for _part in (
     cli_audit.app,
     cli_curriculum.app,
+    cli_backtranslate.app,
     cli_encode.app,
     cli_generate.app,
     cli_ledger.app,

@@ -72,6 +72,8 @@ def execute(dataset: Path, request: Request, radius: Radius, key: Path | None, s
     done["media_copies"] = _remove_media(place, store, case)
     said("media")
     done["caches"] = scrub_caches(store, case.clip_ids)
+    if derived := _take_down_derived(store, request, case, key):
+        done["derived"] = derived
     said("caches")
     done["manifest_version"] = commit_removal(store, case, hashes)
     said("tables")
@@ -217,6 +219,27 @@ def _remove_media(place: Place, store: ManifestStore, case: Case) -> int:
                 removed += 1
     shutil.rmtree(place.work / "spark", ignore_errors=True)  # scratch of the table stages: vectors and hashes of the last run
     return removed
+
+
+def _take_down_derived(store: ManifestStore, request: Request, case: Case, key: Path | None) -> dict[str, int]:
+    """The same is taken down in every dataset that was made of this one; returns how many assets went from each that had any."""
+    from manifests.takedown import Selector, survey
+    from pipelines.backtranslate import derived_datasets, forget_work
+    from pipelines.exposures import first_step
+
+    gone = {}
+    for folder in derived_datasets(store):
+        forget_work(folder, case.clip_ids)
+        theirs = ManifestStore(folder)
+        if theirs.version() < 0:
+            continue
+        held = set(theirs.read("assets", columns=["asset_id"]).column(0).to_pylist()) & set(case.asset_ids)
+        if held:
+            selectors = tuple(Selector(kind="asset", value=asset) for asset in sorted(held))
+            there = Request(selectors=selectors, basis=request.basis, reason=request.reason)
+            execute(folder, there, survey(theirs, selectors, first_step(folder)), key, lambda step: None)
+            gone[str(folder)] = len(held)
+    return gone
 
 
 def _with_sidecars(path: Path) -> list[Path]:

@@ -34,6 +34,9 @@ class EditConfig:
 
     frames: int = 1
     """Frames that a picture and its edit become: 1 stands at a random place in time, more are animated by one affine motion."""
+    stills_of: int = 0
+    """Of so many steps on videos in a row all but the last take the first frames as pictures: for sets with few pictures, as 5 : 1 is 6. 0
+    takes videos as videos."""
     segment_share: float = 0.0
     """Share of the edits of pictures that mark an object; the paper gives none."""
     turn_deg: float = 10.0
@@ -44,9 +47,15 @@ class EditConfig:
     """How far the velocity is led away from that without a source; 1 does not look at that, and saves its pass."""
 
     def __post_init__(self) -> None:
-        if self.frames < 1 or not 0 <= self.segment_share <= 1 or self.zoom < 1 or min(self.turn_deg, self.shift, self.source_guidance) < 0:
+        if (
+            self.frames < 1
+            or self.stills_of < 0
+            or not 0 <= self.segment_share <= 1
+            or self.zoom < 1
+            or min(self.turn_deg, self.shift, self.source_guidance) < 0
+        ):
             raise ValueError(
-                "edit: expected frames >= 1, 0 <= segment_share <= 1, zoom >= 1 and no negative turn_deg, shift or source_guidance"
+                "edit: expected frames >= 1, stills_of >= 0, 0 <= segment_share <= 1, zoom >= 1 and no negative turn_deg, shift or source_guidance"
             )
 
 

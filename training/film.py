@@ -47,7 +47,7 @@ class Film:
 
     def save(self, path: Path, signer: "CryptoSigner | None" = None, credentials: "Credentials | None" = None) -> None:
         """The film is an mp4 (H.264, AAC) at `path` with its note, signed where there is a key."""
-        plain = _encode(self)
+        plain = encode_film(self)
         note = seal(
             Statement(subject=path.name, sha256=_digest(plain), predicate_type=PREDICATE, predicate=self.made_from or {"request": {}}),
             signer,
@@ -138,7 +138,8 @@ def read_film(path: Path) -> Film:
     return Film(frames=np.stack(frames), fps=Fraction(fps), sound=sound)
 
 
-def _encode(film: Film) -> bytes:
+def encode_film(film: Film) -> bytes:
+    """Pictures and sound as an mp4 without a note; the same film gives the same bytes."""
     import av
 
     sink = io.BytesIO()

@@ -8,6 +8,7 @@ Models are found in the folders that curricula and runs leave, each by the diges
 never taken for another. Every draw is keyed by the seed: the same request gives the same film on the same machine.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -15,21 +16,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training import keyed
 from training.config import bind
+from training.data.decode import MAX_PIXELS
 from training.data.shapes import size_of
 from training.data.text_cache import TextCache
 from training.errors import TrainingError
 from training.exports import Export, by_digest, find_exports
-from training.film import Film
+from training.film import SAMPLE_RATE_HZ, Film, read_film
 from training.flow import SamplerConfig
 from training.latents import LatentCodec, LatentScale, load_tae, read_export
 from training.models.text import load_encoders, prompt_of
 from training.models.transformer import PATCH_PX, Transformer, grow_positions
+from training.models.vision import PersonalTransformer
+from training.tasks.edit import EditTask
 from training.tasks.flow_config import KINDS, FlowConfig
+from training.tasks.personal import PersonalTask
 from training.tasks.text_to_video import Asked, TextToVideoTask
 from training.tasks.upsampler import UpsamplerTask
 
@@ -37,6 +44,13 @@ ASPECTS = {"16:9": (16, 9), "9:16": (9, 16), "1:1": (1, 1), "4:3": (4, 3), "3:4"
 """The five aspect ratios that clips are curated in."""
 
 FPS = 24
+
+_TASKS: dict[str | None, type[TextToVideoTask]] = {
+    None: TextToVideoTask,
+    "upsample": UpsamplerTask,
+    "edit": EditTask,
+    "personal": PersonalTask,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +66,28 @@ class Request:
     guidance: float | None = None
     upsample: bool = True
     """Made larger where there is an upsampler."""
+    photo: str | None = None
+    """File of a picture of the person to be shown; a stage of personalisation makes the film."""
+    clip: str | None = None
+    """File of the clip to be edited; the prompt is the instruction."""
 
     def __post_init__(self) -> None:
         if self.aspect not in ASPECTS:
             raise TrainingError(f"aspect: expected one of {', '.join(ASPECTS)}, found {self.aspect}")
         if self.fps < 1 or (self.n_frames is not None and self.n_frames < 1):
             raise TrainingError(f"request: expected fps and n_frames of at least 1, found {self.fps} and {self.n_frames}")
+        if self.photo and self.clip:
+            raise TrainingError("request: expected a photo or a clip to edit, found both")
+
+    @property
+    def kind(self) -> str | None:
+        """Which kind of stage makes it; None for text to video."""
+        return "personal" if self.photo else "edit" if self.clip else None
+
+    def note(self) -> dict[str, Any]:
+        """The request as JSON values, files by the SHA-256 of their bytes: their names are nobody's business."""
+        files = {name: _sha256(Path(value)) for name in ("photo", "clip") if (value := getattr(self, name))}
+        return asdict(self) | files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,24 +124,25 @@ class MoviePipeline:
         """The film of a prompt; `wishes` are fields of `Request`, `stage` another than the last text-to-video stage."""
         request = Request(prompt=prompt, **wishes)
         say = on_step or (lambda text: None)
-        video = self.video(stage)
+        video = self.video(stage, request.kind)
         say(f"{video.export.stage}: {request.prompt}")
-        pixels = self.text_to_video(video, request)
+        pixels, fps, sound = self.pixels(video, request)
         models = {"video": video.export.note, "autoencoder": video.autoencoder.note}
         if request.upsample and self.upsampler is not None:
             say(f"{self.upsampler.export.stage}: {pixels.shape[3]}x{pixels.shape[2]} pixels made larger")
             pixels = self.enlarge(pixels, request)
             models |= {"upsampler": self.upsampler.export.note, "upsampler_autoencoder": self.upsampler.autoencoder.note}
-        return self.film(pixels, request, models)
+        frames = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
+        return Film(frames=frames, fps=fps, sound=sound, made_from={"request": request.note(), "models": models})
 
-    def film(self, pixels_3THW: Tensor, request: Request, models: dict[str, Any], sound: Any = None, **more: Any) -> Film:
-        """Pixels in [-1, 1] as a film that says what it was made from."""
-        frames = ((pixels_3THW.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
-        made_from = {"request": asdict(request) | more, "models": models}
-        return Film(frames=frames, fps=Fraction(request.fps), sound=sound, made_from=made_from)
+    def pixels(self, video: Generator, request: Request) -> tuple[Tensor, Fraction, Any]:
+        """(pixels (3, T, H, W) in [-1, 1], frames a second, sound of the clip that was edited)"""
+        if request.clip is not None:
+            return self.edit(video, request)
+        return self.text_to_video(video, request), Fraction(request.fps), None
 
     def text_to_video(self, video: Generator, request: Request) -> Tensor:
-        """Pixels (3, T, H, W) in [-1, 1] of the prompt."""
+        """Pixels (3, T, H, W) in [-1, 1] of the prompt, and of the person of a photo where the stage is one of personalisation."""
         trained = video.trained
         n_frames = request.n_frames or int(trained["n_frames"])
         width, height = size_of(*ASPECTS[request.aspect], int(trained["size_px"]))
@@ -119,8 +150,25 @@ class MoviePipeline:
         said = prompt_of(request.prompt, None if n_frames == 1 else float(request.fps))
         shape = task.latent_shape((1, 3, n_frames, height, width))
         x_0 = keyed.normal(shape, "generate/v1", request.seed).to(self.device)
-        latents = task.latents(video.model, x_0, Asked(x_0, [said]), self.dtype)
+        person = None
+        if request.photo is not None:
+            side = cast(PersonalTransformer, video.model).tower.config.image_px
+            person = read_photo(Path(request.photo), side)[None].to(self.device)
+        latents = task.latents(video.model, x_0, Asked(x_0, [said], identity=person), self.dtype)
         return task.decode(latents.to(self.dtype), n_frames)[0]
+
+    def edit(self, video: Generator, request: Request) -> tuple[Tensor, Fraction, Any]:
+        """The clip of the request as its prompt instructs, at the area trained on and no longer than the model knows, with its own sound."""
+        source = read_film(Path(request.clip or ""))
+        longest = min(request.n_frames or len(source.frames), 8 * transformer_of(video.model).config.max_t)
+        frames = source.frames[:longest]
+        width, height = size_of(frames.shape[2], frames.shape[1], int(video.trained["size_px"]))
+        x = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = _covering(x, height, width).transpose(0, 1)[None].to(self.device, self.dtype)
+        task = cast(EditTask, self.fitted(video, request, len(frames), height, width))
+        made = task.edit(video.model, x, [request.prompt], "edit/v1", request.seed)[0]
+        sound = None if source.sound is None else source.sound[: round(len(frames) / source.fps * SAMPLE_RATE_HZ)]
+        return made, source.fps, sound
 
     def enlarge(self, pixels_3THW: Tensor, request: Request) -> Tensor:
         """The clip at the upsampler's factor of its size."""
@@ -159,15 +207,16 @@ class MoviePipeline:
             raise TrainingError(
                 f"generate: expected an export of stage {stage or 'text to video'}, found {sorted({e.stage for e in self.exports})}"
             )
-        return self._generator(chosen[-1])
+        return self.generator(chosen[-1])
 
     @cached_property
     def upsampler(self) -> Generator | None:
         """The last upsampler; None where none was trained."""
         found = [e for e in self.exports if e.described.get("upsample")]
-        return self._generator(found[-1]) if found else None
+        return self.generator(found[-1]) if found else None
 
-    def _generator(self, export: Export) -> Generator:
+    def generator(self, export: Export) -> Generator:
+        """The stage of an export, loaded once."""
         if export.sha256 not in self._known:
             self._known[export.sha256] = load_generator(export, self.exports, self.device, self.dtype)
         return self._known[export.sha256]
@@ -185,15 +234,51 @@ def load_generator(export: Export, exports: Sequence[Export], device: torch.devi
     found = by_digest(exports, latents["tae_sha256"], f"the autoencoder of {export.folder}")
     tae, sha256 = load_tae(found.folder, flow.autoencoder)
     codec, texts = LatentCodec(tae, scale, sha256), TextCache(load_encoders(flow.text, device))
-    task: TextToVideoTask = (UpsamplerTask if flow.upsample else TextToVideoTask)(export.stage, flow, 0, codec, {}, texts)
+    kind = UpsamplerTask if flow.upsample else EditTask if flow.edit else PersonalTask if flow.personal else TextToVideoTask
+    task: TextToVideoTask = kind(export.stage, flow, 0, codec, {}, texts)
     with torch.device("meta"):
-        model = Transformer(flow.model)
+        model = PersonalTransformer(flow.model, flow.personal.tower, train_tower=False) if flow.personal else Transformer(flow.model)
     try:
         model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         raise TrainingError(f"{export.folder}: expected weights of its own description, found {str(error)[:300]}") from error
     model = model.to(device, dtype).eval().requires_grad_(False)
     return Generator(export=export, autoencoder=found, task=task, model=model)
+
+
+def read_photo(path: Path, side_px: int) -> Tensor:
+    """The middle square of a picture, (3, side, side) in [-1, 1]; TrainingError when it is none, or a huge one."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path, formats=("JPEG", "PNG", "WEBP")) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise TrainingError(f"{path}: expected at most {MAX_PIXELS} pixels, found {picture.width}x{picture.height}")
+            values = torch.from_numpy(np.asarray(picture.convert("RGB")).copy())
+    except (OSError, UnidentifiedImageError, ValueError) as error:
+        raise TrainingError(f"{path}: expected a picture (JPEG, PNG or WebP), found {error}") from error
+    return _covering(values.permute(2, 0, 1)[None].float() / 127.5 - 1, side_px, side_px)[0]
+
+
+def _covering(x_T3HW: Tensor, height: int, width: int) -> Tensor:
+    """The pictures scaled to cover height x width, and their middle."""
+    scale = max(height / x_T3HW.shape[2], width / x_T3HW.shape[3])
+    size = (max(height, round(x_T3HW.shape[2] * scale)), max(width, round(x_T3HW.shape[3] * scale)))
+    x = F.interpolate(x_T3HW, size=size, mode="bilinear", antialias=True, align_corners=False)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return x[:, :, top : top + height, left : left + width]
+
+
+def _kind(export: Export) -> str | None:
+    """Which of `KINDS` a stage is; None for text to video."""
+    return next((kind for kind in KINDS if export.described.get(kind)), None)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise TrainingError(f"{path}: expected a file, found {error.strerror}") from error
 
 
 def transformer_of(model: nn.Module) -> Transformer:

@@ -164,6 +164,18 @@ def test_videos_are_text_to_video_with_a_black_source_or_pairs() -> None:
     assert torch.allclose(paired.context[1:], asked.context[1:], atol=1e-5) and torch.equal(paired.x_1, asked.x_1)
 
 
+def test_videos_give_pictures_by_step() -> None:
+    """With `stills_of` 6, five steps of six edit the first frames of videos and one is text to video; held-out clips always do the same."""
+    of, x = task(with_edit(stills_of=6)), pictures(9)
+    frames = [of.asked(x, CLIPS, keys(step), batch(x, step)).x_1.shape[2] for step in range(12)]
+    assert frames == [1, 1, 1, 1, 1, 2] * 2
+    of.held = {c: {} for c in CLIPS}
+    shapes = [of.asked(x[:1], [c], [("validate/v1", c)], None).x_1.shape[2] for c in (*CLIPS, *CLIPS)]
+    assert shapes[:4] == shapes[4:] and isinstance(of, EditTask)
+    shown = of.sample(of.module(), held("a", "video"), x[:1])
+    assert shown.shape == x[:1].shape
+
+
 def test_a_mask_member_is_what_is_marked() -> None:
     """Where a shard has a mask, segmentation marks that; without one, what stands out."""
     of, x = task(with_edit(segment_share=1.0)), pictures(1)
@@ -249,7 +261,7 @@ def test_an_edit_is_nearer_to_its_target_than_to_its_source(learnt) -> None:
     distances = torch.stack([(latents - z).square().flatten(1).mean(1) for z in asked.x_1], 1)
     assert distances.argmin(1).tolist() == [0, 1, 2, 3], distances
     source, target = (of._codec.decode(z, 9) for z in (asked.context, asked.x_1))
-    made = of.edit(model, source, ["mirror it"] * 4, 7, tasks=[OTHER] * 4)
+    made = of.edit(model, source, ["mirror it"] * 4, 7)
     nearer = [psnr_db(m, t) - psnr_db(m, s) for m, t, s in zip(made, target, source, strict=True)]
     assert sum(nearer) / 4 > 1.0, nearer
 

@@ -6,6 +6,7 @@ objects to be marked; III: edits that a model made of real clips, to be undone. 
 I, is the plan's matter, by step, the same on all ranks.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from training import edits, flops, flow, keyed
 from training.data.batch import Batch
 from training.data.index import Sample
 from training.data.text_cache import TextCache
-from training.edits import NONE, OTHER, EditConfig, Edited, task_of
+from training.edits import NONE, EditConfig, Edited, task_of
 from training.errors import TrainingError
 from training.latents import LatentCodec
 from training.tasks.flow_config import FlowConfig
@@ -45,6 +46,8 @@ class EditTask(TextToVideoTask):
     def asked(self, pixels: Tensor, clips: Sequence[str], keys: Sequence[Key], batch: Batch | None) -> Asked:
         """Targets under their instructions, given their sources; pictures stand at a place in time of their own."""
         beside = self.beside(batch, clips)
+        if pixels.shape[2] > 1 and self._as_pictures(batch, keys[0]):
+            pixels, beside = pixels[:, :, :1], {}
         made = [
             self._of(x.float(), clip, key, {n: v[i] for n, v in beside.items()})
             for i, (x, clip, key) in enumerate(zip(pixels, clips, keys, strict=True))
@@ -62,11 +65,14 @@ class EditTask(TextToVideoTask):
         return Asked(x_1, [e.instruction for e in made], context, None, task, start)
 
     def sample(self, model: Callable[..., Any], sample: Sample, pixels: Tensor) -> Tensor:
-        """The edit that a held-out clip is measured on, made from noise of its own; of an animated picture its first frame."""
+        """The edit that a held-out clip is measured on, made from noise of its own; of an animated picture its first frame,
+        and of a video that was taken as a picture that picture for as long."""
         asked = self.asked(pixels, [sample.clip_id], [("validate/v1", sample.clip_id)], None)
         x_0 = keyed.normal(tuple(asked.x_1.shape), "sample/v1", sample.clip_id).to(pixels.device)
-        made = self._codec.decode(self.latents(model, x_0, asked, pixels.dtype), self._moving(_shape(pixels))[2])
-        return made[:, :, : pixels.shape[2]]
+        frames = min(pixels.shape[2] if pixels.shape[2] > 1 else self._edit.frames, 8 * asked.x_1.shape[2])
+        made = self._codec.decode(self.latents(model, x_0, asked, pixels.dtype), frames)[:, :, : pixels.shape[2]]
+        last = made[:, :, -1:].expand(-1, -1, pixels.shape[2] - made.shape[2], -1, -1)
+        return torch.cat([made, last], 2)
 
     def edit(
         self, model: Callable[..., Any], pixels: Tensor, instructions: Sequence[str], *key: object, tasks: Sequence[int] | None = None
@@ -112,6 +118,11 @@ class EditTask(TextToVideoTask):
         b, _, frames, height, width = moving = self._moving(shape)
         return super().flops(moving) + b * flops.tae_encode(self._codec.tae.config, frames, height, width)
 
+    def _as_pictures(self, batch: Batch | None, key: Key) -> bool:
+        """Whether videos give their first frames: by step, the same on all ranks; of held-out clips by clip."""
+        cycle = self._edit.stills_of
+        return bool(cycle) and (keyed.integer(0, cycle, *key, "still") if batch is None else batch.step % cycle) != cycle - 1
+
     def _moving(self, shape: tuple[int, int, int, int, int]) -> tuple[int, int, int, int, int]:
         b, channels, frames, height, width = shape
         return b, channels, self._edit.frames if frames == 1 else frames, height, width
@@ -120,7 +131,8 @@ class EditTask(TextToVideoTask):
         """What becomes of one clip (3, T, H, W)."""
         if "has_source" in beside and bool(beside["has_source"].any()):
             source = beside["source"].to(x.device).float() / 127.5 - 1.0
-            made = Edited(source, x, self._prompt(clip), OTHER)
+            said = re.sub(r"^FPS-\S+ ", "", self._prompt(clip))  # an instruction names no rate: it may be of pictures
+            made = Edited(source, x, said, task_of(said))
             return edits.animate(made, self._edit, key) if x.shape[1] == 1 and self._edit.frames > 1 else made
         if x.shape[1] > 1:
             return Edited(-torch.ones_like(x), x, self._prompt(clip), NONE)
@@ -137,8 +149,3 @@ class EditTask(TextToVideoTask):
         if shape not in self._black:
             self._black[shape] = self._codec.encode(torch.full_like(like_13THW, -1.0))
         return self._black[shape]
-
-
-def _shape(pixels: Tensor) -> tuple[int, int, int, int, int]:
-    b, channels, frames, height, width = pixels.shape
-    return b, channels, frames, height, width
