@@ -19,7 +19,8 @@ _LEVELS = 219.0  # limited range: 16 black, 235 white
 class HashObserver:
     """Fills the track `hashes`: `quality` 0..100, and as its pictures [4, 8] the 32 bytes of the PDQ hash of the whole picture."""
 
-    def __init__(self) -> None:
+    def __init__(self, least_us: int = LEAST_US) -> None:
+        self._least_us = least_us
         self._recorder = Recorder(TRACK, ("quality",))
         self._due = -(1 << 62)
         self._held: list[tuple[int, np.ndarray]] = []
@@ -31,7 +32,7 @@ class HashObserver:
             self._cells = None
         if frame.pts_us < self._due:
             return
-        self._due = frame.pts_us + LEAST_US
+        self._due = frame.pts_us + self._least_us
         self._cells = cells(frame.y) if self._cells is None else self._cells
         self._held.append((frame.pts_us, self._cells))
         if len(self._held) == _AT_ONCE:

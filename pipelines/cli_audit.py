@@ -55,6 +55,49 @@ def explain(
 
 
 @app.command()
+def lookup(
+    dataset: Dataset,
+    file: Annotated[Path, typer.Argument(help="A video, image or audio file.", exists=True, dir_okay=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Say whether a file, or a part of it, is in the dataset: its very bytes, spans of its pictures, edited copies. Exit status 1 if not.
+
+    The file is decoded in a sandbox; the dataset's own media are not opened, and nothing is written.
+
+      dailies lookup dataset film.mp4
+    """
+    from pipelines.lookup import look_up
+
+    store_of(dataset)
+    with errors(OSError):
+        found = look_up(dataset, file)
+    print(json.dumps(dataclasses.asdict(found))) if as_json else _tell_matches(found)
+    raise typer.Exit(0 if found.found else 1)
+
+
+def _tell_matches(found: Any) -> None:
+    said = {"bytes": "the very file", "span": "a span of its pictures", "copy": "its pictures, perhaps edited"}
+    print(f"{found.file}: sha256 {found.sha256}, compared: {found.compared}, version {found.version}")
+    if found.blocked:
+        print("its bytes are on the blocklist: they may not enter again")
+    for m in found.matches:
+        print(f"{m.asset_id} {m.uri} ({m.state}): {said[m.how]}, {_times(m.shown.start_us, m.shown.end_us)} of the file is "
+              f"{_times(m.shown.there_start_us, m.shown.there_end_us)} there, {m.shown.distance} bits apart")  # fmt: skip
+    rows = [
+        [c.clip_id, c.decision, c.set_name or "", _times(c.file_start_us, c.file_end_us), _times(c.start_us, c.end_us)]
+        for m in found.matches
+        for c in m.clips
+    ]
+    if rows:
+        print_table(["clip", "decision", "set", "seconds of the file", "seconds of its asset"], rows)
+    print("found" if found.found else "nothing in this dataset is this file or was seen to show a part of it")
+
+
+def _times(start_us: int, end_us: int) -> str:
+    return f"{start_us / 1e6:.2f} to {end_us / 1e6:.2f}"
+
+
+@app.command()
 def replay(
     dataset: Dataset,
     stage: Annotated[str, typer.Argument(help="Stage: probe, scan, split, measure-motion, measure-borders, text, caption, encode …")],

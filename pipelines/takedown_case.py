@@ -14,16 +14,11 @@ import pyarrow.parquet as pq
 
 from curation.blocklist import Blocklist, block_distances, picture_hashes
 from curation.hash_observer import TRACK
-from curation.isolate import Sandbox
 from curation.keyframes import read_keyframes
-from curation.media import MediaError
-from curation.probe import probe_asset
-from curation.scan import ScanConfig, scan_asset
-from curation.tracks import by_name
+from curation.outside import watch_file
 from manifests import ids
 from manifests.events import Block
 from manifests.purgeable import url_key
-from manifests.records import Asset
 from manifests.tables import ManifestStore
 from manifests.takedown import Basis, Radius, Selector
 from pipelines.measures import read_tracks
@@ -117,19 +112,8 @@ def open_case(place: Place, store: ManifestStore, request: Request, radius: Radi
 
 def pictures_of(file: Path) -> tuple[tuple[str, str], ...]:
     """(kind, value) of the picture hashes of a file outside the dataset, decoded once in the sandbox; none of one that cannot be decoded."""
-    limits = ScanConfig().media
-    with file.open("rb") as source:
-        sha256, md5, size = ids.hash_stream(source)
-    asset = Asset(asset_id=ids.asset_id(sha256), asset_sha256=sha256, asset_md5=md5, size_bytes=size, uri=str(file))
-    with Sandbox(limits.max_wall_s + 30, limits.memory_bytes) as sandbox:
-        try:
-            asset = sandbox.call(probe_asset, asset, str(file), limits)
-            if asset.error_stage is not None:
-                return ()
-            found = sandbox.call(scan_asset, asset, str(file), ScanConfig())
-        except MediaError:  # then its bytes are blocked, and nothing else is known of it
-            return ()
-    return tuple(picture_hashes(by_name(found.tracks).get(TRACK), found.keyframes))
+    watched = watch_file(file)
+    return tuple(picture_hashes(watched.tracks.get(TRACK), watched.keyframes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

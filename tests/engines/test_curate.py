@@ -3,6 +3,7 @@
 import collections
 import itertools
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from curation.ffmpeg_program import ffmpeg_binary
 from manifests.records import Asset, Clip
 from manifests.schema import from_table
 from manifests.tables import ManifestStore
+from pipelines.lookup import look_up
 from tests.conftest import read_media_log
 
 pytestmark = pytest.mark.engine
@@ -258,6 +261,33 @@ def test_the_auditor_can_ask(curated, dailies) -> None:
     assert ".tar" in explained.out
     assert dailies("explain", curated.path, "0" * 32).status == 2
     assert (curated.path / "report.html").stat().st_size > 10_000
+
+
+def test_a_file_or_part_of_it_is_looked_up(samples: Path, curated, dailies, tmp_path: Path) -> None:
+    """The very file is known by its bytes; a part of a video, scaled and coded anew, by its span with the times in both; a mirrored copy by its
+    key frames; a film of something else by nothing, with status 1. Nothing is written."""
+    before = {p: p.stat().st_mtime_ns for p in curated.path.rglob("*") if p.is_file()}
+    assert dailies("lookup", curated.path, samples / "melody.wav").status == 0
+    part, mirrored, other = (tmp_path / f"{n}.mp4" for n in ("part", "mirrored", "other"))
+    source = samples / "pan_right.mp4"
+    _ffmpeg("-ss", "1", "-t", "2", "-i", source, "-vf", "scale=320:-2", "-crf", "30", "-an", part)
+    _ffmpeg("-i", source, "-vf", "hflip,crop=iw*0.95:ih*0.95", "-an", mirrored)
+    _ffmpeg("-f", "lavfi", "-t", "3", "-i", "life=size=320x240:rate=25:mold=10:ratio=0.1:death_color=#C83232:life_color=#00ff00", other)
+    done = dailies("lookup", curated.path, part, "--json")
+    assert (done.status, done.json["found"], done.json["blocked"]) == (0, True, False)
+    spans = {Path(m["uri"]).name: m for m in done.json["matches"] if m["how"] == "span"}
+    shown, (clip, *_) = spans["pan_right.mp4"]["shown"], spans["pan_right.mp4"]["clips"]
+    assert abs(shown["there_start_us"] - shown["start_us"] - 1_000_000) <= 80_000 and shown["end_us"] - shown["start_us"] > 1_500_000
+    assert shown["distance"] <= 31 and abs(clip["start_us"] - clip["file_start_us"] - 1_000_000) <= 120_000
+    copies = look_up(curated.path, mirrored)
+    assert {(Path(m.uri).name[:9], m.how) for m in copies.matches} == {("pan_right", "copy")}  # of its own copies the one most like it
+    missed = look_up(curated.path, other)
+    assert (missed.found, missed.matches, missed.compared) == (False, (), "bytes and pictures")
+    assert {p: p.stat().st_mtime_ns for p in curated.path.rglob("*") if p.is_file()} == before
+
+
+def _ffmpeg(*arguments: object) -> None:
+    subprocess.run([ffmpeg_binary(), "-v", "error", "-y", *map(str, arguments)], check=True, stdin=subprocess.DEVNULL)
 
 
 def _find_rules(node: Any) -> list[dict[str, Any]]:
