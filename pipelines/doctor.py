@@ -24,7 +24,7 @@ class Finding:
 
 def examine(out: Path) -> list[Finding]:
     """Every finding, good or bad, in the order in which a run would meet them."""
-    return [*_packages(), _credentials(), _java(), *_codecs(), _encoder(), _disk(out), _writable(out)]
+    return [*_packages(), _credentials(), _java(), *_codecs(), _encoder(), _descriptors(), _disk(out), _writable(out)]
 
 
 def _packages() -> Iterator[Finding]:
@@ -87,6 +87,20 @@ def _encoder() -> Finding:
         return Finding("encode h264", False, f"{type(error).__name__}: {error}", remedy)
     found = [e for e in ("libx264", "aac", "flac") if f" {e} " in listed]
     return Finding("encode h264", len(found) == 3, f"{binary} with {', '.join(found)}", remedy)
+
+
+def _descriptors() -> Finding:
+    """The encoder gets an open file and no name, so that nothing inside a medium can make it open another."""
+    from curation.ffmpeg_program import EncodeError, ffmpeg_binary, need_descriptors
+
+    remedy = "unset IMAGEIO_FFMPEG_EXE to use the program of imageio-ffmpeg, or set it to an ffmpeg of 6.1 or later"
+    try:
+        binary = ffmpeg_binary()
+        need_descriptors(binary)
+    except (ImportError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+        found = error.detail if isinstance(error, EncodeError) else f"{type(error).__name__}: {error}"
+        return Finding("encode from fd", False, found, remedy)
+    return Finding("encode from fd", True, f"{binary} reads inherited descriptors")
 
 
 def _disk(out: Path) -> Finding:
