@@ -1,4 +1,4 @@
-"""The command that uses what was trained."""
+"""The commands that use what was trained."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipelines.console import AsJson, errors
+from pipelines.console import AsJson, errors, print_table
 
 app = typer.Typer()
 
@@ -36,6 +36,10 @@ def generate(
         float | None, typer.Option("--guidance", help="Guidance by the prompt; 1 is none; as trained if not given.")
     ] = None,
     upsample: Annotated[bool, typer.Option(help="Make the film larger with the upsampler, where one was trained.")] = True,
+    photo: Annotated[
+        Path | None, typer.Option("--photo", help="A picture of a person, who is then in the film (a stage of personalisation).")
+    ] = None,
+    edit: Annotated[Path | None, typer.Option("--edit", help='An mp4 to edit; the prompt is the instruction, e.g. "Make it grey."')] = None,
     sign: Annotated[
         Path | None, typer.Option("--sign", help="Ed25519 key of `dailies keygen`: the note in the film is signed with it.")
     ] = None,
@@ -56,6 +60,8 @@ def generate(
 
       dailies generate "A coin turns on a table." --models curriculum --out coin.mp4 --aspect 16:9
 
+      dailies generate "Make it black and white." --edit coin.mp4 --models curriculum --out grey.mp4
+
       dailies generate --prompts MovieGenVideoBench.txt --models curriculum --out bench --seed 1
     """
     from manifests.signing import SigningError, load_signer
@@ -75,6 +81,7 @@ def generate(
         if out.suffix == ".mp4" and len(listed) * count > 1:
             raise PromptError(f"{out}: expected a folder for {len(listed) * count} films, found the name of one")
         wishes = {"n_frames": frames, "aspect": aspect, "fps": fps, "steps": steps, "guidance": guidance, "upsample": upsample}
+        wishes |= {"photo": str(photo) if photo else None, "clip": str(edit) if edit else None}
         rewriting = RewriteConfig(base_url=rewriter, model=rewriter_model) if rewriter else None
         signer = load_signer(sign) if sign else None
         credentials = Credentials(chain=certificate, key=certificate_key) if certificate and certificate_key else None
@@ -86,6 +93,54 @@ def generate(
     else:
         for m in made:
             print(f"{m.path}  {'' if m.new else '(there already)'}")
+
+
+@app.command()
+def evaluate(
+    models: Annotated[list[Path], typer.Argument(help="Folders of curricula, runs or exports; each is a column of the page.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the page, evaluation.json and the films.")],
+    data: Annotated[Path | None, typer.Option("--data", help="Dataset whose held-out clips are measured on.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help="A file of prompts: one a line, .jsonl or .csv (MovieGenBench's files as they are).")
+    ] = None,
+    first: Annotated[int | None, typer.Option("--first", help="Only so many of the prompts.", min=1)] = None,
+    clips: Annotated[int, typer.Option("--clips", help="Held-out clips of each kind of model.", min=1)] = 16,
+    lpips: Annotated[str, typer.Option("--lpips", help="torchvision's VGG-16 weights, for LPIPS.")] = "",
+    clip: Annotated[str, typer.Option("--clip", help="Folder of an open_clip model, for text agreement.")] = "",
+    steps: Annotated[int | None, typer.Option("--steps", help="Steps of the solver; as trained if not given.", min=2)] = None,
+    upsample: Annotated[bool, typer.Option(help="Make the films larger with the upsampler, where one was trained.")] = True,
+    seed: Annotated[int, typer.Option("--seed", help="Keys every draw.")] = 0,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 …; a GPU where there is one if not given.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare trained models: numbers on held-out clips, films of the same prompts side by side, one page.
+
+    dailies evaluate curriculum --data dataset --prompts prompts.txt --out evaluation
+
+    dailies evaluate run-a run-b --data dataset --out compared
+    """
+    from dataclasses import asdict
+
+    from pipelines.evaluate import PAGE, EvaluateConfig
+    from pipelines.evaluate import evaluate as run
+    from pipelines.generate import PromptError, read_prompts
+    from pipelines.progress import Progress
+    from training.errors import TrainingError
+
+    if data is None and prompts is None:
+        raise typer.BadParameter("expected --data DATASET, --prompts FILE, or both")
+    with errors(TrainingError, PromptError):
+        listed = read_prompts(prompts)[:first] if prompts is not None else []
+        config = EvaluateConfig(clips=clips, lpips=lpips, clip=clip, wishes={"steps": steps, "upsample": upsample}, seed=seed)
+        progress = Progress(quiet=as_json)
+        columns = run(models, data, listed, out, config, lambda folders: load_pipeline(folders, device), progress.say)
+    if as_json:
+        print(json.dumps([asdict(c) for c in columns]))
+        return
+    names = list(dict.fromkeys(m.name for c in columns for m in c.measures))
+    known = [{m.name: m.value for m in c.measures} for c in columns]
+    print_table(["measure", *(c.name for c in columns)], [[n, *(f"{k[n]:.4g}" if n in k else "" for k in known)] for n in names])
+    print(f"\n{out / PAGE}")
 
 
 def load_pipeline(models: list[Path], device: str | None):  # type: ignore[no-untyped-def]

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,14 +109,14 @@ def _film(
     from training.film import read_note
     from training.generation import Request
 
-    request = asdict(Request(prompt=read_as, seed=seed, **wanted.wishes))
-    video = pipeline.video(wanted.stage).export
+    request = Request(prompt=read_as, seed=seed, **wanted.wishes)
+    video = pipeline.video(wanted.stage, request.kind).export
     if path.exists():
         try:
             note = read_note(path)
         except SigningError:
             note = {}  # another film, or a part of one: made anew
-        if note.get("request") == json.loads(json.dumps(request)) and note.get("models", {}).get("video") == video.note:
+        if note.get("request") == json.loads(json.dumps(request.note())) and note.get("models", {}).get("video") == video.note:
             say(f"{path}: there already")
             return Made(path=path, prompt=prompt, read_as=read_as, seed=seed, new=False, made_from=note)
     film = pipeline(read_as, stage=wanted.stage, on_step=say, seed=seed, **wanted.wishes)

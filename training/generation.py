@@ -199,14 +199,13 @@ class MoviePipeline:
             transformer.config = larger
         return generator.task.with_sampler(sampler_of(generator.task.sampler, request))
 
-    def video(self, stage: str | None = None) -> Generator:
-        """The last text-to-video stage, or the one of that name."""
-        plain = [e for e in self.exports if "text_keys" in e.described and not any(e.described.get(kind) for kind in KINDS)]
-        chosen = [e for e in plain if stage is None or e.stage == stage]
+    def video(self, stage: str | None = None, kind: str | None = None) -> Generator:
+        """The last stage of the kind (text to video without one), or the one of that name."""
+        able = [e for e in self.exports if "tae_sha256" in e.described.get("latents", {}) and _kind(e) == kind]
+        chosen = [e for e in able if stage is None or e.stage == stage]
         if not chosen:
-            raise TrainingError(
-                f"generate: expected an export of stage {stage or 'text to video'}, found {sorted({e.stage for e in self.exports})}"
-            )
+            wanted = stage or {None: "text to video", "edit": "editing", "personal": "personalisation"}[kind]
+            raise TrainingError(f"generate: expected an export of stage {wanted}, found {sorted({e.stage for e in self.exports})}")
         return self.generator(chosen[-1])
 
     @cached_property

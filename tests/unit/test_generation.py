@@ -6,11 +6,13 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import save
 from typer.testing import CliRunner
 
@@ -18,15 +20,18 @@ from pipelines.cli import app
 from pipelines.generate import PromptError, read_prompts
 from pipelines.rewrite import RewriteConfig, RewriteError, rewrite
 from training.degradation import UpsampleConfig
+from training.edits import TASKS, EditConfig
 from training.errors import TrainingError
 from training.exports import find_exports
-from training.film import read_note
+from training.film import Film, read_note
 from training.flow import SamplerConfig
 from training.generation import ASPECTS, MoviePipeline
+from training.identity import PersonalConfig
 from training.models import layers
 from training.models.autoencoder import TAE, TAEConfig
 from training.models.text import TextConfig
 from training.models.transformer import Transformer, TransformerConfig, initialise
+from training.models.vision import PersonalTransformer, TowerConfig, initialise_tower
 
 MODEL = TransformerConfig(layers=1, width=32, ffn=64, heads=2, latent_channels=4, max_t=2, max_h=2, max_w=2, bytes_width=16)
 
@@ -51,7 +56,11 @@ def autoencoder(folder: Path, temporal: bool) -> str:
 
 def generator(folder: Path, stage: str, tae: str, model: TransformerConfig, n_frames: int, **kind: Any) -> str:
     """The export of a small generator whose output is not zero."""
-    transformer = Transformer(model)
+    if "personal" in kind:
+        transformer = PersonalTransformer(model, TowerConfig(**kind["personal"]["tower"]), train_tower=False)
+        initialise_tower(transformer.tower, 0)
+    else:
+        transformer = Transformer(model)
     initialise(transformer, len(stage))
     transformer.output.linear.weight.data.normal_(0, 0.1)
     described = {
@@ -70,14 +79,18 @@ def generator(folder: Path, stage: str, tae: str, model: TransformerConfig, n_fr
 def curriculum(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A curriculum's folder: two autoencoders, two text-to-video stages, the later an average of two runs, and an upsampler."""
     root = tmp_path_factory.mktemp("curriculum")
-    (root / "curriculum.json").write_text(
-        json.dumps({"curriculum": {"stages": dict.fromkeys(("image_ae", "tae", "t2v_768", "video_sft", "upsampler"), {})}})
-    )
+    stages = ("image_ae", "tae", "t2v_768", "video_sft", "upsampler", "personal_1", "edit_1")
+    (root / "curriculum.json").write_text(json.dumps({"curriculum": {"stages": {name: {} for name in stages}}}))
     images, tae = autoencoder(root / "image_ae/export", False), autoencoder(root / "tae/export", True)
     generator(root / "t2v_768/export", "t2v_768", tae, MODEL, 16)
     for run in ("run-0/export", "run-1/export"):
         generator(root / "video_sft" / run, "video_sft", tae, dataclasses.replace(MODEL, ffn=48 + 16 * ("1" in run)), 16)
     generator(root / "video_sft/average", "video_sft", tae, MODEL, 16)
+    editor = dataclasses.replace(MODEL, context_channels=4, tasks=len(TASKS))
+    generator(root / "edit_1/export", "edit_1", tae, editor, 16, edit=dataclasses.asdict(EditConfig()))
+    tower = TowerConfig(image_px=32, patch_px=16, width=24, layers=1, heads=2, mlp=32, side=1)
+    person = dataclasses.replace(MODEL, identity_width=24)
+    generator(root / "personal_1/export", "personal_1", tae, person, 16, personal=dataclasses.asdict(PersonalConfig(tower=tower)))
     upsample = dataclasses.asdict(UpsampleConfig())
     generator(root / "upsampler/export", "upsampler", images, dataclasses.replace(MODEL, context_channels=4, max_t=6), 6, upsample=upsample)
     return root
@@ -86,7 +99,7 @@ def curriculum(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_exports_are_found_in_a_curriculums_order(curriculum: Path) -> None:
     """Stages come in the curriculum's order, of a stage's runs only the average; a folder that is an export is found alone."""
     found = find_exports([curriculum])
-    assert [e.stage for e in found] == ["image_ae", "tae", "t2v_768", "video_sft", "upsampler"]
+    assert [e.stage for e in found] == ["image_ae", "tae", "t2v_768", "video_sft", "upsampler", "personal_1", "edit_1"]
     assert found[3].folder.name == "average"
     assert [e.stage for e in find_exports([curriculum / "tae"])] == ["tae"]
     with pytest.raises(TrainingError, match="found none"):
@@ -115,6 +128,45 @@ def test_the_seed_is_all(curriculum: Path) -> None:
     for change in ({"seed": 2}, {"guidance": 9.0}, {"steps": 4}):
         assert not np.array_equal(first, pipeline("a thing", **{"seed": 1, "upsample": False, **change}).frames), change
     assert not np.array_equal(first, pipeline("another thing", seed=1, upsample=False).frames)
+
+
+def test_a_clip_is_edited_and_keeps_its_sound(curriculum: Path, tmp_path: Path) -> None:
+    """The edit has the clip's shape at the area trained on, its rate and its sound; another instruction or clip gives another film; the note
+    knows the clip by its bytes and not by its name."""
+    pipeline = MoviePipeline.from_folders([curriculum])
+    level = np.linspace(20, 230, 20)[:, None, None, None]
+    source = Film(
+        frames=np.broadcast_to(level, (20, 54, 96, 3)).astype(np.uint8),
+        fps=Fraction(12),
+        sound=np.full(80_000, 0.1, np.float32),
+        made_from={},
+    )
+    source.save(tmp_path / "private-name.mp4")
+    clip = str(tmp_path / "private-name.mp4")
+    made = pipeline("make it grey", clip=clip, upsample=False)
+    assert made.frames.shape == (16, 16, 32, 3) and made.fps == 12
+    assert made.sound is not None and abs(len(made.sound) / 48_000 - 16 / 12) < 0.01
+    assert "private-name" not in json.dumps(made.made_from) and len(made.made_from["request"]["clip"]) == 64
+    assert not np.array_equal(made.frames, pipeline("mirror it", clip=clip, upsample=False).frames)
+    Film(frames=255 - source.frames, fps=Fraction(12), made_from={}).save(tmp_path / "other.mp4")
+    assert not np.array_equal(made.frames, pipeline("make it grey", clip=str(tmp_path / "other.mp4"), upsample=False).frames)
+
+
+def test_a_person_is_shown(curriculum: Path, tmp_path: Path) -> None:
+    """Another photo gives another film; what is no picture is said."""
+    pipeline, films = MoviePipeline.from_folders([curriculum]), []
+    for name, shade in (("a.png", 30), ("b.png", 220)):
+        picture = np.full((40, 60, 3), shade, np.uint8)
+        picture[10:20] = 255 - shade
+        Image.fromarray(picture).save(tmp_path / name)
+        films.append(pipeline("a person walks", photo=str(tmp_path / name), upsample=False))
+    assert not np.array_equal(films[0].frames, films[1].frames)
+    assert films[0].made_from["models"]["video"]["stage"] == "personal_1"
+    (tmp_path / "c.png").write_bytes(b"no picture")
+    with pytest.raises(TrainingError, match=r"c\.png"):
+        pipeline("a person walks", photo=str(tmp_path / "c.png"))
+    with pytest.raises(TrainingError, match="found both"):
+        pipeline("x", photo="a", clip="b")
 
 
 def test_what_cannot_be_made_is_said(curriculum: Path, tmp_path: Path) -> None:
