@@ -63,6 +63,8 @@ def generator(folder: Path, stage: str, tae: str, model: TransformerConfig, n_fr
         transformer = Transformer(model)
     initialise(transformer, len(stage))
     transformer.output.linear.weight.data.normal_(0, 0.1)
+    if model.context_channels:
+        transformer.context.weight.data.normal_(0, 0.1)
     described = {
         "model": dataclasses.asdict(model),
         "text": dataclasses.asdict(TextConfig(bytes_width=16, bytes_tokens=8)),
