@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.events import Cube
-from manifests.ledger import PASS, THRESHOLD, Decided, Verdicts
+from manifests.ledger import PASS, THRESHOLD, Decided, Verdicts, decide
+from manifests.policy import Numbered
 from manifests.records import Clip
 from manifests.schema import arrow_schema, to_table
 
@@ -132,6 +133,17 @@ def build_cubes(run_no: int, assets: pa.Table, of_assets: Decided, clips: pa.Tab
     cubes.add_assets(assets, of_assets)
     cubes.add_clips(clips, of_clips)
     return cubes.table()
+
+
+def recount(run_no: int, policy: Sequence[Numbered], assets: pa.Table, clips: pa.Table) -> pa.Table:
+    """The cubes of stored tables under the rules in force, as the next curation will count them: what is not live is blocked, and its clips
+    are no more."""
+    live = pc.equal(assets.column("state"), "live")
+    blocked = pc.if_else(live, assets.column("blocked"), pa.scalar(1.0, pa.float32()))
+    assets = assets.set_column(assets.schema.get_field_index("blocked"), "blocked", blocked)
+    clips = clips.filter(pc.is_in(clips.column("asset_no"), value_set=assets.filter(live).column("asset_no").combine_chunks()))
+    of_assets, of_clips = (decide([(n, r) for n, r in policy if r.subject == s], t) for s, t in (("asset", assets), ("clip", clips)))
+    return build_cubes(run_no, assets, of_assets, clips, of_clips)
 
 
 def with_earlier(cubes: pa.Table, stored: pa.Table) -> pa.Table:

@@ -1,6 +1,6 @@
 """Rights as people look at them: files and kept clips by what is stated, and licence by source.
 
-These are counted from the tables, not from the cubes: a takedown changes the clips and counts nothing again.
+These are counted from the tables, not from the cubes, which know rules and sources but no rights.
 """
 
 # SQL is put together from names of this file and of the schema; values are parameters.

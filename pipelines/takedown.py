@@ -27,8 +27,10 @@ import pyarrow.compute as pc
 
 from manifests import deny, ids, scrub
 from manifests.amendments import Amendment, amend
+from manifests.cubes import recount, with_earlier
 from manifests.events import Block, Run, Takedown
 from manifests.files import write_atomic
+from manifests.policy import policy_at
 from manifests.purgeable import removed_uri
 from manifests.records import Asset, Source
 from manifests.schema import from_table, to_table
@@ -97,15 +99,19 @@ def quarantine(store: ManifestStore, case: Case) -> None:
     assets, clips = store.read("assets"), store.read("clips")
     blocks: list[Block] = from_table(Block, store.read("blocklist"))
     known = {(b.kind, b.value) for b in blocks}
+    run = _run(store, case, run_id)
     blocks += [Block(kind=k, value=v, takedown_no=case.takedown_no) for k, v in case.blocks if (k, v) not in known]
-    mine, theirs = _among(assets, "asset_no", case.asset_nos), _among(clips, "clip_no", case.clip_nos)
+    assets = _put(assets, _among(assets, "asset_no", case.asset_nos), {"state": "quarantined"})
+    # Here and not at the end: it is the largest table, written once.
+    clips = _put(scrub.forget_clips(case.clip_ids)(clips), _among(clips, "clip_no", case.clip_nos), _REMOVED)
     store.commit(
         run_id,
-        append={"takedowns": to_table(Takedown, [_row(case, "open")]), "runs": to_table(Run, [_run(store, case, run_id)])},
+        append={"takedowns": to_table(Takedown, [_row(case, "open")]), "runs": to_table(Run, [run])},
         replace={
-            "assets": _put(assets, mine, {"state": "quarantined"}),
-            "clips": _put(scrub.forget_clips(case.clip_ids)(clips), theirs, _REMOVED),  # here and not at the end: the largest table, once
+            "assets": assets,
+            "clips": clips,
             "blocklist": to_table(Block, blocks),
+            "cubes": with_earlier(recount(run.run_no, policy_at(store, parent), assets, clips), store.read("cubes", parent)),
         },
         parent=parent,
     )

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from manifests import integrity, rebuild
+from manifests.cubes import recount
 from manifests.deny import DenyList
 from manifests.events import Block, Takedown
+from manifests.policy import policy_at
 from manifests.records import Asset
 from manifests.release_check import Trust, check_release
 from manifests.schema import from_table
@@ -147,6 +149,31 @@ def test_the_ledger_of_takedowns_and_the_blocklist_say_what_was_done(place: Plac
     assert [(r.takedown_no, r.state, r.n_assets, r.n_clips) for r in rows] == [(1, s, 1, len(place.clips)) for s in ("open", "executed")]
     blocks: list[Block] = from_table(Block, place.store.read("blocklist"))
     assert {b.kind for b in blocks} == {"sha256", "md5", "pdq", "pdq_area"} and {b.takedown_no for b in blocks} == {1}
+
+
+def test_counts_are_of_what_is_left(place: Place) -> None:
+    """The newest counts, of funnel, sources and scores, are those of the live clips, as the next curation would count; earlier funnels stay."""
+    store = place.store
+    before = recount(0, policy_at(store), store.read("assets"), store.read("clips"))
+    store.commit("7" * 32, replace={"cubes": before})
+    _run(place)
+    clips, cubes = store.read("clips"), store.read("cubes")
+    gone = {c.clip_no for c in place.clips}
+    kept = sum(d == "keep" and n not in gone for d, n in zip(clips["decision"].to_pylist(), clips["clip_no"].to_pylist(), strict=True))
+    rows = [r for r in cubes.to_pylist() if r["run_no"] == max(cubes["run_no"].to_pylist())]
+    said = {
+        v: sum(r["n"] for r in rows if r["name"] == "source" and r["rule_no"] is None and r["verdict"] == v) for v in ("pass", "reject")
+    }
+    assert kept and said == {"pass": kept, "reject": clips.num_rows - len(gone) - kept}
+    known = sum(v is not None for n, v in zip(clips["clip_no"].to_pylist(), clips["motion"].to_pylist(), strict=True) if n not in gone)
+    assert known and sum(r["n"] for r in rows if r["name"] == "histogram" and r["measure"] == "motion") == known
+    earlier = [r for r in cubes.to_pylist() if r["run_no"] == 0]
+    assert earlier == [r for r in before.to_pylist() if r["name"] == "funnel"] and earlier
+    per_rule = {
+        r["rule_no"]: sum(x["n"] for x in rows if x["name"] == "funnel" and x["rule_no"] == r["rule_no"]) for r in rows if r["rule_no"]
+    }
+    of_clips = [n for n, r in policy_at(store) if r.subject == "clip" and set(r.kinds) == {"video", "image", "audio"} and not r.set_name]
+    assert of_clips and {per_rule[n] for n in of_clips} == {clips.num_rows - len(gone)}
 
 
 def test_the_receipt_is_signed(place: Place) -> None:
