@@ -141,10 +141,13 @@ def report(dataset: Dataset) -> None:
 
 @app.command()
 def verify(
-    target: Annotated[Path | None, typer.Argument(help="Folder of a dataset, or of a release of it (dataset/releases/NAME).")] = None,
+    target: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of a dataset, or of a release of it (dataset/releases/NAME); or a film of `dailies generate`."),
+    ] = None,
     version: Version = None,
     key: Annotated[
-        Path | None, typer.Option("--key", help="Release or proof: the provider's public key, which has to have signed it.")
+        Path | None, typer.Option("--key", help="Release, proof or film: the provider's public key, which has to have signed it.")
     ] = None,
     latest_known: Annotated[
         str | None, typer.Option("--latest-known", help="Release: Merkle root of the newest release you know of.")
@@ -162,6 +165,7 @@ def verify(
 
     A dataset: every shard's hash, every member's offset, size and hash, and every count against the manifest.
     A release: signature, every file, every row, every shard, and that it is no older one than you know.
+    A film (FILE.mp4): that its note speaks of these pictures and this sound, and says which models made them.
     """
     from manifests.release_check import is_release
 
@@ -169,10 +173,33 @@ def verify(
         _verify_proof(proof, target, key, as_json)
     elif target is None:
         raise typer.BadParameter("expected the folder of a dataset or release, or --proof FILE, found none")
+    elif target.suffix == ".mp4":
+        _verify_film(target, key, as_json)
     elif is_release(target):
         _verify_release(target, key, latest_known, after, data, as_json)
     else:
         _verify_dataset(target, version, as_json)
+
+
+def _verify_film(film: Path, key: Path | None, as_json: bool) -> None:
+    from manifests.signing import SigningError, load_public
+    from training.film import read_note
+
+    with errors(SigningError):
+        public = load_public(key) if key is not None else None
+    try:
+        note = read_note(film, public)
+    except SigningError as error:
+        print(json.dumps({"holds": False, "reason": str(error)}) if as_json else f"{film}: does not hold: {error}")
+        raise typer.Exit(1) from error
+    if as_json:
+        print(json.dumps({"holds": True, "signed_by": public.keyid if public else None, **note}))
+        return
+    print(f"{film}: its note holds" + (f", signed by {public.keyid}" if public else "; give --key to ask who signed it"))
+    models = note.get("models", {})
+    print_table(
+        ["model", "stage", "step", "weights"], [[r, str(m["stage"]), str(m.get("step", "")), m["sha256"][:16]] for r, m in models.items()]
+    )
 
 
 def _verify_dataset(dataset: Path, version: int | None, as_json: bool) -> None:

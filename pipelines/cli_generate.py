@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -80,7 +80,14 @@ def generate(
         listed = read_prompts(prompts) if prompts is not None else [prompt or ""]
         if out.suffix == ".mp4" and len(listed) * count > 1:
             raise PromptError(f"{out}: expected a folder for {len(listed) * count} films, found the name of one")
-        wishes = {"n_frames": frames, "aspect": aspect, "fps": fps, "steps": steps, "guidance": guidance, "upsample": upsample}
+        wishes: dict[str, Any] = {
+            "n_frames": frames,
+            "aspect": aspect,
+            "fps": fps,
+            "steps": steps,
+            "guidance": guidance,
+            "upsample": upsample,
+        }
         wishes |= {"photo": str(photo) if photo else None, "clip": str(edit) if edit else None}
         rewriting = RewriteConfig(base_url=rewriter, model=rewriter_model) if rewriter else None
         signer = load_signer(sign) if sign else None

@@ -13,7 +13,7 @@ and found FVD and IS not to follow them (Movie Gen, evaluation); these numbers s
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from manifests.files import write_atomic
 from manifests.tables import ManifestError, ManifestStore
-from pipelines.film_page import Group, Row, Table, write_page
+from pipelines.film_page import Group, Row, Shown, Table, write_page
 from pipelines.generate import Wanted, generate, shown
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ def evaluate(
     write_atomic(out / JSON, json.dumps([asdict(c) for c in columns], indent=1).encode())
     groups = []
     for prompt in dict.fromkeys(prompts):
-        films = [shown(f.path, name, f.made_from, found) for p, name, f, found in cells if p == prompt]
-        groups.append(Group(prompt=prompt, films=tuple(_placed(f, f"{name}/") for f, name in zip(films, names, strict=True))))
+        beside = [_placed(shown(f.path, name, f.made_from, found), f"{name}/") for p, name, f, found in cells if p == prompt]
+        groups.append(Group(prompt=prompt, films=tuple(beside)))
     lead = f"{len(names)} set{'s' if len(names) != 1 else ''} of models, {len(held_out)} held-out clips, {len(groups)} prompts."
     write_page(out / PAGE, "Evaluation", lead, groups, _table(columns))
     return columns
@@ -325,10 +325,8 @@ def _table(columns: Sequence[Column]) -> Table:
     return Table(columns=tuple(c.name for c in columns), rows=tuple(rows))
 
 
-def _placed(film: Any, folder: str) -> Any:
+def _placed(film: Shown, folder: str) -> Shown:
     """The film as the page finds it, in a folder beside it."""
-    from dataclasses import replace
-
     return replace(film, file=folder + film.file)
 
 

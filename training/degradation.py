@@ -76,22 +76,23 @@ def degrade(x_T3HW: Tensor, config: UpsampleConfig, *key: object) -> Tensor:
     draws = keyed.stream(*key, "degrade")
     for number, ranges in enumerate(_ROUNDS):
         if number == 0 or draws.random() < _LIKELY:
-            x = _blur(
-                x, _drawn(draws, ranges.blur) * config.strength, _drawn(draws, ranges.blur) * config.strength, draws.uniform(0, math.pi)
-            )
-        scale = math.exp(draws.uniform(*map(math.log, ranges.resize)) * config.strength)
-        size = (max(8, round(x.shape[2] * scale)), max(8, round(x.shape[3] * scale))) if number == 0 else None
-        x = _resize(x, size or (max(8, round(height * scale)), max(8, round(width * scale))), int(draws.integers(3)))
+            sigmas = (_drawn(draws, ranges.blur) * config.strength, _drawn(draws, ranges.blur) * config.strength)
+            x = _blur(x, *sigmas, float(draws.uniform(0, math.pi)))
+        low, high = (math.log(r) for r in ranges.resize)
+        scale = math.exp(float(draws.uniform(low, high)) * config.strength)
+        shape = x.shape[2:] if number == 0 else (height, width)
+        x = _resize(x, (max(8, round(shape[0] * scale)), max(8, round(shape[1] * scale))), int(draws.integers(3)))
         x = _noise(x, draws, ranges, config.strength, (*key, "noise", number))
         if number == 0:
             x = _jpeg(x, _quality(draws, config.strength))
-    finish = [lambda y: _resize(y, (height, width), method), lambda y: _jpeg(y, quality)]
     method, quality, sinc_first = int(draws.integers(3)), _quality(draws, config.strength), draws.random() < 0.5
-    if draws.random() < _LIKELY:
-        cutoff = draws.uniform(math.pi / 3, math.pi)
-        finish.insert(1 if sinc_first else 2, lambda y: _low_pass(y, math.pi - (math.pi - cutoff) * config.strength))
-    for step in finish:
-        x = step(x)
+    rings, cutoff = draws.random() < _LIKELY, math.pi - (math.pi - float(draws.uniform(math.pi / 3, math.pi))) * config.strength
+    x = _resize(x, (height, width), method)
+    if rings and sinc_first:
+        x = _low_pass(x, cutoff)
+    x = _jpeg(x, quality)
+    if rings and not sinc_first:
+        x = _low_pass(x, cutoff)
     return x.clamp(-1.0, 1.0)
 
 

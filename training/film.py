@@ -121,7 +121,7 @@ def read_film(path: Path) -> Film:
     import av
 
     try:
-        with av.open(io.BytesIO(path.read_bytes()), format="mp4") as container:
+        with _opened(path.read_bytes()) as container:
             picture = container.streams.video[0]
             fps = picture.average_rate or Fraction(24)
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(picture)]
@@ -180,7 +180,7 @@ def _with_note(data: bytes, note: str) -> bytes:
     import av
 
     sink = io.BytesIO()
-    with av.open(io.BytesIO(data), format="mp4") as read, av.open(sink, "w", format="mp4") as out:
+    with _opened(data) as read, av.open(sink, "w", format="mp4") as out:
         out.metadata["comment"] = note
         streams = {s.index: out.add_stream_from_template(s) for s in read.streams}
         for packet in read.demux():
@@ -190,12 +190,17 @@ def _with_note(data: bytes, note: str) -> bytes:
     return sink.getvalue()
 
 
-def _digest(data: bytes) -> str:
-    """SHA-256 over streams and packets as they are stored: it does not change when the container is written anew."""
+def _opened(data: bytes) -> Any:
+    """The container over the bytes, with the demuxer named: no probing, so a playlist in disguise opens nothing."""
     import av
 
+    return av.open(io.BytesIO(data), format="mp4")
+
+
+def _digest(data: bytes) -> str:
+    """SHA-256 over streams and packets as they are stored: it does not change when the container is written anew."""
     whole = hashlib.sha256()
-    with av.open(io.BytesIO(data), format="mp4") as container:
+    with _opened(data) as container:
         for stream in container.streams:
             whole.update(f"{stream.index} {stream.type} {stream.codec_context.name}\n".encode())
             for packet in container.demux(stream):

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save
 from typer.testing import CliRunner
 
+from manifests.signing import generate_key
 from pipelines.cli import app
 from pipelines.generate import PromptError, read_prompts
 from pipelines.rewrite import RewriteConfig, RewriteError, rewrite
@@ -280,3 +281,19 @@ def test_a_key_is_not_sent_in_the_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", "secret")
     with pytest.raises(RewriteError, match="https"):
         rewrite("a", RewriteConfig(base_url="http://192.0.2.1/v1", model="m", api_key_variable="SOME_KEY"))
+
+
+def test_a_film_is_verified(curriculum: Path, tmp_path: Path) -> None:
+    """`dailies verify FILM` says which models made it, with a key who signed; a film that was changed ends with status 1."""
+    generate_key(tmp_path / "key")
+    film = tmp_path / "film.mp4"
+    command = ["generate", "a thing", "--models", str(curriculum), "--out", str(film), "--no-upsample", "--sign", str(tmp_path / "key")]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    said = json.loads(CliRunner().invoke(app, ["verify", str(film), "--key", str(tmp_path / "key.pub"), "--json"]).stdout)
+    assert said["holds"] and said["models"]["video"]["stage"] == "video_sft" and said["request"]["prompt"] == "a thing"
+    assert "video_sft" in CliRunner().invoke(app, ["verify", str(film)]).stdout
+    data = bytearray(film.read_bytes())
+    data[data.index(b"mdat") + 100] ^= 1
+    film.write_bytes(data)
+    result = CliRunner().invoke(app, ["verify", str(film)])
+    assert result.exit_code == 1 and "does not hold" in result.stdout

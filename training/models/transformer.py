@@ -268,14 +268,14 @@ class Transformer(nn.Module):
         if self.config.context_channels:
             x = x + self.context(self.split(patchify(_given(context_BCTHW, "context latents")), 1))
         position = self.split(self.positions(grid, start_B), -2)
-        text = [project(tokens[name]) for name, project in self.text.items()]
+        read = [project(tokens[name]) for name, project in self.text.items()]
         masked = [masks[name] for name in self.text]
         added = None
         if self.config.tasks:
             more, added = self.tasks(_given(task_B, "a task"))
-            text, masked = [*text, more], [*masked, masked[0].new_ones(more.shape[:2])]
+            read, masked = [*read, more], [*masked, masked[0].new_ones(more.shape[:2])]
         time, vectors = self.time(t_B, added)
-        text, mask = torch.cat(text, 1), torch.cat(masked, 1)[:, None, None]
+        text, mask = torch.cat(read, 1), torch.cat(masked, 1)[:, None, None]
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(block, x, position, vectors, text, mask, use_reentrant=False)

@@ -105,7 +105,8 @@ class EditTask(TextToVideoTask):
         def dx_dt(x: Tensor, t: float) -> Tensor:
             v = model(torch.cat([x] * 3).to(dtype), torch.full((3 * n,), t, device=x.device), *inputs).float()
             both, source, none = v.chunk(3)
-            return none + scale * (source - none) + guidance * (both - source)
+            guided: Tensor = none + scale * (source - none) + guidance * (both - source)
+            return guided
 
         return dx_dt
 
