@@ -25,6 +25,13 @@ def train(
         Path | None, typer.Option("--tae", help="Folder of a finished `dailies train tae`, or of its export: a generator's latents.")
     ] = None,
     parent: Annotated[Path | None, typer.Option("--parent", help="Folder of the finished stage that this one begins from.")] = None,
+    codec: Annotated[
+        Path | None, typer.Option("--codec", help="Folder of a finished `dailies train codec`, or of its export: the latents of sound.")
+    ] = None,
+    artefacts: Annotated[
+        Path | None,
+        typer.Option("--artefacts", help="Of an upsampler: folder of the temporal autoencoder whose traces it learns to remove."),
+    ] = None,
     config: Annotated[str, typer.Option("--config", help="tiny, h200, paper, or the path of a YAML file.")] = "tiny",
     launcher: Annotated[
         str, typer.Option("--launcher", help="local trains here; none prepares the run and prints how to launch it on a cluster.")
@@ -46,7 +53,7 @@ def train(
     from training.errors import TrainingError
 
     with errors(ConfigError, TrainingError):
-        result = train_stage(stage, data, out, config, overrides or [], as_json, tae, parent, launcher)
+        result = train_stage(stage, data, out, config, overrides or [], as_json, tae, parent, launcher, codec, artefacts)
     print(json.dumps(result) if as_json else "\n".join(f"{k:<16} {v}" for k, v in result.items()))
 
 

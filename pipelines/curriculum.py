@@ -2,6 +2,7 @@
 
     OUT/curriculum.json        the resolved curriculum and its dataset
     OUT/<stage>/               the stage's run, or run-0 run-1 … and their average/
+    OUT/<stage>/edits/         a dataset of what an editor made of clips, where the stage learns to undo it
     OUT/<stage>/gate.json      what the stage's held-out measure was before and after, and whether that is enough
 
 Everything that says how far it is lies in the stages' own folders, so a killed curriculum goes on where it was.
@@ -19,8 +20,8 @@ from manifests.tables import ManifestError, ManifestStore
 from pipelines import config
 from pipelines.config import ConfigError
 
-STATE, GATE = "curriculum.json", "gate.json"
-HIGHER_IS_BETTER = ("psnr",)
+STATE, GATE, EDITS = "curriculum.json", "gate.json", "edits"
+HIGHER_IS_BETTER = ("psnr", "si_sdr")
 """Measures of this beginning rise; all others are losses and fall."""
 
 
@@ -34,6 +35,14 @@ class StageSpec:
     """The stage whose weights it begins from."""
     tae: str | None = None
     """The stage whose autoencoder it encodes with."""
+    artefacts: str | None = None
+    """Of an upsampler: the stage whose temporal autoencoder leaves the traces that it learns to remove."""
+    codec: str | None = None
+    """The stage whose codec of sound it encodes with."""
+    backtranslate: str | None = None
+    """The editor whose edits of the dataset's clips this stage learns to undo: they are made before it, a dataset of their own."""
+    backtranslate_clips: int = 0
+    """So many clips are edited; 0 for all."""
     overrides: tuple[str, ...] = ()
     runs: tuple[tuple[str, ...], ...] = ()
     """Several trainings, each with overrides of its own, whose average is what the stage leaves."""
@@ -54,7 +63,7 @@ class Curriculum:
         for name, spec in self.stages.items():
             if not name.isidentifier():
                 raise ValueError(f"stages: expected letters, digits and underscores, found {name!r}")
-            for what in ("parent", "tae"):
+            for what in ("parent", "tae", "artefacts", "codec", "backtranslate"):
                 if (needed := getattr(spec, what)) is not None and needed not in seen:
                     raise ValueError(f"stages.{name}.{what}: expected a stage before it, one of {sorted(seen)}, found {needed!r}")
             seen.add(name)
@@ -159,12 +168,17 @@ def run(curriculum: Curriculum, data: Path, out: Path, quiet: bool, launcher: st
     from pipelines.training import train_stage
 
     for name, spec in curriculum.stages.items():
+        clips = data
+        if spec.backtranslate:
+            clips = out / name / EDITS
+            say(f"stage {name}: {clips}, edits by {spec.backtranslate}")
+            _backtranslate(curriculum, spec, data, out, clips, quiet)
         for training in _trainings(name, spec, out / name):
             if not _finished(training.folder) or not (out / name / GATE).exists():
                 say(f"stage {name}: {training.folder}")
             result = train_stage(
                 spec.train or name,
-                data,
+                clips,
                 training.folder,
                 curriculum.preset,
                 list(training.overrides),
@@ -172,6 +186,8 @@ def run(curriculum: Curriculum, data: Path, out: Path, quiet: bool, launcher: st
                 tae=_result(curriculum, out, spec.tae),
                 parent=_result(curriculum, out, spec.parent),
                 launcher=launcher,
+                codec=_result(curriculum, out, spec.codec),
+                artefacts=_result(curriculum, out, spec.artefacts),
             )
             if "launch" in result:
                 say(f"stage {name}: to be trained by\n  {result['launch']}\nthen run this command again")
@@ -229,6 +245,18 @@ def _result(curriculum: Curriculum, out: Path, stage: str | None) -> Path | None
     if stage is None:
         return None
     return out / stage / "average" if curriculum.stages[stage].runs else out / stage
+
+
+def _backtranslate(curriculum: Curriculum, spec: StageSpec, data: Path, out: Path, clips: Path, quiet: bool) -> None:
+    """`clips` is a dataset of the editor's edits, finished before or now."""
+    import torch
+
+    from pipelines.backtranslate import BacktranslateConfig, backtranslate
+    from pipelines.progress import Progress
+
+    editor, tae = (folder for folder in (_result(curriculum, out, spec.backtranslate), _result(curriculum, out, spec.tae)) if folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    backtranslate(data, (tae, editor), clips, BacktranslateConfig(clips=spec.backtranslate_clips), device, Progress(quiet=quiet))
 
 
 def _average(name: str, spec: StageSpec, folder: Path) -> None:

@@ -143,7 +143,11 @@ def _ancestors(run: Path) -> list[Path]:
         if not (at / RUN).exists():
             continue
         config = read(at).config
-        for named in (config.parent, *((config.flow.parent, config.flow.tae) if config.flow else ())):
+        pictures, sound = (
+            (config.flow.parent, config.flow.tae) if config.flow else (),
+            (config.sound.parent, config.sound.codec) if config.sound else (),
+        )
+        for named in (config.parent, *pictures, *sound):
             place = Path(named).resolve() if named else None
             if place is not None and place.name == "export" and (place.parent / RUN).exists():
                 place = place.parent

@@ -30,10 +30,14 @@ def train_stage(
     tae: Path | None = None,
     parent: Path | None = None,
     launcher: str = "local",
+    codec: Path | None = None,
+    artefacts: Path | None = None,
 ) -> dict[str, Any]:
     """The training run in `out` is finished and the dataset's manifest says what each checkpoint saw; returns where to look.
 
     `tae` and `parent` are folders of finished runs, or of their exports: what a generator encodes with, and what a stage begins from.
+    `codec` is that of a finished `dailies train codec`, for a generator of sound; `artefacts` that of a temporal autoencoder whose traces
+    an upsampler learns to remove.
     With the launcher `none` nothing is trained here: the run is prepared, and `launch` in the result is the command that trains it.
     """
     from training.config import AUTOENCODERS, TrainConfig
@@ -52,7 +56,12 @@ def train_stage(
         raise ConfigError(f"{config_name}: expected a configuration for `dailies train {stage}`, found one of stage {settings.stage}")
     if settings.flow:
         given: dict[str, Any] = {n: str(p.resolve()) for n, p in (("tae", tae), ("parent", parent)) if p}
+        if artefacts and settings.flow.upsample:
+            given["upsample"] = dataclasses.replace(settings.flow.upsample, artefacts=str(artefacts.resolve()))
         settings = dataclasses.replace(settings, flow=dataclasses.replace(settings.flow, **given))
+    elif settings.sound:
+        given = {n: str(p.resolve()) for n, p in (("codec", codec), ("parent", parent)) if p}
+        settings = dataclasses.replace(settings, sound=dataclasses.replace(settings.sound, **given))
     elif parent:
         settings = dataclasses.replace(settings, parent=str(parent.resolve()))
     settings = with_absolute_caches(settings)
@@ -83,4 +92,5 @@ def with_absolute_caches(settings: Any) -> Any:
         return dataclasses.replace(part, **given)
 
     flow = settings.flow and absolute(settings.flow, "text_cache", "latents_folder")
-    return dataclasses.replace(settings, data=absolute(settings.data, "cache_folder"), flow=flow)
+    sound = settings.sound and absolute(settings.sound, "text_cache")
+    return dataclasses.replace(settings, data=absolute(settings.data, "cache_folder"), flow=flow, sound=sound)

@@ -3,6 +3,7 @@
 conditions.parquet   clip_id, prompt: the caption in use at the run's manifest version, its rate in front
 latents.json         scale of the latents, SHA-256 of the autoencoder and of the parent
 parent.json          of an autoencoder that began from one: SHA-256 of the image autoencoder
+pairs.parquet        clip_id, other_id: of personalisation by pairs of faces, who else shows a clip's person
 principal.safetensors  of an autoencoder that began as a linear code: the principal components of its training clips' blocks
 
 So later captions and other weights under the same path do not change a run that has begun: the former are not read, the latter refused.
@@ -35,11 +36,19 @@ if TYPE_CHECKING:
     from training.tasks.flow_config import FlowConfig
 
 PROMPTS, LATENTS, PARENT, PRINCIPAL = "conditions.parquet", "latents.json", "parent.json", "principal.safetensors"
+PAIRS = "pairs.parquet"
+DATASET_PAIRS = "vectors/identity_pairs.parquet"
+"""Under a dataset: pairs of clips whose faces agree, as curation found them. Biometric data, which a takedown forgets."""
 
 
 def prepare(config: "TrainConfig", dataset: Path, out: Path, samples: list[Sample], version: int) -> None:
     """The run's folder holds its conditions; of an autoencoder its parent's digest or the components it begins as. Weights are read and
     checked."""
+    if config.hears:
+        from training.sound_conditions import prepare_sound
+
+        prepare_sound(config, dataset, out, samples, version)
+        return
     if config.flow is None:
         if config.parent:
             from training.latents import read_export
@@ -55,6 +64,42 @@ def prepare(config: "TrainConfig", dataset: Path, out: Path, samples: list[Sampl
     scale, digests = _scale(config, config.flow, dataset, samples, version)
     write_atomic(out / LATENTS, json.dumps({**asdict(scale), **digests}, indent=1).encode())
     write_prompts(out, prompts)
+    if crosses_by_identity(config.data):
+        write_pairs(out, _read_pairs(dataset, {s.clip_id for s in samples}))
+
+
+def crosses_by_identity(config: DataConfig) -> bool:
+    """Whether references are those of other clips whose faces agree."""
+    return config.cross_share > 0 and config.cross == "identity"
+
+
+def load_pairs(out: Path) -> dict[str, list[str]]:
+    """Clip id -> the other clips that show its person."""
+    table = pq.read_table(out / PAIRS)
+    pairs: dict[str, list[str]] = {}
+    for clip, other in zip(table.column("clip_id").to_pylist(), table.column("other_id").to_pylist(), strict=True):
+        pairs.setdefault(clip, []).append(other)
+    return pairs
+
+
+def write_pairs(out: Path, pairs: Collection[tuple[str, str]]) -> None:
+    """The run in `out` has these pairs."""
+    sink = pa.BufferOutputStream()
+    columns = {name: pa.array([pair[i] for pair in sorted(pairs)], pa.string()) for i, name in enumerate(("clip_id", "other_id"))}
+    pq.write_table(pa.table(columns), sink, compression="zstd")
+    write_atomic(out / PAIRS, memoryview(sink.getvalue()))
+
+
+def _read_pairs(dataset: Path, clips: Collection[str]) -> set[tuple[str, str]]:
+    path = dataset / DATASET_PAIRS
+    if not path.exists():
+        raise TrainingError(
+            f"{path}: expected pairs of clips of one person for data.cross_share, found none; curate with people.identity, or take "
+            "data.cross=asset"
+        )
+    rows = pq.read_table(path, columns=["clip_id", "other_id"]).to_pylist()
+    found = {(row["clip_id"], row["other_id"]) for row in rows if row["clip_id"] in clips and row["other_id"] in clips}
+    return found | {(b, a) for a, b in found}
 
 
 def read_prompts(dataset: Path, version: int, samples: list[Sample], config: DataConfig) -> dict[str, str]:
@@ -106,7 +151,10 @@ def load_parent(out: Path) -> str:
 
 
 def forget_clips(out: Path, clip_ids: Collection[str]) -> int:
-    """The run in `out`, if it has prompts at all, has none for these clips any more; returns how many it had."""
+    """The run in `out`, if it has prompts at all, has none for these clips any more, and no pair with them; returns how many it had."""
+    if (out / PAIRS).exists():
+        table = pq.read_table(out / PAIRS).to_pylist()
+        write_pairs(out, {(row["clip_id"], row["other_id"]) for row in table if not {row["clip_id"], row["other_id"]} & set(clip_ids)})
     if not (out / PROMPTS).exists():
         return 0
     prompts = load_prompts(out)

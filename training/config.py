@@ -12,6 +12,7 @@ from training.losses import TAELossConfig
 from training.models.autoencoder import TAEConfig
 from training.parallel.engine import EngineConfig, OptimConfig
 from training.tasks.flow_config import FlowConfig
+from training.tasks.sound_config import CodecStage, SoundStage
 
 AUTOENCODERS = ("tae", "image_ae")
 """Stages that train `model`; any other trains a generator."""
@@ -46,7 +47,11 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     loss: TAELossConfig = field(default_factory=TAELossConfig)
     flow: FlowConfig | None = None
-    """The generator; `model` and `loss` are then not used."""
+    """The generator of pictures; `model` and `loss` are then not used."""
+    codec: CodecStage | None = None
+    """The codec of sound, of stage `codec`; `model`, `loss` and `flow` are then not used."""
+    sound: SoundStage | None = None
+    """The generator of sound, of a stage whose name begins with `audio`; likewise."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     adversary: OptimConfig = field(default_factory=OptimConfig)
     """Of a discriminator, where the stage has one."""
@@ -55,12 +60,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.stage):
             raise ValueError(f"stage: expected small letters, digits and underscores, found {self.stage!r}")
-        if (self.stage in AUTOENCODERS) != (self.flow is None):
+        if sum(part is not None for part in (self.flow, self.codec, self.sound)) > 1:
+            raise ValueError(f"stage {self.stage}: expected one of flow, codec and sound, found several")
+        self._check_sound()
+        if not self.hears and (self.stage in AUTOENCODERS) != (self.flow is None):
             raise ValueError(
                 f"flow: expected none for stages {AUTOENCODERS} and one for any other, found {self.stage} "
                 f"{'without' if self.flow is None else 'with'}"
             )
-        if self.flow is None and self.model.temporal != (self.stage == "tae"):
+        if not self.hears and self.flow is None and self.model.temporal != (self.stage == "tae"):
             raise ValueError(f"model.temporal: expected {self.stage == 'tae'} for stage {self.stage}, found {self.model.temporal}")
         if self.principal_clips and (self.stage != "tae" or self.parent):
             raise ValueError(f"principal_clips: expected 0 but for stage tae without a parent, found {self.principal_clips}")
@@ -72,6 +80,11 @@ class TrainConfig:
             raise ValueError(
                 "flow.latents_folder: expected data.augment false, as windows drawn anew were not encoded beforehand, found true"
             )
+        if self.flow and self.flow.edit and self.flow.latents_folder:
+            raise ValueError("flow.latents_folder: expected none for a stage of editing, whose pixels are edited as it goes, found one")
+        if self.flow and self.flow.personal and self.data.reference_px != self.flow.personal.tower.image_px:
+            found = self.data.reference_px
+            raise ValueError(f"data.reference_px: expected the tower's {self.flow.personal.tower.image_px}, found {found}")
         for name in ("steps", "processes", "validate_every", "checkpoint_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
@@ -83,6 +96,21 @@ class TrainConfig:
             raise ValueError(f"data.{name}: expected a multiple of {self.processes // sp} groups of processes, found {batch}")
         if self.engine.micro_batch < 0:
             raise ValueError(f"engine.micro_batch: expected at least 0, found {self.engine.micro_batch}")
+
+    @property
+    def hears(self) -> bool:
+        """Whether this is a stage of sound."""
+        return self.codec is not None or self.sound is not None
+
+    def _check_sound(self) -> None:
+        if self.hears != bool(self.data.sound_frames):
+            raise ValueError(f"data.sound_frames: expected above 0 for codec or sound and 0 otherwise, found {self.data.sound_frames}")
+        if self.codec is not None and (self.stage != "codec" or self.data.n_frames):
+            raise ValueError(f"codec: expected stage codec and data.n_frames 0, found {self.stage} and {self.data.n_frames}")
+        if self.sound is not None and not self.stage.startswith("audio"):
+            raise ValueError(f"sound: expected a stage whose name begins with audio, found {self.stage}")
+        if self.hears and self.engine.sequence_parallel != 1:
+            raise ValueError(f"engine.sequence_parallel: expected 1 for a stage of sound, found {self.engine.sequence_parallel}")
 
     def plan_settings(self, manifest_version: int) -> PlanSettings:
         """What the order of samples depends on."""
@@ -96,13 +124,14 @@ class TrainConfig:
             image_batches=d.image_batches,
             video_batches=d.video_batches,
             holdout_share=d.holdout_share,
-            min_frames=d.n_frames if d.shapes == "square" else 1,
+            min_frames=d.n_frames if d.shapes == "square" and not d.sound_frames else 1,
             shapes=d.shapes,
             size_px=d.size_px,
             n_frames=d.n_frames,
             tokens_per_step=d.tokens_per_step,
             batch_multiple=d.batch_multiple,
             shuffle_shards=d.shuffle_shards,
+            sound_frames=d.sound_frames,
         )
 
 
@@ -125,13 +154,14 @@ def to_json_value(config: TrainConfig) -> dict[str, Any]:
 def from_json_value(value: dict[str, Any]) -> TrainConfig:
     """The configuration that `to_json_value` gave; ValueError names an unknown key."""
     try:
-        config: TrainConfig = _bind(TrainConfig, value, "")
+        config: TrainConfig = bind(TrainConfig, value)
     except TypeError as error:
         raise ValueError(f"config: {error}") from error
     return config
 
 
-def _bind(cls: Any, value: dict[str, Any], where: str) -> Any:
+def bind(cls: Any, value: dict[str, Any], where: str = "") -> Any:
+    """The dataclass of JSON values, its fields' dataclasses in turn; ValueError names an unknown key, TypeError one that is missing."""
     types = typing.get_type_hints(cls)
     if unknown := set(value) - set(types):
         raise ValueError(f"config {where or 'top'}: unknown keys {sorted(unknown)}")
@@ -139,7 +169,7 @@ def _bind(cls: Any, value: dict[str, Any], where: str) -> Any:
     for name, item in value.items():
         inner = next((t for t in (types[name], *typing.get_args(types[name])) if dataclasses.is_dataclass(t)), None)
         if inner is not None and item is not None:
-            bound[name] = _bind(inner, item, f"{where}{name}.")
+            bound[name] = bind(inner, item, f"{where}{name}.")
         else:
             bound[name] = tuple(item) if isinstance(item, list) else item
     return cls(**bound)

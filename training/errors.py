@@ -19,3 +19,7 @@ class DeniedError(SampleError):
 
 class CheckpointError(TrainingError):
     """A checkpoint is incomplete or damaged, or does not fit the model; the message names the file."""
+
+
+class SilentError(SampleError):
+    """A drawn window of sound in which nothing is heard: another sample takes its place, and it does not count as broken."""

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from training.models.autoencoder import LEVELS, TAEConfig, latent_frames
+from training.models.codec import CodecConfig
+from training.models.sound import SoundConfig
 from training.models.transformer import PATCH_PX, TransformerConfig
 
 _FREQUENCIES, _VECTORS = 256, 9
@@ -128,3 +130,45 @@ def _transformer(config: TransformerConfig, grid: tuple[int, int, int], text: Ma
         inputs=patch + projections + 2 * _FREQUENCIES * 4 * d,
         rest=patch + 2 * (4 + _VECTORS) * d * d,
     )
+
+
+def codec_step(config: CodecConfig, sound_frames: int) -> int:
+    """Operations of encode, decode and their backward pass of one sound; samples have no gradient."""
+    spared = 2 * 7 * config.encoder_widths[0] * sound_frames * config.hop
+    return 3 * (codec_encode(config, sound_frames) + codec_decode(config, sound_frames)) - spared
+
+
+def codec_encode(config: CodecConfig, sound_frames: int) -> int:
+    """Operations of encoding one sound of so many latent frames."""
+    n, w = sound_frames * config.hop, config.encoder_widths
+    total = 2 * 7 * w[0] * n
+    for c_in, c_out, stride in zip(w, w[1:], config.strides, strict=False):
+        total += _residual_units(config, c_in, n)
+        n //= stride
+        total += 2 * 2 * stride * c_in * c_out * n
+    return total + 2 * 3 * w[-1] * config.hidden_width * n + 4 * config.hidden_width * config.latent_channels * n
+
+
+def codec_decode(config: CodecConfig, sound_frames: int) -> int:
+    """Operations of decoding one sound of so many latent frames."""
+    n, w = sound_frames, config.decoder_widths
+    total = 2 * config.hidden_width * (config.latent_channels + 7 * w[0]) * n
+    for c_in, c_out, stride in zip(w, w[1:], reversed(config.strides), strict=False):
+        total += 2 * 2 * stride * c_in * c_out * n
+        n *= stride
+        total += _residual_units(config, c_out, n)
+    return total + 2 * 7 * w[-1] * n
+
+
+def sound_step(config: SoundConfig, frames: int, text: int) -> int:
+    """Operations of forward and backward of one sample: frames of sound, tokens of text. Inputs have no gradient."""
+    d = config.width
+    inputs = 2 * frames * d * (2 * config.latent_channels + 1 + 2 * config.video_width) + 2 * text * config.text_width * d
+    # the projections of queries, keys, values and outputs, then both attentions, then the MLP
+    layer = 2 * d * d * (4 * frames + 2 * frames + 2 * text) + 4 * frames * d * (frames + text) + 4 * frames * d * config.ffn
+    time = 2 * (_FREQUENCIES * 4 * d + 4 * d * d + 6 * d * d)
+    return 2 * inputs + 3 * (config.layers * layer + time + 2 * frames * d * config.latent_channels)
+
+
+def _residual_units(config: CodecConfig, channels: int, n: int) -> int:
+    return 2 * len(config.dilations) * (7 + 1) * channels * channels * n

@@ -4,7 +4,6 @@ Its only state beside weights and optimiser is the number of steps done. Killed 
 newest complete checkpoint and writes, bit for bit, the log it would have written.
 """
 
-import dataclasses
 import logging
 import math
 import time
@@ -16,7 +15,7 @@ import torch
 
 from manifests.deny import DenyList
 from training import checkpoint
-from training.conditions import latent_cache
+from training.conditions import crosses_by_identity, latent_cache, load_pairs
 from training.config import TrainConfig
 from training.data.batch import Batch, BatchLoader
 from training.data.index import Sample
@@ -25,6 +24,7 @@ from training.errors import TrainingError
 from training.export import export_weights
 from training.exposure import Exposure
 from training.folder import mark_done
+from training.hearing import write_sounds
 from training.metrics import MetricsWriter
 from training.parallel.ema import ShardedEMA
 from training.parallel.engine import Engine, OptimConfig
@@ -34,6 +34,7 @@ from training.pictures import write_pictures
 from training.pulse import Pulse, probe_s, stragglers
 from training.tasks.make import make_task
 from training.tasks.task import SampleLoss, Task
+from training.tasks.text_to_video import TextToVideoTask
 from training.validate import HeldOut, load_held_out, measure, show
 
 log = logging.getLogger("dailies.train")
@@ -59,7 +60,8 @@ class Run:
         self.engine = next(iter(self.engines.values()))
         self.ema = ShardedEMA(self.engine, config.ema_decay)
         latents = latent_cache(config, out)
-        self.loader = BatchLoader(dataset, self.plan, config.data, self.mesh.dp_rank, self.mesh.dp_world, latents)
+        pairs = load_pairs(out) if crosses_by_identity(config.data) else None
+        self.loader = BatchLoader(dataset, self.plan, config.data, self.mesh.dp_rank, self.mesh.dp_world, latents, pairs)
         self.is_first, mesh = self.engine.rank == 0, self.mesh
         self.limit(config.engine.timeout_s)
         self.denied = DenyList(dataset)
@@ -170,8 +172,7 @@ class Run:
         parts = []
         for low in range(0, n, size):
             part = slice(low, min(low + size, n))
-            picked = dataclasses.replace(batch, pixels=batch.pixels[part], clip_ids=batch.clip_ids[part], epochs=batch.epochs[part])
-            loss = self.task.loss(update, self.engines, picked, pixels[part])
+            loss = self.task.loss(update, self.engines, batch.part(part), pixels[part])
             engine.backward(loss.total.sum() / n, last=part.stop == n)
             parts.append(loss)
         bins = [p.bins for p in parts if p.bins is not None]
@@ -214,6 +215,8 @@ class Run:
         """The task's measures on held-out clips before step `step`, with the weights as they are and with their average, and pictures
         of what the latter make."""
         self.held_out = self.held_out.without(self.taken_down([*self.held_out.samples]))
+        if isinstance(self.task, TextToVideoTask):
+            self.task.held = self.held_out.beside()
         values = measure(self.engine, self.held_out, self.task)
         with self.engine.weights(self.ema.piece):
             averaged = measure(self.engine, self.held_out, self.task)
@@ -224,8 +227,12 @@ class Run:
             name = self.task.measures[0].format("")
             log.info("step %d/%d %s %s, averaged weights %s", step, self.config.steps, name, *map(_short, (values[name], averaged[name])))
             if made:
-                shown = [t.pixels for t in self.held_out.turns][: len(made)]
-                write_pictures(self.out / "pictures" / f"step-{step:08d}.png", shown, made)
+                shown = self.held_out.turns[: len(made)]
+                path = self.out / "pictures" / f"step-{step:08d}.png"
+                if heard := [t.beside["sound"] for t in shown if "sound" in t.beside]:
+                    write_sounds(path, heard, made)
+                else:
+                    write_pictures(path, [t.pixels for t in shown], made)
 
     def save(self, done: int) -> None:
         """A complete checkpoint after `done` steps is on disk, and older ones than `keep` are gone."""
@@ -292,7 +299,10 @@ class Run:
             if info is None or info.step < self.config.steps:
                 found = None if info is None else info.step
                 raise TrainingError(f"{self.out}: expected a whole checkpoint of step {self.config.steps}, found {found}; run again")
-            path = export_weights(info, self.config.stage, self.task.description(), self.out / "export")
+            data = self.config.data
+            known = ("size_px", "resize_px", "n_frames", "shapes", "holdout_share")
+            described = self.task.description() | {"trained_on": {name: getattr(data, name) for name in known}}
+            path = export_weights(info, self.config.stage, described, self.out / "export")
             log.info("step %d/%d exported %s", info.step, self.config.steps, path.name)
         if self.metrics:
             self.metrics.close()

@@ -1,17 +1,19 @@
 """How good a model is on held-out clips: the same clips, frames, crops and draws at every measurement."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, zeros_like
 
-from training.data.batch import DataConfig, load_pixels, to_tensor
+from training.data.batch import DataConfig, load_pixels, open_shards, read_beside, to_tensor
+from training.data.beside import Partners
 from training.data.index import Sample
 from training.errors import SampleError, TrainingError
 from training.parallel.engine import Engine
-from training.tasks.task import Task
+from training.tasks.task import Heard, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,15 @@ class Turn:
     number: int
     pixels: Tensor
     counted: bool
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
+    """What else is given of the clip, by the names of `Batch.beside`, without B."""
+
+    def given(self, device: torch.device, dtype: torch.dtype) -> Tensor | Heard:
+        """What a task is shown, as a batch of one."""
+        pixels = self.pixels[None].to(device, dtype)
+        if "sound" not in self.beside:
+            return pixels
+        return Heard(self.beside["sound"][None].to(device, dtype), pixels, self.beside["seen"][None].to(device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +43,14 @@ class HeldOut:
     gone: frozenset[int] = frozenset()
     """Numbers of clips that were taken down since: they are not looked at, and no mean counts them."""
 
+    def beside(self) -> dict[str, dict[str, Tensor]]:
+        """Of each clip of this rank's turns, what is given beside it, as a batch of one has it."""
+        return {self.samples[t.number].clip_id: {name: v[None] for name, v in t.beside.items()} for t in self.turns}
+
     def without(self, gone: frozenset[int]) -> "HeldOut":
         """The same number of forward passes of the same shapes, with nothing of the clips that are gone; None may be left."""
         stand_in = min(set(range(len(self.samples))) - gone, default=0)
-        turns = [replace(t, number=stand_in, pixels=zeros_like(t.pixels), counted=False) if t.number in gone else t for t in self.turns]
+        turns = [_emptied(t, stand_in) if t.number in gone else t for t in self.turns]
         return HeldOut(self.samples, tuple(turns), gone)
 
 
@@ -48,24 +63,41 @@ def load_held_out(dataset: Path, samples: list[Sample], config: DataConfig, rank
     """
     chosen = tuple(samples[: config.validate_clips])
     turns = []
-    for kind in ("video", "image"):
+    for kind in ("video", "image", "audio"):
         numbers = [i for i, s in enumerate(chosen) if s.kind == kind]
         for place in range(rank, -(-len(numbers) // world) * world, world):
             number = numbers[place] if place < len(numbers) else numbers[0]
             try:
-                pixels = to_tensor([load_pixels(dataset, chosen[number], config, None)])[0]
+                pixels, beside = (
+                    to_tensor([load_pixels(dataset, chosen[number], config, None)])[0],
+                    _beside(dataset, chosen[number], config),
+                )
             except SampleError as error:
                 raise TrainingError(f"hold-out: expected readable clips, found {error}") from error
-            turns.append(Turn(number, pixels, counts and place < len(numbers)))
+            turns.append(Turn(number, pixels, counts and place < len(numbers), beside))
     return HeldOut(chosen, tuple(turns))
 
 
+def _beside(dataset: Path, sample: Sample, config: DataConfig) -> dict[str, Tensor]:
+    shards = open_shards(dataset, config)
+    alone = Partners([sample])  # a held-out clip is measured under its own person
+    found = read_beside(lambda s: shards.read(s, config.verify_sha256), sample, config, None, ("validate/v1", sample.clip_id), alone)
+    return {name: torch.from_numpy(values) for name, values in found.items()}
+
+
+def _emptied(turn: Turn, stand_in: int) -> Turn:
+    """The same shapes with nothing in them."""
+    beside = {name: zeros_like(values) for name, values in turn.beside.items()}
+    return Turn(stand_in, zeros_like(turn.pixels), False, beside)
+
+
 def measure(engine: Engine, held_out: HeldOut, task: Task) -> dict[str, float | None]:
-    """The mean of each of the task's measures over all clips, over videos and over images (None without any)."""
+    """The mean of each of the task's measures over all clips, over videos and over images (None without any); in a stage of sound over
+    videos and over sounds without pictures."""
     scores = torch.zeros(len(task.measures), len(held_out.samples), dtype=torch.float64)
     for turn in held_out.turns:
         with torch.no_grad():
-            found = task.score(engine, held_out.samples[turn.number], turn.pixels[None].to(engine.device), engine.dtype)
+            found = task.score(engine, held_out.samples[turn.number], turn.given(engine.device, torch.float32), engine.dtype)
         if turn.counted:
             scores[:, turn.number] = found.double().cpu()
     rows: list[list[float]] = engine.sum_over_ranks(scores).tolist()
@@ -73,7 +105,7 @@ def measure(engine: Engine, held_out: HeldOut, task: Task) -> dict[str, float | 
     means: dict[str, float | None] = {}
     for measured, row in zip(task.measures, rows, strict=True):
         means[measured.format("")] = _mean([row[i] for i in kinds])
-        for kind in ("video", "image"):
+        for kind in ("video", "audio" if any("sound" in t.beside for t in held_out.turns) else "image"):
             means[measured.format(f"_{kind}")] = _mean([row[i] for i, k in kinds.items() if k == kind])
     return means
 
@@ -83,8 +115,7 @@ def show(engine: Engine, held_out: HeldOut, task: Task, count: int) -> list[Tens
     made = []
     for turn in held_out.turns[:count]:
         with torch.no_grad():
-            pixels = turn.pixels[None].to(engine.device, engine.dtype)
-            made.append(task.sample(engine, held_out.samples[turn.number], pixels)[0].cpu())
+            made.append(task.sample(engine, held_out.samples[turn.number], turn.given(engine.device, engine.dtype))[0].cpu())
     return made
 
 

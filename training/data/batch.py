@@ -6,33 +6,38 @@ Shapes: B samples, C=3 channels, T frames, H and W those of the batch's bucket, 
 import contextlib
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from manifests.deny import DenyList
 from training import keyed
+from training.data.beside import Arrays, Partners, load_edit, load_reference
 from training.data.cache import FolderCache, MemoryCache, forget_payloads
 from training.data.decode import Fit, Pixels, decode_image, decode_video
 from training.data.index import Kind, Sample
 from training.data.plan import Place, Plan
 from training.data.read import Shards
 from training.data.shapes import FRAMES_PER_LATENT, PX_PER_LATENT, SIDE_MULTIPLE, Shape, Shapes, shape_of, spread_over
-from training.errors import DeniedError, SampleError, TrainingError
+from training.data.sound import load_shown, load_sound
+from training.errors import DeniedError, SampleError, SilentError, TrainingError
 
 if TYPE_CHECKING:
     import torch
 
 Floats = NDArray[np.float32]
 
+_EDIT_MEMBERS = ("source.mp4", "source.jpg", "mask.jpg")
+
 MAX_DENIED = 1000
-"""Reserves drawn for one place before giving up: clips taken down do not count as broken, but a bucket may hold nothing else."""
+"""Reserves drawn for one place before giving up: clips taken down and silent windows do not count as broken, but a bucket may hold nothing
+else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +50,9 @@ class DataConfig:
     """Side of the square crop, a multiple of 8; in buckets of a square of the same area, a multiple of 16."""
     resize_px: int = 288
     """Shorter side of the picture before a square is cropped from it; at least size_px."""
+    sound_frames: int = 0
+    """Of a stage of sound: its window in latent frames of 1/25 s; the samples are the clips that have sound, and n_frames are the pictures
+    shown in the window, evenly spaced, 0 for none. 0 for a stage of pictures."""
     n_frames: int = 32
     """Frames of a video window; in buckets at most as many. 32 frames are one encoder tile of the paper."""
     shapes: Shapes = "square"
@@ -80,6 +88,14 @@ class DataConfig:
     decode_threads: int = 1
     max_replacements: int = 4
     """Broken samples in a row, at one place of one batch, that end the run."""
+    reference_px: int = 0
+    """Side of the picture of a clip's person that is read beside it; 0 for none."""
+    cross_share: float = 0.0
+    """Share of the samples whose picture is from another clip of the same person, where there is one."""
+    cross: Literal["identity", "asset"] = "identity"
+    """Who is the same person: pairs of faces that agree, as curation stores them, or clips of one asset."""
+    edits: bool = False
+    """Read what a clip was edited from and what of it is to be marked, where its shard has them."""
 
     def __post_init__(self) -> None:
         if self.shapes not in ("square", "buckets"):
@@ -88,10 +104,16 @@ class DataConfig:
             raise ValueError(f"data.size_px: expected a multiple of {SIDE_MULTIPLE} for buckets, found {self.size_px}")
         if self.shapes == "square" and (self.size_px % 8 or not 0 < self.size_px <= self.resize_px):
             raise ValueError(f"data: expected size_px a multiple of 8 and <= resize_px, found {self.size_px} and {self.resize_px}")
-        if self.n_frames < 1 or self.global_batch < 1 or not 0 < self.holdout_share < 1:
+        if self.sound_frames < 0 or (self.sound_frames and self.shapes != "square"):
+            raise ValueError(f"data: expected sound_frames >= 0 and square shapes with it, found {self.sound_frames} and {self.shapes}")
+        if self.n_frames < (0 if self.sound_frames else 1) or self.global_batch < 1 or not 0 < self.holdout_share < 1:
             raise ValueError("data: expected n_frames >= 1, global_batch >= 1 and 0 < holdout_share < 1")
         if min(self.image_batches, self.video_batches) < 0 or not self.image_batches + self.video_batches or self.validate_clips < 1:
             raise ValueError("data: expected image_batches and video_batches >= 0 and not both 0, and validate_clips >= 1")
+        if self.reference_px < 0 or not 0 <= self.cross_share <= 1 or (self.cross_share and not self.reference_px):
+            raise ValueError(
+                f"data: expected reference_px >= 0 and 0 <= cross_share <= 1, of references only, found {self.reference_px} and {self.cross_share}"
+            )
         if self.tokens_per_step < 0 or self.batch_multiple < 1 or self.shuffle_shards < 0 or self.cache_mb < 1:
             raise ValueError("data: expected tokens_per_step >= 0, batch_multiple >= 1, shuffle_shards >= 0 and cache_mb >= 1")
 
@@ -123,6 +145,15 @@ class Batch:
     epochs: tuple[int, ...]
     replaced: tuple[Replaced, ...] = ()
     encoded: bool = False
+    beside: "Mapping[str, torch.Tensor]" = field(default_factory=dict)
+    """What else is given of each sample, uint8 with B in front, by the names of training/data/beside.py; `sound` of training/data/sound.py
+    is float32."""
+
+    def part(self, samples: slice) -> "Batch":
+        """Some of the samples."""
+        cut = {name: values[samples] for name, values in self.beside.items()}
+        ids, epochs = self.clip_ids[samples], self.epochs[samples]
+        return replace(self, pixels=self.pixels[samples], clip_ids=ids, epochs=epochs, beside=cut)
 
     def unit(self, device: "torch.device | str" = "cpu", dtype: "torch.dtype | None" = None) -> "torch.Tensor":
         """The pixels in [-1, 1], or the latents as they are, on the device: made there, so that a quarter of the bytes travel."""
@@ -167,6 +198,15 @@ class _Share:
         return tuple(place.epoch for place in self.places)
 
 
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """Whose pixels are in a place, who was planned there, and what is beside them."""
+
+    clip_id: str
+    swap: Replaced | None
+    beside: Arrays
+
+
 class _Buffers:
     """Memory for batches, used again when the last tensor in it is gone. Large arrays fresh from the system are mapped and cleared page by
     page, which costs a third of decoding into them."""
@@ -194,11 +234,22 @@ class _Buffers:
 class BatchLoader:
     """Makes the batches of one rank, a few steps ahead, in threads; the result does not depend on how far ahead or how many."""
 
-    def __init__(self, dataset: Path, plan: Plan, config: DataConfig, rank: int, world: int, latents: Latents | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Path,
+        plan: Plan,
+        config: DataConfig,
+        rank: int,
+        world: int,
+        latents: Latents | None = None,
+        pairs: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """`pairs` are the clips that show the person of each; needed where references are crossed by identity."""
         self._plan, self._config, self._rank, self._world = plan, config, rank, world
         self._denied = DenyList(dataset)
         self._shards = open_shards(dataset, config)
         self._latents = latents
+        self._partners = Partners(plan.samples, pairs)
         self._buffers = _Buffers(config.prefetch_batches + config.decode_threads + 2)
 
     def batches(self, start: int, end: int) -> Iterator[Batch]:
@@ -219,8 +270,10 @@ class BatchLoader:
         """The rank's batch of one step; TrainingError when too many samples in a row are broken."""
         share = self._share(step)
         if (latents := self._encoded(share)) is not None:
-            clip_ids = tuple(s.clip_id for s in self._samples(share))
-            return Batch(step=step, kind=share.kind, pixels=latents, clip_ids=clip_ids, epochs=share.epochs, encoded=True)
+            samples = self._samples(share)
+            clip_ids = tuple(s.clip_id for s in samples)
+            beside = _stacked([self._beside(s, epoch) for s, epoch in zip(samples, share.epochs, strict=True)])
+            return Batch(step=step, kind=share.kind, pixels=latents, clip_ids=clip_ids, epochs=share.epochs, encoded=True, beside=beside)
         pixels = self._room(share)
         return _joined(share, pixels, [self._fill(share, i, pixels) for i in range(len(share.places))])
 
@@ -248,22 +301,26 @@ class BatchLoader:
         shape = shape_of(first, self._config.shapes, self._config.size_px, self._config.n_frames)
         return self._buffers.take((len(share.places), shape.n_frames, shape.height, shape.width, 3))
 
-    def _fill(self, share: "_Share", i: int, pixels_BTHWC: Pixels, fetched: Future[None] | None = None) -> tuple[str, Replaced | None]:
-        """Member i's pixels are in their place; gives whose they are, and what happened if not those planned."""
+    def _fill(self, share: "_Share", i: int, pixels_BTHWC: Pixels, fetched: Future[None] | None = None) -> "_Filled":
+        """Member i's pixels are in their place; gives whose they are, what happened if not those planned, and what is beside them."""
         if fetched is not None:
             fetched.result()
-        pixels, clip_id, swap = self._sample(share.step, share.first + i, share.places[i])
+        pixels, filled = self._sample(share.step, share.first + i, share.places[i])
         for frame, place in zip(pixels, pixels_BTHWC[i], strict=True):
             place[...] = frame
-        return clip_id, swap
+        return filled
 
     def _fetch(self, share: "_Share") -> None:
         """The payloads of the share that may be used are near."""
         denied = self._denied.clips()
-        self._shards.fetch(s for s in self._samples(share) if s.clip_id not in denied)
+        samples = [s for s in self._samples(share) if s.clip_id not in denied]
+        wanted = (*(("face.jpg",) if self._config.reference_px else ()), *(_EDIT_MEMBERS if self._config.edits else ()))
+        others = [other for s in samples for name in wanted if (other := s.other(name)) is not None]
+        self._shards.fetch([*samples, *others])
         if self._config.cache_folder:  # taken down while it was fetched: the takedown may have been there before
             late = self._denied.clips()
-            forget_payloads(Path(self._config.cache_folder), [s.sha256 for s in self._samples(share) if s.clip_id in late])
+            gone = [s for s in self._samples(share) if s.clip_id in late]
+            forget_payloads(Path(self._config.cache_folder), [sha256 for s in gone for sha256 in (s.sha256, *(b.sha256 for b in s.beside))])
 
     def _encoded(self, share: "_Share") -> "torch.Tensor | None":
         """The latents of all samples of the share; None unless each has some and may be used. A batch is never half encoded."""
@@ -276,30 +333,58 @@ class BatchLoader:
         known = [latent for latent in found if latent is not None]
         return torch.stack(known) if len(known) == len(found) else None
 
-    def _sample(self, step: int, place_no: int, place: Place) -> tuple[list[Pixels], str, Replaced | None]:
+    def _sample(self, step: int, place_no: int, place: Place) -> tuple[list[Pixels], "_Filled"]:
         planned, reason, broken = self._plan.samples[place.position], "", 0
         for attempt in range(MAX_DENIED):
             used = planned if attempt == 0 else self._plan.samples[self._plan.reserve(place, attempt).position]
             try:
-                pixels = self._pixels(used, place.epoch)
+                pixels, beside = self._pixels(used, place.epoch), self._beside(used, place.epoch)
             except SampleError as error:
                 reason = reason or str(error)
-                broken += not isinstance(error, DeniedError)
+                broken += not isinstance(error, DeniedError | SilentError)
                 if broken > self._config.max_replacements:
                     raise TrainingError(f"step {step}: clip {planned.clip_id} and {broken - 1} reserves are broken: {reason}") from error
                 continue
             swap = Replaced(step=step, place=place_no, planned=planned.clip_id, used=used.clip_id, reason=reason) if attempt else None
-            return pixels, used.clip_id, swap
+            return pixels, _Filled(used.clip_id, swap, beside)
         raise TrainingError(
             f"step {step}: clip {planned.clip_id}: expected a clip of its bucket that may be used among {MAX_DENIED} draws, found none; "
             "curate the dataset again and begin a new run on its newest version"
         )
 
     def _pixels(self, sample: Sample, epoch: int) -> list[Pixels]:
-        settings = self._plan.settings
-        key = (settings.seed, settings.stage, sample.clip_id, epoch) if self._config.augment else None
-        data = self._shards.read(sample, self._config.verify_sha256, self._denied)
-        return decode_sample(data, sample, self._config, key)
+        return decode_sample(self._read(sample), sample, self._config, self._key(sample, epoch) if self._config.augment else None)
+
+    def _beside(self, sample: Sample, epoch: int) -> Arrays:
+        key = self._key(sample, epoch)
+        return read_beside(self._read, sample, self._config, key if self._config.augment else None, key, self._partners)
+
+    def _read(self, sample: Sample) -> bytes:
+        return self._shards.read(sample, self._config.verify_sha256, self._denied)
+
+    def _key(self, sample: Sample, epoch: int) -> tuple[object, ...]:
+        return self._plan.settings.seed, self._plan.settings.stage, sample.clip_id, epoch
+
+
+def read_beside(
+    read: Callable[[Sample], bytes],
+    sample: Sample,
+    config: DataConfig,
+    crop: tuple[object, ...] | None,
+    key: tuple[object, ...],
+    partners: Partners,
+) -> Arrays:
+    """What the configuration wants beside the sample's pixels, whose window and crop are drawn by the key `crop`, or are the first."""
+    if config.sound_frames:
+        return load_sound(read(sample), sample, config.sound_frames, crop)
+    made: Arrays = {}
+    if config.reference_px:
+        share = config.cross_share
+        made["reference"] = load_reference(read, sample, partners, config.reference_px, share, (*key, "reference"))
+    if config.edits:
+        shape = shape_of(sample, config.shapes, config.size_px, config.n_frames)
+        made |= load_edit(read, lambda data, other: decode_sample(data, other, config, crop), sample, shape)
+    return made
 
 
 def load_pixels(
@@ -307,11 +392,14 @@ def load_pixels(
 ) -> Pixels:
     """The sample's window and crop, (T, H, W, 3): drawn by the key, or the first frames and the centre without one."""
     data = open_shards(dataset, config).read(sample, config.verify_sha256, denied)
-    return np.stack(decode_sample(data, sample, config, key))
+    frames = decode_sample(data, sample, config, key)
+    return np.stack(frames) if frames else np.zeros((0, config.size_px, config.size_px, 3), np.uint8)
 
 
 def decode_sample(data: bytes, sample: Sample, config: DataConfig, key: tuple[object, ...] | None) -> list[Pixels]:
     """The frames (H, W, 3) of `load_pixels`, of a sample whose payload is `data`."""
+    if config.sound_frames:
+        return load_shown(data, sample, config.sound_frames, config.n_frames, config.size_px, key)
     where = f"{sample.shard_path} clip {sample.clip_id}"
     shape = shape_of(sample, config.shapes, config.size_px, config.n_frames)
     fit: Fit = config.resize_px if config.shapes == "square" else (shape.width, shape.height)
@@ -353,7 +441,8 @@ def transform_of(sample: Sample, config: DataConfig) -> str:
 
 def to_tensor(clips: Sequence[Sequence[Pixels] | Pixels]) -> "torch.Tensor":
     """Clips of equal shape, each its frames (H, W, 3), as one float32 tensor (B, 3, T, H, W) in [-1, 1]."""
-    pixels_BTHWC = np.empty((len(clips), len(clips[0]), *clips[0][0].shape), np.float32)
+    first = clips[0]
+    pixels_BTHWC = np.empty((len(clips), len(first), *(first.shape[1:] if isinstance(first, np.ndarray) else first[0].shape)), np.float32)
     for clip, place_THWC in zip(clips, pixels_BTHWC, strict=True):
         for frame, place in zip(clip, place_THWC, strict=True):  # frame by frame: it is then still in the processor's cache
             np.divide(frame, np.float32(127.5), out=place)
@@ -367,15 +456,22 @@ def _tensor(pixels_BTHWC: Floats | Pixels) -> "torch.Tensor":
     return torch.from_numpy(pixels_BTHWC).permute(0, 4, 1, 2, 3)
 
 
-def _joined(share: "_Share", pixels_BTHWC: Pixels, filled: list[tuple[str, Replaced | None]]) -> Batch:
+def _joined(share: "_Share", pixels_BTHWC: Pixels, filled: "list[_Filled]") -> Batch:
     return Batch(
         step=share.step,
         kind=share.kind,
         pixels=_tensor(pixels_BTHWC),
-        clip_ids=tuple(clip_id for clip_id, _ in filled),
+        clip_ids=tuple(f.clip_id for f in filled),
         epochs=share.epochs,
-        replaced=tuple(swap for _, swap in filled if swap),
+        replaced=tuple(f.swap for f in filled if f.swap),
+        beside=_stacked([f.beside for f in filled]),
     )
+
+
+def _stacked(beside: list[Arrays]) -> "dict[str, torch.Tensor]":
+    import torch
+
+    return {name: torch.from_numpy(np.stack([arrays[name] for arrays in beside])) for name in beside[0]}
 
 
 def _crop(frames: list[Pixels], shape: Shape, key: tuple[object, ...] | None) -> list[Pixels]:

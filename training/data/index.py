@@ -1,6 +1,7 @@
-"""What can be trained on: one `Sample` for each video or image member of a dataset's shards."""
+"""What can be trained on: one `Sample` for each video, image or sound member of a dataset's shards."""
 
-from dataclasses import asdict, dataclass, fields
+import re
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,9 +13,25 @@ from manifests.files import write_atomic
 from manifests.ids import digest, uniform
 from training.errors import TrainingError
 
-Kind = Literal["video", "image"]
+Kind = Literal["video", "image", "audio"]
 
-KIND_OF_EXTENSION: dict[str, Kind] = {"mp4": "video", "jpg": "image"}
+KIND_OF_EXTENSION: dict[str, Kind] = {"mp4": "video", "jpg": "image", "flac": "audio"}
+
+SOUND_FRAMES_PER_S = 25
+"""Latents a second of the codec of sound (Movie Gen Audio)."""
+
+BESIDE = ("source.mp4", "source.jpg", "mask.jpg", "face.jpg")
+"""Members that a clip may have beside its own: what it was edited from, what of it is to be marked, the face of its person."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """A further member of a clip in its shard."""
+
+    extension: str
+    offset: int
+    size_bytes: int
+    sha256: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +54,18 @@ class Sample:
     fps_den: int | None
     group: str
     """Clips that must not be split between training and hold-out share it: those of one asset or one duplicate group."""
+    has_sound: bool | None = None
+    """Whether it carries sound that is not silence all through; None for no. Stages of sound take these, whatever their kind."""
+    sound_us: int | None = None
+    """Length of its sound, in microseconds."""
+    beside: tuple[Beside, ...] = ()
+
+    def other(self, *extensions: str) -> "Sample | None":
+        """The sample with the first of these members in place of its own; None when it has none of them."""
+        found = {b.extension: b for b in self.beside}
+        for chosen in (found[e] for e in extensions if e in found):
+            return replace(self, offset=chosen.offset, size_bytes=chosen.size_bytes, sha256=chosen.sha256)
+        return None
 
 
 def load_samples(dataset: Path, version: int) -> list[Sample]:
@@ -54,19 +83,29 @@ def load_samples(dataset: Path, version: int) -> list[Sample]:
 
 
 def index_samples(shards: pa.Table, members: pa.Table, clips: pa.Table | None = None) -> list[Sample]:
-    """One sample a video or image member, ordered by (set, bucket, clip_id); columns as in `manifests.records`.
+    """One sample a video, image or sound member, ordered by (set, bucket, clip_id); columns as in `manifests.records`.
 
-    With `clips`, the hold-out groups are the connected components of shared assets and duplicate groups; without, each clip is alone.
+    With `clips`, the hold-out groups are the connected components of shared assets and duplicate groups, and videos may have sound;
+    without, each clip is alone and a video silent.
     """
     by_shard = {row["shard_no"]: row for row in shards.to_pylist()}
     groups = {} if clips is None else _groups(clips.select(["clip_id", "asset_no", "dup_group"]).to_pylist())
+    audible = set() if clips is None else _audible(clips)
+    rows = members.to_pylist()
+    beside: dict[tuple[str, int], list[Beside]] = {}
+    for member in rows:
+        if member["extension"] in BESIDE:
+            place = Beside(**{name: member[name] for name in ("extension", "offset", "size_bytes", "sha256")})
+            beside.setdefault((member["clip_id"], member["shard_no"]), []).append(place)
     samples = []
-    for member in members.to_pylist():
+    for member in rows:
         if kind := KIND_OF_EXTENSION.get(member["extension"]):
             shard = by_shard.get(member["shard_no"])
             if shard is None:
                 raise TrainingError(f"members: clip {member['clip_id']}: expected shard {member['shard_no']} in shards, found none")
-            samples.append(_sample(kind, shard, member, groups.get(member["clip_id"], member["clip_id"])))
+            heard = member["clip_id"] in audible or (clips is None and kind == "audio")
+            made = _sample(kind, shard, member, groups.get(member["clip_id"], member["clip_id"]), heard)
+            samples.append(replace(made, beside=tuple(beside.get((member["clip_id"], member["shard_no"]), ()))))
     return sorted(samples, key=lambda s: (s.set_name, s.bucket, s.clip_id))
 
 
@@ -102,18 +141,38 @@ def write_samples(path: Path, samples: list[Sample]) -> None:
 
 def read_samples(path: Path) -> list[Sample]:
     """The samples of a file that `write_samples` wrote."""
-    return [Sample(**row) for row in pq.read_table(path, schema=_SCHEMA).to_pylist()]
+    rows = pq.read_table(path, schema=_SCHEMA).to_pylist()
+    return [Sample(**{**row, "beside": tuple(Beside(**b) for b in row["beside"] or ())}) for row in rows]
 
 
 def _form(sample: Sample) -> str:
     return f"{sample.kind} {sample.set_name} {sample.bucket} {sample.width}x{sample.height}x{sample.n_frames}"
 
 
-def _sample(kind: Kind, shard: dict[str, Any], member: dict[str, Any], group: str) -> Sample:
+def _sample(kind: Kind, shard: dict[str, Any], member: dict[str, Any], group: str, heard: bool) -> Sample:
     known = {name: member[name] for name in ("clip_id", "clip_no", "offset", "size_bytes", "sha256")}
     place = {"set_name": shard["set_name"], "bucket": shard["bucket"], "shard_path": shard["path"]}
     facts = {name: member[name] if member[name] is not None else shard[name] for name in ("n_frames", "fps_num", "fps_den")}
-    return Sample(kind=kind, group=group, width=shard["width"], height=shard["height"], **known, **place, **facts)
+    size = {"width": shard["width"], "height": shard["height"]}
+    return Sample(
+        kind=kind, group=group, has_sound=heard, sound_us=_sound_us(kind, shard["bucket"], facts), **size, **known, **place, **facts
+    )
+
+
+def _audible(clips: pa.Table) -> set[str]:
+    """The clips that carry sound which was not measured to be silence all through."""
+    rows = clips.select([name for name in ("clip_id", "has_audio", "silence_fraction") if name in clips.column_names]).to_pylist()
+    return {row["clip_id"] for row in rows if row.get("has_audio") and not (row.get("silence_fraction") or 0.0) >= 1.0}
+
+
+def _sound_us(kind: Kind, bucket: str, facts: dict[str, Any]) -> int | None:
+    """A bucket of sounds is named by its seconds; a video's sound is as long as its pictures. None where neither is known."""
+    if kind == "audio":
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)s", bucket)
+        return round(float(found[1]) * 1_000_000) if found else None
+    if not (facts["n_frames"] and facts["fps_num"] and facts["fps_den"]):
+        return None
+    return int(facts["n_frames"] * 1_000_000 * facts["fps_den"] // facts["fps_num"])
 
 
 def _groups(clips: list[dict[str, Any]]) -> dict[str, str]:
@@ -137,6 +196,6 @@ def _groups(clips: list[dict[str, Any]]) -> dict[str, str]:
     return {clip["clip_id"]: smallest[root(f"clip {clip['clip_id']}")] for clip in clips}
 
 
-_SCHEMA = pa.schema(
-    [(f.name, pa.binary() if f.type is bytes else pa.int64() if f.type in (int, int | None) else pa.string()) for f in fields(Sample)]
-)
+_TYPES: dict[Any, pa.DataType] = {bytes: pa.binary(), int: pa.int64(), int | None: pa.int64(), bool | None: pa.bool_()}
+_TYPES[tuple[Beside, ...]] = pa.list_(pa.struct([(f.name, _TYPES.get(f.type, pa.string())) for f in fields(Beside)]))
+_SCHEMA = pa.schema([(f.name, _TYPES.get(f.type, pa.string())) for f in fields(Sample)])

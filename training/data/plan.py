@@ -15,6 +15,9 @@ Its only state is a step number. Specification `plan/v2`:
    the epoch stands at time (j + phase) / c, the phase drawn by key for bucket and epoch: buckets are mixed in proportion to their
    batches and each keeps its own order; every rank is in the same bucket at the same step.
 
+A stage of sound (`sound_frames` above 0) takes the samples that have sound, sounds and videos alike, as one kind, "audio": a bucket is
+still of one medium. Every other stage takes pictures only, and its plan does not know of sound.
+
 `plan/v1`, which runs of square crops with a fixed batch and no K still have, differs in rule 4 alone: there an epoch's batches are in
 one keyed permutation.
 """
@@ -28,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.ids import digest, uniform
-from training.data.index import Kind, Sample, index_digest, split_holdout
+from training.data.index import SOUND_FRAMES_PER_S, Kind, Sample, index_digest, split_holdout
 from training.data.order import V1, V2, Order, Stream
 from training.data.shapes import Shapes, shape_of
 from training.errors import TrainingError
@@ -59,6 +62,8 @@ class PlanSettings:
     tokens_per_step: int = 0
     batch_multiple: int = 1
     shuffle_shards: int = 0
+    sound_frames: int = 0
+    """Length of a sound in frames of 1/25 s; 0 for stages of pictures."""
 
     @property
     def spec(self) -> str:
@@ -103,7 +108,7 @@ class Plan:
     """The order over `samples`; `held_out` are never in it, `refused` are too short, with the reason."""
 
     def __init__(self, settings: PlanSettings, samples: Iterable[Sample]) -> None:
-        chosen = [s for s in samples if not settings.sets or s.set_name in settings.sets]
+        chosen = [s for s in samples if (not settings.sets or s.set_name in settings.sets) and _medium_fits(s, settings)]
         self.refused = {s.clip_id: reason for s in chosen if (reason := refusal(s, settings))}
         usable = [s for s in chosen if s.clip_id not in self.refused]
         self.settings = settings
@@ -120,7 +125,8 @@ class Plan:
     def inputs(self) -> dict[str, Any]:
         """What the plan is a function of, as plain JSON values; `replay` makes the plan again from it and the samples."""
         s = self.settings
-        known = {f.name for f in fields(s) if s.spec != V1 or f.default is MISSING}
+        known = {f.name for f in fields(s) if s.spec != V1 or f.default is MISSING} - {"sound_frames"}
+        known |= {"sound_frames"} if s.sound_frames else set()
         values = {name: value for name, value in asdict(s).items() if name in known}
         return {"spec": s.spec, **values, "sets": list(s.sets), "index_digest": index_digest(self.samples, with_places=s.spec != V1)}
 
@@ -140,6 +146,8 @@ class Plan:
             raise ValueError(f"plan: expected step >= 0, found {step}")
         if (known := self._recent.get(step)) is not None:
             return known
+        if self.settings.sound_frames:
+            return self._batch_of_kind(step, "audio", step)
         cycle = self._images + self._videos
         images_before = step * self._images // cycle
         is_image = (step + 1) * self._images // cycle > images_before
@@ -152,7 +160,8 @@ class Plan:
     def reserve(self, place: Place, attempt: int) -> Place:
         """The sample that stands in for a broken one: a draw from its bucket, keyed by the broken clip, its pass and the attempt."""
         broken = self.samples[place.position]
-        positions = self._buckets[broken.kind][_bucket_name(broken, self.settings)].positions
+        kind: Kind = "audio" if self.settings.sound_frames else broken.kind
+        positions = self._buckets[kind][_bucket_name(broken, self.settings)].positions
         u = uniform(self.settings.spec, "reserve", self.settings.seed, self.settings.stage, broken.clip_id, place.epoch, attempt)
         return Place(position=int(positions[int(u * len(positions))]), epoch=place.epoch)
 
@@ -162,6 +171,8 @@ class Plan:
 
     def _cycle(self) -> tuple[int, int]:
         images, videos = (self.settings.image_batches, self.settings.video_batches)
+        if self.settings.sound_frames:
+            return 0, 1
         if not self._buckets["image"]:
             images, videos = 0, 1
         if not self._buckets["video"]:
@@ -217,11 +228,22 @@ def roll(previous: str, step: int, clip_ids: Iterable[str]) -> str:
 
 def refusal(sample: Sample, settings: PlanSettings) -> str | None:
     """Why a plan with these settings cannot take the sample; None when it can."""
+    if settings.sound_frames:
+        needed_us = settings.sound_frames * 1_000_000 // SOUND_FRAMES_PER_S
+        return (
+            None
+            if (sample.sound_us or 0) >= needed_us
+            else f"expected {needed_us / 1e6:g} s of sound, found {(sample.sound_us or 0) / 1e6:g}"
+        )
     if sample.kind == "video" and (sample.n_frames is None or sample.n_frames < settings.min_frames):
         return f"expected at least {settings.min_frames} frames, found {sample.n_frames}"
     if settings.shapes == "buckets" and not (sample.width and sample.height):
         return f"expected a bucket with a size, found {sample.width} x {sample.height}"
     return None
+
+
+def _medium_fits(sample: Sample, settings: PlanSettings) -> bool:
+    return bool(sample.has_sound) if settings.sound_frames else sample.kind != "audio"
 
 
 def _bucket_name(sample: Sample, settings: PlanSettings) -> str:
@@ -235,6 +257,8 @@ def _group(samples: list[Sample], settings: PlanSettings) -> dict[Kind, dict[str
     for position, sample in enumerate(samples):
         members.setdefault(_bucket_name(sample, settings), []).append(position)
     buckets = {name: _bucket(name, members[name], samples, settings) for name in sorted(members)}
+    if settings.sound_frames:
+        return {"audio": buckets}
     return {
         "image": {n: b for n, b in buckets.items() if n.startswith("image/")},
         "video": {n: b for n, b in buckets.items() if n.startswith("video/")},
@@ -244,7 +268,8 @@ def _group(samples: list[Sample], settings: PlanSettings) -> dict[Kind, dict[str
 def _bucket(name: str, positions: list[int], samples: list[Sample], settings: PlanSettings) -> _Bucket:
     batch, sizes = settings.global_batch, [len(positions)]
     if settings.tokens_per_step:
-        tokens = shape_of(samples[positions[0]], settings.shapes, settings.size_px, settings.n_frames).n_tokens
+        of_pictures = shape_of(samples[positions[0]], settings.shapes, settings.size_px, settings.n_frames).n_tokens
+        tokens = settings.sound_frames or of_pictures
         batch = max(1, settings.tokens_per_step // tokens // settings.batch_multiple) * settings.batch_multiple
     if settings.shuffle_shards:
         shards: dict[str, list[int]] = {}

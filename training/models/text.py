@@ -260,6 +260,7 @@ def _causal(length: int) -> Tensor:
 
 
 def read_description(path: Path, what: str) -> dict[str, Any]:
+    """The JSON object of a network's folder; `what` names the network in the error."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:

@@ -11,7 +11,10 @@ from training.data.text_cache import TextCache
 from training.errors import TrainingError
 from training.latents import LatentCodec, LatentScale, load_tae, read_export
 from training.models.text import load_encoders
+from training.sound_conditions import make_sound_task
 from training.tasks.autoencoder import AutoencoderTask
+from training.tasks.edit import EditTask
+from training.tasks.personal import PersonalTask
 from training.tasks.task import Task
 from training.tasks.text_to_video import TextToVideoTask
 from training.tasks.upsampler import UpsamplerTask
@@ -19,6 +22,8 @@ from training.tasks.upsampler import UpsamplerTask
 
 def make_task(config: TrainConfig, out: Path) -> Task:
     """The task of the run in `out`; TrainingError when weights it began with have changed since."""
+    if config.hears:
+        return make_sound_task(config, out)
     if config.flow is None:
         principal = load_principal(out) if config.principal_clips else None
         return AutoencoderTask(config.stage, config.model, config.loss, config.seed, _image_weights(config.parent, out), principal)
@@ -35,6 +40,10 @@ def make_task(config: TrainConfig, out: Path) -> Task:
     common = (config.stage, config.flow, config.seed, codec, load_prompts(out), texts, parent)
     if config.flow.upsample:
         return UpsamplerTask(*common, _artefacts(config.flow.upsample.artefacts, digests))
+    if config.flow.edit:
+        return EditTask(*common)
+    if config.flow.personal:
+        return PersonalTask(*common)
     return TextToVideoTask(*common)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,17 @@ class SampleLoss:
     parts: dict[str, Tensor]
     bins: Tensor | None = None
     """Whole numbers from 0, (B,): for a flow, which part of [0, 1] the sample's time fell in."""
+
+
+class Heard(NamedTuple):
+    """Windows of sound, and what was shown in them, on the model's device."""
+
+    sound: Tensor
+    """Mono samples at 48 kHz in [-1, 1], (B, N)."""
+    frames: Tensor
+    """Pictures in [-1, 1], evenly spaced over the window, (B, 3, T, H, W)."""
+    seen: Tensor
+    """Whether there were pictures, (B, 1); black ones stand for none."""
 
 
 class Task(Protocol):
@@ -40,12 +51,13 @@ class Task(Protocol):
     def loss(self, update: str, engines: Mapping[str, Any], batch: Batch, pixels: Tensor) -> SampleLoss:
         """The loss of each sample in an update; `engines` are around `modules()`, `pixels` are the batch's on its device."""
 
-    def score(self, model: Callable[..., Any], sample: Sample, pixels: Tensor, dtype: torch.dtype) -> Tensor:
+    def score(self, model: Callable[..., Any], sample: Sample, pixels: Any, dtype: torch.dtype) -> Tensor:
         """Each of `measures` on one held-out clip, float32 pixels (1, 3, T, H, W) on the model's device, which computes in `dtype`; the
-        same draws at every measurement."""
+        same draws at every measurement. A stage of sound gets a `Heard` in their place."""
 
-    def sample(self, model: Callable[..., Any], sample: Sample, pixels: Tensor) -> Tensor:
-        """What the model makes of (or in place of) held-out pixels, in [-1, 1], same shape; the same draws every time."""
+    def sample(self, model: Callable[..., Any], sample: Sample, pixels: Any) -> Tensor:
+        """What the model makes of (or in place of) held-out pixels, in [-1, 1], same shape; the same draws every time. A stage of sound
+        makes samples (1, N) of a `Heard`."""
 
     def tokens(self, shape: tuple[int, int, int, int, int]) -> int:
         """Positions that the model works on, for pixels of this shape: latent positions, or a transformer's tokens."""

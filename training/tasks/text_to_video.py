@@ -141,6 +141,12 @@ class TextToVideoTask:
         other._config = replace(self._config, sampler=sampler)
         return other
 
+    def with_prompts(self, prompts: Mapping[str, str]) -> Self:
+        """The same task for other clips."""
+        other = copy.copy(self)
+        other._prompts = prompts
+        return other
+
     def latent_shape(self, pixels: tuple[int, int, int, int, int]) -> tuple[int, int, int, int, int]:
         """(B, C, T, H, W) of the latents of pixels of this shape."""
         return (pixels[0], *self._codec.tae.latent_shape(pixels))  # type: ignore[return-value]

@@ -1,0 +1,148 @@
+"""What a run of sound fixes at its first start: of the codec the weights that it begins from; of a generator each clip's prompt, the scale of
+the latents, and the digests of codec, parent and watcher. The files are those of training/conditions.py.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from manifests.deny import DenyList
+from manifests.files import write_atomic
+from training.data.batch import open_shards
+from training.data.index import Sample
+from training.data.plan import Plan
+from training.data.sound import load_sound
+from training.errors import SampleError, TrainingError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from training.config import TrainConfig
+    from training.tasks.sound_config import CodecStage, SoundStage
+    from training.tasks.task import Task
+
+
+def prepare_sound(config: "TrainConfig", dataset: Path, out: Path, samples: list[Sample], version: int) -> None:
+    """The run's folder holds its conditions; weights are read and checked."""
+    from training.conditions import LATENTS, PARENT, write_prompts
+
+    if config.codec is not None:
+        if config.codec.weights:
+            write_atomic(out / PARENT, json.dumps({"sha256": _weights_digest(config.codec)}).encode())
+        return
+    if (sound := config.sound) is None:
+        return
+    chosen = Plan(config.plan_settings(version), samples)
+    known = {"watch_key": _watcher(sound).key, **_scale(config, sound, dataset, chosen)}
+    write_atomic(out / LATENTS, json.dumps(known, indent=1).encode())
+    write_prompts(out, read_sound_prompts(dataset, version, [*chosen.samples, *chosen.held_out]))
+
+
+def read_sound_prompts(dataset: Path, version: int, samples: list[Sample]) -> dict[str, str]:
+    """Clip id -> prompt of each sample, as the manifest had it at the version: the measured quality of its sound, if any, and its caption."""
+    from manifests.tables import ManifestStore
+    from training.tasks.sound import sound_prompt
+
+    store = ManifestStore(dataset)
+    texts = {c["caption_no"]: c["text"] or "" for c in store.read("captions", version).to_pylist()}
+    rows = {row["clip_id"]: row for row in store.read("clips", version, columns=["clip_id", "caption_no", "audio_quality"]).to_pylist()}
+    return {s.clip_id: sound_prompt(texts.get(rows[s.clip_id]["caption_no"], ""), rows[s.clip_id]["audio_quality"]) for s in samples}
+
+
+def make_sound_task(config: "TrainConfig", out: Path) -> "Task":
+    """The task of a stage of sound; TrainingError when weights it began with have changed since."""
+    from training.conditions import load_parent, load_prompts
+    from training.data.text_cache import TextCache
+    from training.latents import LatentScale, read_export
+    from training.models.text import load_encoders
+    from training.sound_latents import SoundCodec, load_codec
+    from training.tasks.codec import CodecTask
+    from training.tasks.sound import SoundTask
+
+    if config.codec is not None:
+        if config.codec.weights:
+            _same(config.codec.weights, "weights", load_parent(out), _weights_digest(config.codec))
+        return CodecTask(config.stage, config.codec, config.seed, config.data.sound_frames)
+    if (sound := config.sound) is None:
+        raise TrainingError(f"{config.stage}: expected a stage of sound, found neither codec nor sound")
+    known = _known(out)
+    codec, sha256 = load_codec(Path(sound.codec))
+    _same(sound.codec, "codec", known["codec_sha256"], sha256)
+    parent = None
+    if sound.parent:
+        description, parent = read_export(Path(sound.parent), "audio")
+        _same(sound.parent, "parent", known["parent_sha256"], description["sha256"])
+    watcher = _watcher(sound)
+    _same(sound.watch.metaclip or "watch", "watcher", known["watch_key"], watcher.key)
+    scale = LatentScale(mean=tuple(known["mean"]), std=tuple(known["std"]))
+    texts = TextCache(load_encoders(sound.text), Path(sound.text_cache) if sound.text_cache else None)
+    frozen = SoundCodec(codec, scale, sha256, sound.latents_memory_mb << 20)
+    return SoundTask(config.stage, sound, config.seed, config.data.sound_frames, frozen, watcher, load_prompts(out), texts, parent)
+
+
+def _scale(config: "TrainConfig", sound: "SoundStage", dataset: Path, plan: Plan) -> dict[str, Any]:
+    """The parent's scale, or one measured on training windows; with the digests of codec and parent."""
+    from training.latents import read_export
+    from training.sound_latents import load_codec, measure_sound_scale
+
+    if not sound.codec:
+        raise TrainingError(
+            f"{config.stage}: expected sound.codec, the folder of a trained codec, found none; `dailies train codec` makes it"
+        )
+    codec, sha256 = load_codec(Path(sound.codec))
+    if codec.config.hop * 25 != 48_000:
+        raise TrainingError(f"{sound.codec}: expected a codec of 25 latents a second, found one of {48_000 / codec.config.hop:g}")
+    if sound.parent:
+        description, _ = read_export(Path(sound.parent), "audio")
+        latents = description.get("latents") or {}
+        if latents.get("codec_sha256") != sha256:
+            raise TrainingError(f"{sound.parent}: expected a parent trained on codec {sha256}, found {latents.get('codec_sha256')}")
+        return {"mean": latents["mean"], "std": latents["std"], "codec_sha256": sha256, "parent_sha256": description["sha256"]}
+    scale = measure_sound_scale(codec, _windows(config, dataset, plan.samples, sound.scale_clips))
+    return {**asdict(scale), "codec_sha256": sha256, "parent_sha256": None}
+
+
+def _windows(config: "TrainConfig", dataset: Path, samples: list[Sample], count: int) -> "Iterator[Tensor]":
+    """The first windows (N,) of so many of the samples, evenly over them; one that cannot be read is passed over for the next."""
+    import torch
+
+    shards, denied = open_shards(dataset, config.data), DenyList(dataset)
+    made, step = 0, max(1, len(samples) // count)
+    for sample in (s for first in range(step) for s in samples[first::step]):
+        if made == count:
+            return
+        try:
+            data = shards.read(sample, config.data.verify_sha256, denied)
+            window = load_sound(data, sample, config.data.sound_frames, None)["sound"]
+        except SampleError:
+            continue
+        made += 1
+        yield torch.from_numpy(window)
+
+
+def _watcher(sound: "SoundStage") -> Any:
+    from training.models.watching import load_watcher
+
+    return load_watcher(sound.watch)
+
+
+def _weights_digest(codec: "CodecStage") -> str:
+    """SHA-256 of the weights that the codec begins from, which fit it."""
+    from training.models.codec import Codec
+    from training.sound_latents import read_codec_weights
+
+    return read_codec_weights(Path(codec.weights or ""), Codec(codec.model))
+
+
+def _known(out: Path) -> dict[str, Any]:
+    from training.conditions import LATENTS
+
+    found: dict[str, Any] = json.loads((out / LATENTS).read_bytes())
+    return found
+
+
+def _same(folder: str, what: str, expected: str, found: str) -> None:
+    if expected != found:
+        raise TrainingError(f"{folder}: expected the {what} this run began with, SHA-256 {expected}, found {found}")
