@@ -126,7 +126,7 @@ def local_path(asset: Asset, fetched: Path) -> Path:
         kept = fetched / asset.asset_id
         if kept.exists():
             return kept
-    return _path_of(asset.uri)
+    return path_of(asset.uri)
 
 
 def uri_of(path: Path) -> str:
@@ -139,7 +139,8 @@ def uri_of(path: Path) -> str:
     return text
 
 
-def _path_of(uri: str) -> Path:
+def path_of(uri: str) -> Path:
+    """The path of a local address, as `uri_of` writes it."""
     return Path(os.fsdecode(unquote_to_bytes(uri[5:]))) if uri.startswith("file:") else Path(uri)
 
 
@@ -206,7 +207,7 @@ def _list_tar(path: Path, given: str) -> Iterator[Listing]:
     for name, offset, size in members:
         if Path(name).suffix.lower() in _DOCUMENTS:
             continue
-        stated = _member_fields(documents.get(_stem(name) + ".json"), documents.get(_stem(name) + ".txt"))
+        stated = _member_fields(documents.get(sample_key(name) + ".json"), documents.get(sample_key(name) + ".txt"))
         uri = f"{uri_of(path)}#{offset}+{size}"
         yield Listing(
             key=ids.digest("listing/v2", uri, stat.st_size, stat.st_mtime_ns, stated),
@@ -216,7 +217,7 @@ def _list_tar(path: Path, given: str) -> Iterator[Listing]:
         )
 
 
-def _stem(name: str) -> str:
+def sample_key(name: str) -> str:
     """The name up to the first dot of its last part: the sample key of the WebDataset format."""
     folder, slash, last = name.rpartition("/")
     return folder + slash + last.split(".", 1)[0]
@@ -274,7 +275,7 @@ def _rights(listing: Listing) -> Rights:
 
 
 def _head(uri: str) -> bytes:
-    with _path_of(uri).open("rb") as source:
+    with path_of(uri).open("rb") as source:
         return source.read(rights.MAX_SIDECAR_BYTES + 1)
 
 
@@ -283,7 +284,7 @@ def _hash(uri: str, fetched: Path, config: IngestConfig) -> tuple[bytes, bytes, 
     if "#" in uri and not Path(uri).exists():
         archive, _, span = uri.rpartition("#")
         offset, size = (int(n) for n in span.split("+"))
-        with _path_of(archive).open("rb") as source:
+        with path_of(archive).open("rb") as source:
             source.seek(offset)
             return _keep(io.BytesIO(source.read(size)), fetched, config)
     if "://" in uri:
@@ -291,7 +292,7 @@ def _hash(uri: str, fetched: Path, config: IngestConfig) -> tuple[bytes, bytes, 
 
         with fsspec.open(uri, "rb") as source:
             return _keep(source, fetched, config)
-    with _path_of(uri).open("rb") as source:
+    with path_of(uri).open("rb") as source:
         if (size := os.fstat(source.fileno()).st_size) > config.max_bytes:
             raise ValueError(f"{size} bytes, more than the limit of {config.max_bytes}")
         return ids.hash_stream(source)

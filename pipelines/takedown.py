@@ -3,7 +3,7 @@
     takedowns/000001.case.json       what is being done, written first: ids and hashes, no text; a killed run continues from it
     deny.txt, manifest version       the clips may not be trained on, the files may not enter again
     shards                           the members' bytes are filler of the same length
-    work/, fetched media, tables     rows, texts, vectors, pictures, sound and copies are gone, in every version
+    media, work/, tables             rows, texts, vectors, pictures, sound and copies are gone, in every version
     caches, training runs            latents, text tokens, fetched payloads and prompts are gone from where the manifest says they are
     releases/<name>                  amended
     takedowns/000001.json, .dsse.json    the receipt, last, and what signs it
@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +30,6 @@ from manifests.cubes import recount, with_earlier
 from manifests.events import Block, Run, Takedown
 from manifests.files import write_atomic
 from manifests.policy import policy_at
-from manifests.purgeable import removed_uri
 from manifests.records import Asset, Source
 from manifests.schema import from_table, to_table
 from manifests.tables import LOOKED_UP, ManifestStore
@@ -40,11 +38,12 @@ from pipelines import provenance
 from pipelines.stage import Place
 from pipelines.takedown_caches import scrub_caches
 from pipelines.takedown_case import Case, Request, open_case
+from pipelines.takedown_media import remove_media
 from pipelines.work import set_column
 from pipelines.work_scrub import scrub_work
 
 PREDICATE = "urn:dailies:takedown:v1"
-STEPS = ("quarantine", "shards", "work", "media", "caches", "tables", "versions", "releases", "receipt")
+STEPS = ("quarantine", "shards", "media", "work", "caches", "tables", "versions", "releases", "receipt")
 _REMOVED = {"decision": "removed", "shard_no": None, "caption_no": None, "keyframe_part": None, "scan_part": None}
 """What is left of a clip's state."""
 _ABANDONED = re.compile(r"\..*\.(\d+)\.tmp")
@@ -69,10 +68,12 @@ def execute(dataset: Path, request: Request, radius: Radius, key: Path | None, s
     hashes = {p: scrub.overwrite(dataset / p, members) for p, members in sorted(scrub.members_of(store, set(case.clip_ids)).items())}
     done["shards"] = {p: h.hex() for p, h in hashes.items()}
     said("shards")
+    assets = store.read("assets")
+    mine: list[Asset] = from_table(Asset, assets.filter(_among(assets, "asset_no", case.asset_nos)))
+    done["media_copies"] = remove_media(place, mine)  # before the work area, which knows where copies were listed
+    said("media")
     done["work_parts"] = scrub_work(place, set(case.asset_ids), set(case.clip_ids), set(hashes))
     said("work")
-    done["media_copies"] = _remove_media(place, store, case)
-    said("media")
     done["caches"] = scrub_caches(store, case.clip_ids)
     if derived := _take_down_derived(store, request, case, key):
         done["derived"] = derived
@@ -207,26 +208,6 @@ def _check_key(dataset: Path, case: Case, key: Path | None) -> None:
             )
 
 
-def _remove_media(place: Place, store: ManifestStore, case: Case) -> int:
-    """No copy of the media is left under the dataset: fetched bytes, and files of a collection that lies inside it."""
-    from curation.ingest import local_path
-
-    removed = 0
-    assets = store.read("assets")
-    mine: list[Asset] = from_table(Asset, assets.filter(_among(assets, "asset_no", case.asset_nos)))
-    for asset in mine:
-        paths = [place.fetched / asset.asset_id, place.work / "quarantine" / asset.asset_id]
-        if "://" not in asset.uri and "#" not in asset.uri and asset.uri != removed_uri(asset.asset_id):
-            path = local_path(asset, place.fetched)
-            paths += [p for p in _with_sidecars(path) if p.resolve().is_relative_to(place.dataset.resolve())]
-        for path in paths:
-            if path.is_file():
-                path.unlink()
-                removed += 1
-    shutil.rmtree(place.work / "spark", ignore_errors=True)  # scratch of the table stages: vectors and hashes of the last run
-    return removed
-
-
 def _take_down_derived(store: ManifestStore, request: Request, case: Case, key: Path | None) -> dict[str, int]:
     """The same is taken down in every dataset that was made of this one; returns how many assets went from each that had any."""
     from manifests.takedown import Selector, survey
@@ -246,10 +227,6 @@ def _take_down_derived(store: ManifestStore, request: Request, case: Case, key: 
             execute(folder, there, survey(theirs, selectors, first_step(folder)), key, lambda step: None)
             gone[str(folder)] = len(held)
     return gone
-
-
-def _with_sidecars(path: Path) -> list[Path]:
-    return [path, *(path.with_name(path.name + s) for s in (".json", ".txt")), *(path.with_suffix(s) for s in (".json", ".txt"))]
 
 
 def _amend(dataset: Path, case: Case, paths: Sequence[str], key: Path | None) -> list[str]:
