@@ -57,7 +57,7 @@ def _fill_member(tar: Path, offset: int) -> int:
     """The member that begins at the offset, and those of the same sample that state its rights, hold filler; returns how many."""
     with tar.open("rb") as stream:
         members = list(list_members(stream))
-    (sample,) = {sample_key(name) for name, at, _ in members if at == offset} or {None}
+    sample = next((sample_key(name) for name, at, _ in members if at == offset), None)
     stated = (".json", ".txt")
     mine = [m for m in members if m[1] == offset or (sample_key(m[0]) == sample and Path(m[0]).suffix in stated)]
     scrub.overwrite(tar, [(at, size, name.rpartition(".")[2]) for name, at, size in mine])
