@@ -215,7 +215,8 @@ def _commit(
     size, frames = int(editor.trained["size_px"]), int(editor.trained["n_frames"])
     form = {"width": size, "height": size, "n_frames": frames}
     bucket, encoded = f"{size}x{size}_{frames}f", ids.digest("backtranslate/encode/v1", *form.values())[:16]
-    shards, members = [], []
+    shards: list[Shard] = []
+    members: list[Member] = []
     numbers = {row.clip_id: i for i, row in enumerate(made)}
     for first in range(0, len(made), config.samples_per_shard):
         shard_no, part = len(shards), made[first : first + config.samples_per_shard]
@@ -223,9 +224,11 @@ def _commit(
         texts = {r.clip_id: _facts(r, clips[r.clip_id], rights[clips[r.clip_id].asset_id], editor) for r in part}
         written = write_shard(out / path, (p for r in part for p in _payloads(r, out / "work", texts[r.clip_id])))
         for m in written.members:
-            rate = {"fps_num": samples[m.clip_id].fps_num, "fps_den": samples[m.clip_id].fps_den, "n_frames": frames}
-            moving = rate if m.extension.endswith("mp4") else {}
-            members.append(Member(shard_no=shard_no, clip_no=numbers[m.clip_id], **dataclasses.asdict(m), **moving))
+            member = Member(shard_no=shard_no, clip_no=numbers[m.clip_id], **dataclasses.asdict(m))
+            if m.extension.endswith("mp4"):
+                rate = (samples[m.clip_id].fps_num, samples[m.clip_id].fps_den)
+                member = dataclasses.replace(member, fps_num=rate[0], fps_den=rate[1], n_frames=frames)
+            members.append(member)
         shards.append(
             Shard(
                 shard_no=shard_no, path=path, set_name=SET, bucket=bucket, **form, size_bytes=written.size_bytes, sha256=written.sha256,

@@ -37,6 +37,8 @@ class EditConfig:
     stills_of: int = 0
     """Of so many steps on videos in a row all but the last take the first frames as pictures: for sets with few pictures, as 5 : 1 is 6. 0
     takes videos as videos."""
+    variety: int = 0
+    """Edits of a clip over all passes, so that those of small sets can be kept as latents; 0 draws anew in each pass."""
     segment_share: float = 0.0
     """Share of the edits of pictures that mark an object; the paper gives none."""
     turn_deg: float = 10.0
@@ -47,16 +49,9 @@ class EditConfig:
     """How far the velocity is led away from that without a source; 1 does not look at that, and saves its pass."""
 
     def __post_init__(self) -> None:
-        if (
-            self.frames < 1
-            or self.stills_of < 0
-            or not 0 <= self.segment_share <= 1
-            or self.zoom < 1
-            or min(self.turn_deg, self.shift, self.source_guidance) < 0
-        ):
-            raise ValueError(
-                "edit: expected frames >= 1, stills_of >= 0, 0 <= segment_share <= 1, zoom >= 1 and no negative turn_deg, shift or source_guidance"
-            )
+        least = min(self.stills_of, self.variety, self.turn_deg, self.shift, self.source_guidance)
+        if self.frames < 1 or least < 0 or not 0 <= self.segment_share <= 1 or self.zoom < 1:
+            raise ValueError(f"edit: expected frames and zoom >= 1, 0 <= segment_share <= 1 and nothing negative, found {self}")
 
 
 class Edited(NamedTuple):

@@ -164,6 +164,15 @@ def test_videos_are_text_to_video_with_a_black_source_or_pairs() -> None:
     assert torch.allclose(paired.context[1:], asked.context[1:], atol=1e-5) and torch.equal(paired.x_1, asked.x_1)
 
 
+def test_a_small_set_can_have_few_edits() -> None:
+    """With a `variety` of 2 every second pass has the same edits, bit for bit; without one each pass has its own."""
+    x = pictures(1)
+    for config, period in ((with_edit(variety=2), 2), (with_edit(), 100)):
+        of = task(config)
+        said = [of.asked(x, CLIPS, keys(e), batch(x, e)) for e in (0, 1, 2, 3)]
+        assert torch.equal(said[0].x_1, said[2].x_1) == (period == 2) and said[0].prompts != said[1].prompts
+
+
 def test_videos_give_pictures_by_step() -> None:
     """With `stills_of` 6, five steps of six edit the first frames of videos and one is text to video; held-out clips always do the same."""
     of, x = task(with_edit(stills_of=6)), pictures(9)
@@ -303,5 +312,5 @@ def test_settings_that_do_not_fit_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             dataclasses.replace(CONFIG, model=model, edit=edit)
-    with pytest.raises(ValueError, match="edit: expected frames >= 1"):
+    with pytest.raises(ValueError, match="edit: expected frames and zoom >= 1"):
         EditConfig(frames=0)

@@ -48,9 +48,12 @@ class EditTask(TextToVideoTask):
         beside = self.beside(batch, clips)
         if pixels.shape[2] > 1 and self._as_pictures(batch, keys[0]):
             pixels, beside = pixels[:, :, :1], {}
+        drawn = keys
+        if self._edit.variety and batch is not None:
+            drawn = [(*key[:-1], pass_no % self._edit.variety) for key, pass_no in zip(keys, batch.epochs, strict=True)]
         made = [
             self._of(x.float(), clip, key, {n: v[i] for n, v in beside.items()})
-            for i, (x, clip, key) in enumerate(zip(pixels, clips, keys, strict=True))
+            for i, (x, clip, key) in enumerate(zip(pixels, clips, drawn, strict=True))
         ]
         x_1 = self._codec.encode(torch.stack([e.target for e in made]).to(pixels.dtype))
         task = torch.tensor([e.task for e in made], device=pixels.device)
