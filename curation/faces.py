@@ -1,5 +1,6 @@
 """Boxes and faces as geometry: a picture fitted to a network's input, doubles suppressed, a face aligned by its five landmarks. Pure functions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -14,6 +15,11 @@ FACE_PX = 112
 ARCFACE_POINTS = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32)
 """Where ArcFace networks expect, in a crop of 112 x 112 px, the eyes, the nose and the corners of the mouth, left in the picture first (InsightFace)."""
 
+_MARGIN = 1.3
+"""Side of the square around a face over the longer side of its box: hair and chin lie outside what detectors box."""
+
+_GREY = 128
+_BLOCK = 1024
 _MOST = 500  # boxes that doubles are looked for among: a network that answers everywhere costs no more than a crowd
 
 
@@ -105,3 +111,44 @@ def align(picture: Picture, points: Floats) -> Picture | None:
     if matrix is None or not np.isfinite(matrix).all() or not np.abs(matrix[:, :2]).max() > 0:
         return None
     return np.asarray(cv2.warpAffine(picture, matrix, (FACE_PX, FACE_PX), flags=cv2.INTER_LINEAR), np.uint8)
+
+
+def masked_face(picture: Picture, box: Sequence[float], longest_px: int = 512) -> Picture | None:
+    """A square around a face, grey outside the ellipse that its box holds, so that no background says who it is (Movie Gen, Data for
+    personalisation: cropped and segmented). `box` is x, y, width, height in shares of the picture; None where it holds no pixel.
+
+    The square is 1.3 times the box's longer side; what of it lies outside the picture is grey too. Margin, mask and size are ours.
+    """
+    tall, wide = picture.shape[:2]
+    left, top, across, down = (float(v) * side for v, side in zip(box, (wide, tall, wide, tall), strict=True))
+    side = round(_MARGIN * max(across, down))
+    if side < 1 or min(across, down) <= 0:
+        return None
+    x, y = round(left + across / 2 - side / 2), round(top + down / 2 - side / 2)
+    square = np.full((side, side, 3), _GREY, np.uint8)
+    inside = (slice(max(y, 0), max(0, min(y + side, tall))), slice(max(x, 0), max(0, min(x + side, wide))))
+    seen = picture[inside]
+    if not seen.size:
+        return None
+    square[inside[0].start - y : inside[0].stop - y, inside[1].start - x : inside[1].stop - x] = seen
+    mask = np.zeros((side, side), np.uint8)
+    half = (round(across * _MARGIN / 2), round(down * _MARGIN / 2))
+    cv2.ellipse(mask, (side // 2, side // 2), half, 0, 0, 360, 255, -1)
+    square[mask == 0] = _GREY
+    if side <= longest_px:
+        return square
+    return np.asarray(cv2.resize(square, (longest_px, longest_px), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def agreeing(vectors: Floats, threshold: float) -> list[tuple[int, int, float]]:
+    """Pairs (i, j, cosine), i < j, of vectors [n, d] of length 1 whose cosine is above the threshold, by i, then j.
+
+    All are compared, n^2 d operations, in blocks that fit in memory: a thousand clips take no time, a million hours.
+    """
+    found = []
+    for first in range(0, len(vectors), _BLOCK):
+        cosines = vectors[first : first + _BLOCK] @ vectors.T
+        for i, j in zip(*np.nonzero(cosines > threshold), strict=True):
+            if j > first + i:
+                found.append((int(first + i), int(j), float(cosines[i, j])))
+    return found

@@ -19,6 +19,7 @@ from manifests.columns import column
 from manifests.records import Caption, Member, Shard
 from manifests.schema import arrow_schema, from_table, to_table
 from manifests.shards import Payload, write_shard
+from pipelines import people_faces
 from pipelines.stage import Job, Place, Stage
 from pipelines.work import merge_columns, part_path, set_column
 
@@ -31,6 +32,10 @@ class ShardConfig:
     """How samples are gathered. 64 samples of a few hundred kB make shards of some 20 MB: ours, small for a laptop; raise it on clusters."""
 
     samples_per_shard: int = 64
+    faces: tuple[str, ...] = ("personal",)
+    """Sets whose samples carry the face of their person, and whose clips of one person are paired, where people.identity has weights."""
+    same_person: float = 0.5
+    """Clips whose faces' mean vectors agree by more than this cosine show one person (Movie Gen, Data for personalisation)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +64,11 @@ def write_shards(run: "Curation", captions: list[Caption], run_no: int) -> tuple
     encoded = {r["clip_id"]: r for r in run.outputs(plan.ENCODE, jobs.with_asset_columns(kept, run.assets)).to_pylist()}
     texts = {c.clip_no: c for c in captions}
     assets = {a["asset_no"]: a for a in run.assets.to_pylist()}
-    samples = [_sample(clip, assets[clip["asset_no"]], encoded[clip["clip_id"]], texts[clip["clip_no"]]) for clip in kept.to_pylist()]
+    faces = people_faces.faces_of(run, kept)
+    samples = [
+        _sample(clip, assets[clip["asset_no"]], encoded[clip["clip_id"]], texts[clip["clip_no"]]) | faces.get(clip["clip_id"], {})
+        for clip in kept.to_pylist()
+    ]
     planned = to_table(PlannedShard, list(_plan(samples, run.config.shards)))
     for path in planned.column("path").to_pylist():
         if not (run.place.dataset / path).exists():
@@ -103,7 +112,7 @@ def _write(planned: PlannedShard, place: Place) -> tuple[Shard, list[dict[str, A
             "shard_no": -1,
             "clip_no": -1,
             **{name: getattr(m, name) for name in ("clip_id", "extension", "offset", "size_bytes", "sha256")},
-            **({n: of_clip[m.clip_id][n] for n in ("fps_num", "fps_den", "n_frames")} if m.extension not in ("json", "txt") else {}),
+            **({n: of_clip[m.clip_id][n] for n in ("fps_num", "fps_den", "n_frames")} if m.extension in ("mp4", "jpg", "flac") else {}),
         }
         for m in written.members
     ]
@@ -126,6 +135,8 @@ def _payloads(samples: list[dict[str, Any]], place: Place) -> Iterator[Payload]:
         path = place.dataset / part_path(sample["part"], "payload")
         rows = pq.read_table(path, filters=[("clip_id", "=", sample["clip_id"])], columns=["data"])
         yield Payload(clip_id=sample["clip_id"], extension=sample["extension"], data=rows.column(0)[0].as_py())
+        if "face" in sample and (face := people_faces.face_jpg(place, sample["face"])) is not None:
+            yield Payload(clip_id=sample["clip_id"], extension="face.jpg", data=face)
         yield Payload(clip_id=sample["clip_id"], extension="json", data=sample["json"].encode())
         yield Payload(clip_id=sample["clip_id"], extension="txt", data=sample["txt"].encode())
 
