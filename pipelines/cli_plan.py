@@ -16,6 +16,8 @@ app = typer.Typer()
 
 SEEN = {"t2i_256": 1.94e9, "t2v_256": 173.6e6, "t2v_256_large": 221.2e6}
 """Stage -> samples that the paper says were seen (Movie Gen, Training recipe). It gives neither GPU-hours nor its share of the peak."""
+PAPER_GPU_DAYS = {"audio": 384 * 14, "audio_sft": 64}
+"""Stage -> what the paper says it took (Movie Gen Audio, Training): 384 GPUs for 14 days, 64 for one."""
 OUTSIDE_GPU_HOURS = 1.25e6
 """H100-hours of the whole, as the report of Open-Sora 2.0 estimates it from outside."""
 
@@ -106,6 +108,7 @@ def _print_curriculum(made: dict[str, "StagePlan"], *, outside: bool) -> None:
         "s traffic",
         "days",
         "GPU-days",
+        "the paper's",
     ]
     lines = []
     for label, one in made.items():
@@ -114,6 +117,7 @@ def _print_curriculum(made: dict[str, "StagePlan"], *, outside: bool) -> None:
             label, f"{one.parameters / 1e9:.2f} B", f"{one.steps:,} x {one.batch:,}", f"{one.gpus:,}", str(one.layout.sequence_parallel),
             "yes" if one.layout.recompute else "no", peak, f"{one.flops / 1e15:,.1f}", f"{one.compute_s:.3f}",
             f"{one.gather_s + one.exchange_s:.3f}", f"{one.days:,.1f}", f"{one.gpu_days:,.0f}",
+            f"{PAPER_GPU_DAYS[label]:,}" if outside and label in PAPER_GPU_DAYS else "",
         ])  # fmt: skip
     total = sum(one.gpu_days for one in made.values())
     print_table([*names, "does not fit" if any(one.problems for one in made.values()) else ""],

@@ -164,10 +164,14 @@ def sound_step(config: SoundConfig, frames: int, text: int) -> int:
     """Operations of forward and backward of one sample: frames of sound, tokens of text. Inputs have no gradient."""
     d = config.width
     inputs = 2 * frames * d * (2 * config.latent_channels + 1 + 2 * config.video_width) + 2 * text * config.text_width * d
-    # the projections of queries, keys, values and outputs, then both attentions, then the MLP
-    layer = 2 * d * d * (4 * frames + 2 * frames + 2 * text) + 4 * frames * d * (frames + text) + 4 * frames * d * config.ffn
     time = 2 * (_FREQUENCIES * 4 * d + 4 * d * d + 6 * d * d)
-    return 2 * inputs + 3 * (config.layers * layer + time + 2 * frames * d * config.latent_channels)
+    return 2 * inputs + 3 * (config.layers * sound_layer(config, frames, text) + time + 2 * frames * d * config.latent_channels)
+
+
+def sound_layer(config: SoundConfig, frames: int, text: int) -> int:
+    """Operations of one layer's forward pass: projections of queries, keys, values and outputs, both attentions, the MLP."""
+    d = config.width
+    return 2 * d * d * (4 * frames + 2 * frames + 2 * text) + 4 * frames * d * (frames + text) + 4 * frames * d * config.ffn
 
 
 def _residual_units(config: CodecConfig, channels: int, n: int) -> int:

@@ -6,6 +6,7 @@ hardware's as stated by its maker: a plan is arithmetic, and benchmarks/ say how
 results are kept, so they are not counted; a generator's autoencoder is, unless latents are made beforehand.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -15,8 +16,12 @@ from training import flops, rehearse
 from training.config import TrainConfig
 from training.memory import Peak
 from training.models.autoencoder import TAE, TAEConfig, latent_frames
+from training.models.codec import Codec, CodecConfig
 from training.models.discriminator import Discriminator
-from training.models.transformer import Block, Transformer, tokens_of
+from training.models.sound import SoundBlock, SoundTransformer
+from training.models.spectral_discriminator import SpectralDiscriminator
+from training.models.transformer import ENCODERS, IDENTITY, Block, Transformer
+from training.models.vision import PersonalTransformer, tower_forward
 
 MAX_LIVE_VALUES = 1_000_000_000
 """Gathered parameters that DeepSpeed lets live at a time (its stage3_max_live_parameters), unless one block is larger."""
@@ -195,6 +200,20 @@ def plan_stage(config: TrainConfig, gpus: int, hardware: Hardware, *, search: bo
     )  # fmt: skip
 
 
+def _modules(config: TrainConfig) -> list[torch.nn.Module]:
+    """What a stage trains, the model first, then its adversary where there is one."""
+    if config.codec:
+        judges = [SpectralDiscriminator(config.codec.loss.discriminator)] if config.codec.loss.gan_weight else []
+        return [Codec(config.codec.model), *judges]
+    if config.sound:
+        return [SoundTransformer(config.sound.model)]
+    if config.flow is None:
+        return [TAE(config.model), *([Discriminator(config.loss.discriminator)] if config.loss.gan_weight else [])]
+    if config.flow.personal:
+        return [PersonalTransformer(config.flow.model, config.flow.personal.tower, train_tower=config.flow.personal.train_tower)]
+    return [Transformer(config.flow.model)]
+
+
 class _Stage:
     """What a configuration says that a plan asks for."""
 
@@ -202,17 +221,25 @@ class _Stage:
         self.config, self.hardware = config, hardware
         self.dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
         with torch.device("meta"):
-            modules: list[torch.nn.Module] = [Transformer(config.flow.model)] if config.flow else [TAE(config.model)]
-            if not config.flow and config.loss.gan_weight:
-                modules.append(Discriminator(config.loss.discriminator))
+            modules = _modules(config)
         self.engines = len(modules)
         self.parameters, self.all_parameters = rehearse.parameters(modules[0]), sum(map(rehearse.parameters, modules))
-        self.largest_block = max((rehearse.parameters(b) for b in modules[0].modules() if isinstance(b, Block)), default=0)
+        self.largest_block = max((rehearse.parameters(b) for b in modules[0].modules() if isinstance(b, Block | SoundBlock)), default=0)
         self.text = {n: getattr(config.flow.text, f"{n}_tokens") for n in config.flow.model.text_widths} if config.flow else {}
+        if config.flow and config.flow.personal:
+            self.text[IDENTITY] = config.flow.personal.tower.tokens
+        self.tae = replace(TAEConfig(), temporal=not (config.flow and config.flow.upsample))
         self.media = tuple(self._media())
 
     def _media(self) -> Iterator[Media]:
         d = self.config.data
+        if self.config.hears:
+            useful, layers = self._sound()
+            yield Media(
+                kind="sound", share=1.0, batch=d.global_batch, n_frames=d.n_frames, side_px=d.size_px,
+                n_tokens=d.sound_frames, flops=useful, layer_flops=layers,
+            )  # fmt: skip
+            return
         for kind, count, n_frames in (("video", d.video_batches, d.n_frames), ("image", d.image_batches, 1)):
             if count:
                 tokens, useful, layers = self._sample(n_frames)
@@ -225,6 +252,23 @@ class _Stage:
                     n_tokens=tokens, flops=useful, layer_flops=layers,
                 )  # fmt: skip
 
+    def _sound(self) -> tuple[int, int]:
+        """(useful operations, operations of the layers' forward pass) of a sample of sound."""
+        frames = self.config.data.sound_frames
+        if self.config.sound is None:
+            return (flops.codec_step(self.config.codec.model, frames) if self.config.codec else 0), 0
+        model, text = self.config.sound.model, self._sound_text()
+        useful = flops.sound_step(model, frames, text) + flops.codec_encode(CodecConfig(), frames)
+        return useful, model.layers * flops.sound_layer(model, frames, text)
+
+    def _sound_text(self) -> int:
+        sound = self.config.sound
+        return (
+            max((getattr(sound.text, f"{n}_tokens") for n in ENCODERS if getattr(sound.text, n, None) or n == "bytes"), default=1)
+            if sound
+            else 0
+        )
+
     def _sample(self, n_frames: int) -> tuple[int, int, int]:
         """(tokens, useful operations, operations of the layers' forward pass) of a sample."""
         side = self.config.data.size_px
@@ -232,10 +276,17 @@ class _Stage:
             tae, loss = self.config.model, self.config.loss
             latent = (latent_frames(n_frames) if tae.temporal else n_frames) * (side // 8) ** 2
             return latent, flops.tae_step(tae, 1, n_frames, side, side) + rehearse.judged_flops(loss, n_frames, side), 0
-        model, grid = self.config.flow.model, (-(-n_frames // 8), side // 16, side // 16)
-        encoding = 0 if self.config.flow.latents_folder else flops.tae_encode(TAEConfig(), n_frames, side, side)
+        config = self.config.flow
+        if config.edit and n_frames == 1:
+            n_frames = config.edit.frames
+        model, grid = config.model, (latent_frames(n_frames) if self.tae.temporal else n_frames, side // 16, side // 16)
+        # the upsampler's small clip and the editor's source are encoded too
+        clips = 2 if config.upsample or config.edit else 1
+        encoding = 0 if config.latents_folder else clips * flops.tae_encode(self.tae, n_frames, side, side)
+        if config.personal:
+            encoding += (3 if config.personal.train_tower else 1) * tower_forward(config.personal.tower, 1)
         layers = model.layers * flops.transformer_layer(model, 1, grid, self.text)
-        return tokens_of(n_frames, side, side), flops.transformer_step(model, 1, grid, self.text) + encoding, layers
+        return math.prod(grid), flops.transformer_step(model, 1, grid, self.text) + encoding, layers
 
     def refusals(self, gpus: int, sequence_parallel: int) -> Iterator[str]:
         """Why the GPUs cannot be grouped so, whatever their memory."""
@@ -272,19 +323,31 @@ class _Stage:
 
     def _peak(self, media: Media, layout: Layout) -> Peak:
         flow, fused, batch = self.config.flow, self.hardware.gpu, layout.micro_batch
+        if self.config.codec:
+            return rehearse.codec(self.config.codec.model, self.config.codec.loss, batch, media.n_tokens, self.dtype)
+        if self.config.sound:
+            return rehearse.sound(
+                self.config.sound.model, batch, media.n_tokens, self._sound_text(), self.dtype, recompute=layout.recompute
+            )
         if flow is None:
             loss = replace(self.config.loss, perceptual_features=self.config.loss.perceptual_features or "none")
             return rehearse.autoencoder(self.config.model, loss, batch, media.n_frames, media.side_px, self.dtype, fused=fused)
         text, size = tuple(self.text.items()), layout.sequence_parallel
-        return rehearse.generator(
+        peak = rehearse.generator(
             flow.model, batch, media.n_tokens, text, self.dtype, recompute=layout.recompute, sequence_parallel=size, fused=fused
         )
+        if flow.personal and flow.personal.train_tower:  # held beneath the transformer's pass, and gone through last
+            seen = rehearse.tower(flow.personal.tower, batch, self.dtype).saved_bytes
+            peak = Peak(saved_bytes=peak.saved_bytes + seen, peak_bytes=peak.peak_bytes + seen)
+        return peak
 
     def _encoding(self, media: Media) -> int:
         flow = self.config.flow
+        if self.config.sound:
+            return rehearse.encode_sound_bytes(CodecConfig(), media.n_tokens, self.dtype)
         if flow is None or flow.latents_folder:
             return 0
-        return rehearse.encode_bytes(TAEConfig(), media.n_frames, media.side_px, self.dtype)
+        return rehearse.encode_bytes(self.tae, media.n_frames, media.side_px, self.dtype)
 
     def options(self, gpus: int) -> Iterator[Option]:
         """Layouts that can be run on so many GPUs, each with the largest pass that fits, or with the smallest where none does."""
@@ -293,7 +356,7 @@ class _Stage:
         inside = [n for n in sizes if n <= self.hardware.node_gpus]
         for size in inside or sizes[:2]:  # beyond a node the exchange is as slow as the network: only where nothing else can be run
             of_group = max(m.batch for m in self.media) // (gpus // size)
-            for recompute in (False, True) if self.config.flow else (False,):
+            for recompute in (False, True) if self.config.flow or self.config.sound else (False,):
                 least = self._option(gpus, Layout(sequence_parallel=size, recompute=recompute, micro_batch=1))
                 larger = (self._option(gpus, replace(least.layout, micro_batch=n)) for n in range(of_group, 1, -1) if of_group % n == 0)
                 yield next((o for o in larger if o.fits), least) if least.fits else least

@@ -11,12 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from training.data.shapes import FRAMES_PER_LATENT
+from training.latents import TILING
 from training.losses import TAELossConfig, adaptive_weight, hinge_discriminator, hinge_generator, l1, outlier_penalty, pixel_gradient
 from training.memory import Peak, live_bytes, step_peak
 from training.models.autoencoder import TAE, Posterior, TAEConfig
+from training.models.codec import Codec, CodecConfig
 from training.models.discriminator import Discriminator
 from training.models.perceptual import PerceptualNet
+from training.models.sound import SoundConfig, SoundTransformer
+from training.models.spectral import mel_distance
+from training.models.spectral_discriminator import SpectralDiscriminator, feature_distance
 from training.models.transformer import PATCH_PX, Transformer, TransformerConfig
+from training.models.vision import Tower, TowerConfig
+from training.tasks.sound_config import CodecLossConfig
 
 _ALIKE = 1
 """Layers that are run: each further one adds what the second adds to the first."""
@@ -55,9 +63,11 @@ def generator(
         times = torch.empty(batch)
         tokens = {name: torch.empty(batch, length, config.token_widths[name], dtype=dtype) for name, length in text}
         masks = {name: torch.empty(batch, length, dtype=torch.bool) for name, length in text}
+        context = torch.empty(batch, config.context_channels, *noisy.shape[2:], dtype=dtype) if config.context_channels else None
+        task = torch.empty(batch, dtype=torch.long) if config.tasks else None
 
     def forward() -> Tensor:
-        velocity = model(noisy.to(dtype), times, tokens, masks)
+        velocity = model(noisy.to(dtype), times, tokens, masks, context, task)
         loss: Tensor = (velocity.float() - target).square().flatten(1).mean(1).mean()
         return loss
 
@@ -102,10 +112,82 @@ def autoencoder(
 
 
 @lru_cache(maxsize=16)
-def encode_bytes(config: TAEConfig, n_frames: int, side_px: int, dtype: torch.dtype) -> int:
-    """The peak of encoding one clip with a frozen autoencoder, its weights included."""
+def tower(config: TowerConfig, batch: int, dtype: torch.dtype) -> Peak:
+    """The peak of a trained tower's pass over `batch` pictures."""
     with torch.device("meta"):
-        tae, pixels = TAE(config).to(dtype), torch.empty(1, 3, n_frames, side_px, side_px, dtype=dtype)
+        model = Tower(config).to(dtype)
+        pictures = torch.empty(batch, 3, config.image_px, config.image_px, dtype=dtype)
+    return step_peak(model, lambda: model(pictures).float().square().mean(), keep_gradients=False)
+
+
+@lru_cache(maxsize=64)
+def codec(config: CodecConfig, loss: CodecLossConfig, batch: int, frames: int, dtype: torch.dtype) -> Peak:
+    """The peak of a rank's pass over `batch` sounds: the codec's update, or the discriminator's where that is larger."""
+    with torch.device("meta"):
+        model = Codec(config).to(dtype)
+        judge = SpectralDiscriminator(loss.discriminator).to(dtype) if loss.gan_weight else None
+        sound = torch.empty(batch, frames * config.hop, dtype=dtype)
+        noise = torch.empty(batch, config.latent_channels, frames, dtype=dtype)
+
+    def reconstruct() -> Tensor:
+        output, (mean, scale) = model(sound, noise)
+        output, target = output.float(), sound.float()
+        seen = mel_distance(output, target, loss.mel_windows) + (output - target).abs().mean(1)
+        total = seen + (mean.float().square() + scale.float()).mean((1, 2))
+        if judge is not None:
+            judge.requires_grad_(False)
+            logits, found = judge(output, True)
+            heard = pixel_gradient(hinge_generator(logits.float()) + feature_distance([f.float() for f in found], found), output)
+            judge.requires_grad_(True)
+            total = total + ((output - output.detach()) * heard).flatten(1).sum(1)
+        return total.mean()
+
+    peaks = [step_peak(nn.ModuleList([m for m in (model, judge) if m is not None]), reconstruct, keep_gradients=False)]
+    if judge is not None:
+        peaks.append(step_peak(judge, lambda: judge(torch.cat([sound, sound])).float().mean(), keep_gradients=False))
+    return max(peaks, key=lambda peak: peak.peak_bytes)
+
+
+@lru_cache(maxsize=64)
+def sound(config: SoundConfig, batch: int, frames: int, text: int, dtype: torch.dtype, *, recompute: bool) -> Peak:
+    """The peak of a rank's pass of the generator of sound over `batch` samples of `frames` latent frames under `text` tokens."""
+    if config.layers > _ALIKE + 1:
+        few, more = (sound(replace(config, layers=n), batch, frames, text, dtype, recompute=recompute) for n in (_ALIKE, _ALIKE + 1))
+        saved = few.saved_bytes + (config.layers - _ALIKE) * (more.saved_bytes - few.saved_bytes)
+        return Peak(saved_bytes=saved, peak_bytes=saved + more.peak_bytes - more.saved_bytes)
+    with torch.device("meta"):
+        model = SoundTransformer(config).to(dtype)
+        model.recompute = recompute
+        noisy, context = (torch.empty(batch, config.latent_channels, frames, dtype=dtype) for _ in range(2))
+        video, tokens = (
+            torch.empty(batch, frames, config.video_width, dtype=dtype),
+            torch.empty(batch, text, config.text_width, dtype=dtype),
+        )
+        times, mask, given = torch.empty(batch), torch.empty(batch, text, dtype=torch.bool), torch.empty(batch, frames, dtype=dtype)
+
+    def forward() -> Tensor:
+        velocity = model(noisy, times, video, tokens, mask, context, given)
+        return (velocity.float() - noisy.float()).square().flatten(1).mean(1).mean()
+
+    return step_peak(model, forward, keep_gradients=False)
+
+
+@lru_cache(maxsize=16)
+def encode_sound_bytes(config: CodecConfig, frames: int, dtype: torch.dtype) -> int:
+    """The peak of encoding one sound with a frozen codec, its weights included."""
+    with torch.device("meta"):
+        model, samples = Codec(config).to(dtype), torch.empty(1, frames * config.hop, dtype=dtype)
+    with torch.no_grad(), live_bytes() as live:
+        model.encode(samples)
+    return live.peak_bytes + sum(p.nbytes for p in model.parameters())
+
+
+@lru_cache(maxsize=16)
+def encode_bytes(config: TAEConfig, n_frames: int, side_px: int, dtype: torch.dtype) -> int:
+    """The peak of encoding one clip with a frozen autoencoder, its weights included: one tile of it at a time (training/latents.py)."""
+    tile = TILING.encode_tile * (FRAMES_PER_LATENT if config.temporal else 1)
+    with torch.device("meta"):
+        tae, pixels = TAE(config).to(dtype), torch.empty(1, 3, min(n_frames, tile), side_px, side_px, dtype=dtype)
     with torch.no_grad(), live_bytes() as live:
         tae.encode(pixels)
     return live.peak_bytes + sum(p.nbytes for p in tae.parameters())

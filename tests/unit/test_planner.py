@@ -177,9 +177,11 @@ def test_what_does_not_fit_is_refused_with_what_would() -> None:
 
 
 def test_latents_made_beforehand_are_asked_for_where_encoding_does_not_fit() -> None:
-    """A clip of 256 frames at 768 pixels cannot be encoded in 80 GB as it goes: the plan says so, and its options read latents."""
+    """A tile of 32 frames at 768 pixels cannot be encoded in 40 GB as it goes: the plan says so, and its options read latents."""
     made = plan_stage(
-        settings("t2v_768", "paper", "data.video_batches=1", "data.image_batches=0", "flow.latents_folder=null"), 6144, Hardware()
+        settings("t2v_768", "paper", "data.video_batches=1", "data.image_batches=0", "flow.latents_folder=null"),
+        6144,
+        Hardware(memory_gb=40),
     )
     assert any(problem.startswith("encoding: expected latents made beforehand") for problem in made.problems)
     assert made.latents_beforehand
@@ -220,11 +222,42 @@ def test_command_plans_a_curriculum() -> None:
     status, said = run("movie_gen", "--config", "tiny", "--json")
     found = json.loads(said)
     assert status == 0
-    assert list(found) == ["image_ae", "tae", "t2i_256", "t2v_256", "t2v_768", "video_sft 0", "video_sft 1"]
+    stages = (
+        "image_ae tae t2i_256 t2v_256 t2v_768 video_sft/0 video_sft/1 upsampler personal_1 personal_2 personal_3 edit_1 edit_2 edit_3 codec"
+    )
+    assert list(found) == [s.replace("/", " ") for s in (*stages.split(), "audio", "audio_sft")]
     assert all(one["problems"] == [] and one["gpus"] == 2 for one in found.values())
     status, text = run("movie_gen", "--config", "tiny")
     assert status == 0
     assert "GPU-hours" in text
+
+
+@pytest.mark.parametrize(
+    ("stage", "billions"), [("upsampler", (6.65, 7.35)), ("audio", (12.35, 13.65)), ("edit_1", (29.5, 30.5)), ("codec", (0.08, 0.12))]
+)
+def test_stages_of_every_kind_are_planned_at_the_papers_size(stage: str, billions: tuple[float, float]) -> None:
+    """The paper's 7B upsampler and 13B generator of sound within 5 %, the editor and the codec: each fits on its GPUs."""
+    config = settings(stage, "paper")
+    made = plan_stage(config, config.processes, Hardware(), search=False)
+    assert billions[0] <= made.parameters / 1e9 <= billions[1]
+    assert made.problems == () and made.memory is not None
+    assert made.memory.encoding > 0 or stage == "codec"
+
+
+def test_conditions_cost_what_they_add() -> None:
+    """An editor encodes its source too and reads it and its task; a person's picture adds its tower: more operations and parameters than
+    text to video of the same form."""
+    plain = settings("edit_2", "tiny")
+    assert plain.flow is not None
+    without = dataclasses.replace(plain.flow, edit=None, model=dataclasses.replace(plain.flow.model, context_channels=0, tasks=0))
+    video = plan_stage(
+        dataclasses.replace(plain, flow=without, data=dataclasses.replace(plain.data, edits=False)), 2, Hardware(), search=False
+    )
+    edit = plan_stage(plain, 2, Hardware(), search=False)
+    assert edit.parameters > video.parameters and edit.flops > 1.1 * video.flops
+    personal = [plan_stage(settings(s, "tiny"), 2, Hardware(), search=False) for s in ("personal_2", "personal_3")]
+    assert personal[0].parameters == personal[1].parameters > video.parameters
+    assert personal[1].flops > personal[0].flops
 
 
 def test_command_refuses_what_does_not_fit() -> None:
