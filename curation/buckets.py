@@ -6,7 +6,8 @@ Out:  clip_id, set_name string, bucket string, n_tokens int, fits_sets string, s
 A clip goes to the strictest set whose needs it meets and that has a bucket for it; `fits_sets` names all such sets, strictest first, comma
 separated, as the subsets of the paper lie in one another. Needs are looked at in their order, after size and length: `set_reason` is `ok`
 or the first thing that failed in the least strict set of its kind; a need that fails is named by its measure, with `not_run` behind
-it when it was not measured. Whether a need takes clips that were not measured stands with it; by default it does not.
+it when it was not measured. Whether a need takes clips that were not measured stands with it; by default it does not. Last, a set that is
+`picked` takes only what people chose for it (column `picks`): `picked` is a no, `picked not_run` that nobody was asked.
 
 A bucket is an aspect ratio and a number of frames (for sound a length): all its clips give one latent shape. Movie Gen, Multi-stage
 subsets and buckets, gives the durations, five aspect ratios, and of these 1024 x 576 and 576 x 1024 by size; both are 768^2 pixels in
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from curation.components import spark_schema
-from curation.sets import FRAMES_PER_LATENT, DurationRow, SetConfig, parts, refusal
+from curation.sets import FRAMES_PER_LATENT, DurationRow, SetConfig, parts, refusal, refused_by_people
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -162,6 +163,8 @@ def _placed(clip: Any, sets: Sequence[SetConfig], pictures: dict[tuple[str, int,
         last = _bucket_of(clip, cfg, pictures)
         if last.bucket is not None and (refused := refusal(clip, cfg.needs)) is not None:
             last = Fit(reason=refused, crop_share=last.crop_share)
+        if last.bucket is not None and (refused := refused_by_people(clip, cfg)) is not None:
+            last = Fit(reason=refused, crop_share=last.crop_share)
         if last.bucket is not None:
             first = first or (cfg.name, last)
             fits.append(cfg.name)
@@ -235,7 +238,8 @@ def _multiple(length: float) -> int:
 
 def columns_of(sets: Sequence[SetConfig]) -> tuple[str, ...]:
     """The columns that the table of clips must have for these sets."""
-    return tuple(dict.fromkeys((*_SHAPE, *(need.measure for cfg in sets for need in cfg.needs))))
+    picked = ("picks",) if any(cfg.picked for cfg in sets) else ()
+    return tuple(dict.fromkeys((*_SHAPE, *(need.measure for cfg in sets for need in cfg.needs), *picked)))
 
 
 def assign_sets(table: pa.Table, sets: Sequence[SetConfig]) -> pa.Table:

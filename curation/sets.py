@@ -62,6 +62,7 @@ class SetConfig:
     landscape_share: float | None = None  # of landscape among landscape and portrait; null: as found
     people_share: float | None = None  # of clips with people among those where it was measured, at least; null: as found
     needs: tuple[Need, ...] = ()  # in the order of the funnel
+    picked: bool = False  # takes only clips that people chose for it (`dailies pick`): unknown is no yes
     rank: int | None = None  # of sets of a kind the highest takes a clip; null: min_side_px
 
     def __post_init__(self) -> None:
@@ -90,7 +91,7 @@ class SetConfig:
     @property
     def shape(self) -> "SetConfig":
         """The set without what only decides which clips enter it: what an encoded sample depends on."""
-        return replace(self, landscape_share=None, people_share=None, needs=(), rank=None)
+        return replace(self, landscape_share=None, people_share=None, needs=(), picked=False, rank=None)
 
 
 def refusal(clip: Any, needs: Sequence[Need]) -> str | None:
@@ -105,6 +106,18 @@ def refusal(clip: Any, needs: Sequence[Need]) -> str | None:
     return None
 
 
+def pick_of(picks: str | None, set_name: str) -> bool | None:
+    """What people said of a clip and a set, from the clip's column `picks`; null where nobody said anything."""
+    said = dict(entry.split("=") for entry in picks.split(",")) if picks else {}
+    return {"yes": True, "no": False}[said[set_name]] if set_name in said else None
+
+
+def refused_by_people(clip: Any, cfg: SetConfig) -> str | None:
+    """Why the set does not take the clip though it meets its needs: `picked` for a no, `picked not_run` when nobody was asked; else null."""
+    said = pick_of(clip.picks, cfg.name) if cfg.picked else True
+    return None if said else "picked not_run" if said is None else "picked"
+
+
 def find_unmeasured(table: pa.Table, sets: Sequence[SetConfig]) -> list[str]:
     """What no clip can meet because it was measured on none, in words, by set and need; the table is the input of `assign_sets`."""
     found = []
@@ -115,6 +128,8 @@ def find_unmeasured(table: pa.Table, sets: Sequence[SetConfig]) -> list[str]:
                 so = "so it takes none" if need.unmeasured == "reject" else "so it takes them unseen"
                 wants = f"set {cfg.name} wants {need.measure} {need.op} {need.threshold:g}"
                 found.append(f"{wants}; measured on none of {own.num_rows} {cfg.kind} clips, {so}")
+        if cfg.picked and not any(pick_of(picks, cfg.name) for picks in own["picks"].unique().to_pylist()):
+            found.append(f"set {cfg.name} takes what people chose; none of {own.num_rows} {cfg.kind} clips was, so it takes none")
     return found
 
 

@@ -74,6 +74,21 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pick:
+    """What a person said of a clip and a set. Append only; the newest row of a clip and set holds. Its verdict is in `decisions` too."""
+
+    run_no: int = column(pa.int32(), "run that took it in")
+    rule_no: int = column(pa.int32(), "the rule `picked` of the set")
+    clip_no: int = column(pa.int64(), "the clip")
+    clip_id: str = column(pa.string(), "the clip")
+    set_name: str = column(pa.string(), "the set")
+    chosen: bool = column(pa.bool_(), "true yes, false no")
+    reason: str | None = _text("why, in the reviewer's words (purgeable)")
+    note: str | None = _text("who looked and how, as given with the file")
+    file_sha256: bytes = column(pa.binary(), "SHA-256 of the file of picks")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Exposure:
     """What a checkpoint has seen: enough to replay the plan and prove it."""
 

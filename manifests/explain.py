@@ -13,7 +13,7 @@ import duckdb
 from manifests import events, records
 from manifests.find import LookupFailed, find
 from manifests.lookup import clip_by_id, is_id
-from manifests.policy import numbers_in_force, rule_of
+from manifests.policy import PICKED, numbers_in_force, rule_of
 from manifests.query import Snapshot, rows
 from manifests.schema import TABLES, from_row
 from manifests.whatif import Limits, open_files
@@ -280,7 +280,9 @@ def _verdicts(con: duckdb.DuckDBPyConnection, subject: Any, clip_no: int | None)
         *([] if clip_no is None else [clip_no]),
     )
     newest = {r["rule_no"]: r for r in found}
-    in_force = [newest[n] for n in numbers_in_force(con) if n in newest and newest[n]["reason_code"] != "not_applicable"]
+    numbers = numbers_in_force(con)
+    numbers += [n for n, row in newest.items() if row["name"] == PICKED and n not in numbers]  # said by people, not by a run
+    in_force = [newest[n] for n in numbers if n in newest and newest[n]["reason_code"] != "not_applicable"]
     holding = {r["run_no"] for r in in_force}
     return tuple(_verdict(r, subject.first_fail_rule) for r in in_force), tuple(sorted({r["run_no"] for r in found} - holding))
 

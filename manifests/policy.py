@@ -12,6 +12,9 @@ from manifests.rules import Rule
 Numbered = tuple[int, Rule]
 """A rule with its number in the ledger."""
 
+PICKED = "picked"
+"""The rule whose verdicts people give, by `dailies pick`; it is in no policy: it says which clips a set that is picked may take."""
+
 DECIDING = ("curate", "decide")
 """The commands whose runs apply a whole policy to everything."""
 

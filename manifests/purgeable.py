@@ -33,6 +33,7 @@ PURGEABLE: dict[str, tuple[str, ...]] = {
     ),
     "clips": ("error_detail", "action"),
     "captions": ("camera_prefix", "frame_digest"),
+    "picks": ("reason",),
 }
 """Columns that become null. Of assets `uri` too is replaced, of captions `text`: they are never null."""
 

@@ -244,6 +244,7 @@ class Clip:
     draw: float | None = _score("the clip's draw in [0, 1); kept when draw < keep_probability")
     concept_margin: float | None = _score("keep_probability - draw; positive when sampled")
     mix_keep: float | None = _score("1 when the landscape/portrait mix of its set keeps the clip, else 0")
+    picks: str | None = _text("what people said of it, 'set=yes' or 'set=no' by set, comma separated; null where nobody said anything")
     set_name: str | None = _text("set it belongs to")
     bucket: str | None = _text("aspect x duration bucket, e.g. 16x9_128f")
     n_tokens: int | None = _small(

@@ -18,6 +18,7 @@ TABLES: dict[str, type] = {
     "clips": records.Clip,
     "decisions": events.Decision,
     "rules": events.RuleRow,
+    "picks": events.Pick,
     "runs": events.Run,
     "captions": records.Caption,
     "shards": records.Shard,
@@ -28,7 +29,7 @@ TABLES: dict[str, type] = {
     "cubes": events.Cube,
 }
 
-APPEND_ONLY = ("decisions", "rules", "runs", "exposures", "takedowns")
+APPEND_ONLY = ("decisions", "rules", "picks", "runs", "exposures", "takedowns")
 """Tables whose rows are never changed: Delta enforces it."""
 
 

@@ -146,6 +146,11 @@ def forget_clips(clips: Collection[str]) -> Change:
     return Change("clip_id", _texts(clips), lambda t: _without_text(t, "clips"))
 
 
+def forget_picks(clips: Collection[str]) -> Change:
+    """Rows of `picks` lose the reviewer's words."""
+    return Change("clip_id", _texts(clips), lambda t: _without_text(t, "picks"))
+
+
 def rehash_members(clips: Collection[str]) -> Change:
     """Rows of `members` have the hash of their filler."""
 

@@ -1,6 +1,8 @@
 """The commands on the ledger: other thresholds without media, what changed between versions, and purging of old ones."""
 
 import json
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -40,6 +42,52 @@ def decide(
         print(json.dumps(to_dict(found)))
     else:
         _print_decision(found, commit)
+
+
+@app.command()
+def pick(
+    dataset: Dataset,
+    set_name: Annotated[str, typer.Argument(help="A set whose configuration says picked: true, e.g. sft.", metavar="SET")],
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", help="CSV with clip_id, picked (yes or no) and reason. Without it, candidates are printed.", exists=True),
+    ] = None,
+    reviewer_note: Annotated[str | None, typer.Option("--reviewer-note", help="Who looked, and how; kept with every pick.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take people's choice for a set into the ledger; without --file, print the clips to choose from as CSV. Nothing is ever overwritten.
+
+    A picked set takes clips with a yes and no others, from the next `dailies curate` on: whoever changes their mind gives another file.
+
+      dailies pick dataset sft > picks.csv
+      dailies pick dataset sft --file picks.csv --reviewer-note "two people, full clips"
+    """
+    import csv
+    import dataclasses
+
+    from pipelines.decide import DecideError
+    from pipelines.picks import COLUMNS, PickError, candidates
+    from pipelines.picks import pick as run
+
+    store = store_of(dataset)
+    with errors(PickError, DecideError, OSError):
+        if file is None:
+            rows = list(candidates(store, set_name))
+            if as_json:
+                print(json.dumps(rows))
+                return
+            sheet = csv.DictWriter(sys.stdout, [*COLUMNS, "start_s", "end_s", "file"], lineterminator="\n")
+            sheet.writeheader()
+            sheet.writerows(rows)
+            return
+        found = run(dataset, set_name, file, reviewer_note)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found)))
+        return
+    then = (
+        "nothing was committed" if found.version is None else f"committed version {found.version}; the next curate composes the set of it"
+    )
+    print(f"{found.set_name}: {found.yes:,} yes, {found.no:,} no, {found.unchanged:,} as before; {then}")
 
 
 @app.command()

@@ -24,7 +24,7 @@ from curation.rights import from_fields, settle
 from curation.rights_table import RightsTable
 from manifests import ids, ledger
 from manifests.cubes import build_cubes, with_earlier
-from manifests.events import Block, Run
+from manifests.events import Block, Pick, Run
 from manifests.policy import DECIDING
 from manifests.purgeable import redact
 from manifests.records import Asset, Caption, Clip, Source
@@ -81,6 +81,7 @@ class Curation:
         self.sources = arrow_schema(Source).empty_table()
         self.blocks = self.store.read("blocklist")
         self.blocklist = Blocklist.of(from_table(Block, self.blocks))
+        self.picks: list[Pick] = from_table(Pick, self.store.read("picks"))
         self.today = today
         self.compared = tables.Compared()
 
@@ -111,8 +112,14 @@ def curate(inputs: list[str], dataset: Path, config: CurateConfig, progress: Pro
     begun, started_at = time.monotonic(), datetime.now(UTC)
     run = Curation(dataset, config, progress, started_at.date())
     listed = ingest(run, inputs)
+    said = (ids.digest("picks", *(p.run_no for p in run.picks)),) if run.picks else ()  # append only: their runs name them
     inputs_digest = ids.digest(
-        "inputs/v2", _content_digest(run.assets), _content_digest(run.blocks), digest(_without_engine(config)), provenance.code_version()
+        "inputs/v2",
+        _content_digest(run.assets),
+        _content_digest(run.blocks),
+        digest(_without_engine(config)),
+        provenance.code_version(),
+        *said,
     )
     if (previous := _last_run(run.store)) is not None and previous.inputs_digest == inputs_digest:
         progress.say("nothing left to do: these inputs were curated with this configuration before")

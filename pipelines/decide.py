@@ -73,7 +73,7 @@ def decide(dataset: Path, overrides: list[str], *, commit: bool = False, progres
     store.recover()
     parent = store.version()
     before = policy_at(store, parent)
-    settings = _settings(store, overrides, [rule.name for _, rule in before])
+    settings = settings_in_force(store, overrides, [rule.name for _, rule in before])
     after = _policy(settings)
     numbers, new_rules = provenance.number_rules(store, after)
     numbered: list[Numbered] = list(zip(numbers, after, strict=True))
@@ -97,8 +97,8 @@ def decide(dataset: Path, overrides: list[str], *, commit: bool = False, progres
     )
 
 
-def _settings(store: ManifestStore, overrides: list[str], order: list[str]) -> CurateConfig:
-    """The settings in force with the overrides; the rules in funnel order, those in force as `order` has them."""
+def settings_in_force(store: ManifestStore, overrides: Sequence[str] = (), order: Sequence[str] = ()) -> CurateConfig:
+    """The settings of the newest deciding run with the overrides; the rules in funnel order, those in force as `order` has them."""
     runs = [r for r in from_table(Run, store.read("runs")) if r.command in DECIDING]
     if not runs:
         raise DecideError(f"{store.root}: expected a curated dataset, found no run of curate in its manifest")
@@ -110,9 +110,9 @@ def _settings(store: ManifestStore, overrides: list[str], order: list[str]) -> C
             )
     stored = without_unknown(CurateConfig, json.loads(max(runs, key=lambda r: r.run_no).config_json))
     names = [n for n in stored["rules"] if stored["rules"][n].get("enabled", True)]
-    if sorted(names) == sorted(order) and names != order:  # a run of before records kept their order: rules that were off come last
+    if sorted(names) == sorted(order) and names != list(order):  # a run of before records kept their order: rules that were off come last
         stored["rules"] = {n: stored["rules"][n] for n in [*order, *(n for n in stored["rules"] if n not in order)]}
-    settings = with_overrides(stored, overrides)
+    settings = with_overrides(stored, list(overrides))
     return bind(CurateConfig, settings, f"{store.root}: settings of the last run")
 
 

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from curation import buckets, concepts, duplicates, known_pairs, mix, sets
 from manifests import ids
 from pipelines import plan
-from pipelines.work import merge_columns
+from pipelines.picks import column_of
+from pipelines.work import merge_columns, set_column
 
 if TYPE_CHECKING:
     from pipelines.curate import Curation
@@ -77,6 +78,7 @@ def _label_concepts(run: "Curation", described: pa.Table) -> None:
 
 
 def _assign_sets(run: "Curation") -> tuple[str, ...]:
+    run.clips = set_column(run.clips, "picks", column_of(run.picks, run.clips.column("clip_id").to_pylist()))
     alive = run.alive("analysed", "content", "tables")
     chosen = tuple(run.config.sets.values())
     table = alive.select(buckets.columns_of(chosen))

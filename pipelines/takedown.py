@@ -153,6 +153,7 @@ def scrub_versions(store: ManifestStore, case: Case, hashes: dict[str, bytes]) -
         "assets": scrub.forget_assets(case.asset_ids),
         "clips": scrub.forget_clips(case.clip_ids),
         "captions": scrub.forget_captions(case.clip_nos),
+        "picks": scrub.forget_picks(case.clip_ids),
         "members": scrub.rehash_members(case.clip_ids),
         "shards": scrub.rehash_shards(hashes),
         "sources": scrub.forget_sources(sources),
