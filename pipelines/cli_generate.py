@@ -36,6 +36,16 @@ def generate(
         float | None, typer.Option("--guidance", help="Guidance by the prompt; 1 is none; as trained if not given.")
     ] = None,
     upsample: Annotated[bool, typer.Option(help="Make the film larger with the upsampler, where one was trained.")] = True,
+    sound: Annotated[bool, typer.Option(help="With sound, where a generator of sound was trained.")] = True,
+    sound_text: Annotated[str | None, typer.Option("--sound-text", help="What is to be heard; the prompt if not given.")] = None,
+    soundtrack: Annotated[
+        Path | None,
+        typer.Option("--soundtrack", help="An mp4 of any length whose pictures stay and which gets a sound; the prompt says which."),
+    ] = None,
+    segments: Annotated[
+        bool,
+        typer.Option("--segments", help="A long soundtrack piece by piece, each going on from the last, and not in windows made together."),
+    ] = False,
     photo: Annotated[
         Path | None, typer.Option("--photo", help="A picture of a person, who is then in the film (a stage of personalisation).")
     ] = None,
@@ -62,11 +72,14 @@ def generate(
 
       dailies generate "Make it black and white." --edit coin.mp4 --models curriculum --out grey.mp4
 
+      dailies generate "Rain and distant thunder." --soundtrack walk.mp4 --models curriculum --out walk-with-sound.mp4
+
       dailies generate --prompts MovieGenVideoBench.txt --models curriculum --out bench --seed 1
     """
     from manifests.signing import SigningError, load_signer
     from pipelines.generate import PromptError, Wanted, read_prompts
     from pipelines.generate import generate as run
+    from pipelines.generate import soundtrack as dub
     from pipelines.progress import Progress
     from pipelines.rewrite import RewriteConfig, RewriteError
     from training.errors import TrainingError
@@ -88,13 +101,18 @@ def generate(
             "guidance": guidance,
             "upsample": upsample,
         }
+        wishes |= {"sound": sound, "sound_text": sound_text}
         wishes |= {"photo": str(photo) if photo else None, "clip": str(edit) if edit else None}
         rewriting = RewriteConfig(base_url=rewriter, model=rewriter_model) if rewriter else None
         signer = load_signer(sign) if sign else None
         credentials = Credentials(chain=certificate, key=certificate_key) if certificate and certificate_key else None
         progress = Progress(quiet=as_json)
         wanted = Wanted(wishes=wishes, stage=stage, seed=seed, count=count, rewriter=rewriting)
-        made = run(load_pipeline(models, device), listed, out, wanted, signer, credentials, progress.say)
+        pipeline = load_pipeline(models, device)
+        if soundtrack is not None:
+            made = [dub(pipeline, soundtrack, listed[0], out, seed, "segments" if segments else "windows", signer, credentials)]
+        else:
+            made = run(pipeline, listed, out, wanted, signer, credentials, progress.say)
     if as_json:
         print(json.dumps([{"film": str(m.path), "prompt": m.prompt, "seed": m.seed, "new": m.new, **m.made_from} for m in made]))
     else:

@@ -1,6 +1,7 @@
 """`dailies generate`: prompts to films in a folder, one mp4 a prompt and a page that shows them. The same command again makes what is missing."""
 
 import csv
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from training.film import Credentials
     from training.generation import MoviePipeline
+    from training.sound_generation import Extension
 
 PAGE = "index.html"
 _COLUMNS = ("prompt", "video_prompt", "caption", "text")
@@ -92,6 +94,28 @@ def generate(
             path = out if single else out / f"{number:04d}-{digest('film/v1', prompt)[:8]}-{seed}.mp4"
             made.append(_film(pipeline, path, prompt, read_as, seed, wanted, signer, credentials, say))
     _page(made, out.with_suffix(".html") if single else out / PAGE)
+    return made
+
+
+def soundtrack(
+    pipeline: "MoviePipeline",
+    film: Path,
+    text: str,
+    out: Path,
+    seed: int,
+    extension: "Extension" = "windows",
+    signer: "CryptoSigner | None" = None,
+    credentials: "Credentials | None" = None,
+) -> Made:
+    """`out` is the film with its pictures as they are and a sound made for them, as long as they last; and a page beside it."""
+    from training.film import dubbed, save_mp4
+
+    sound = pipeline.soundtrack(film, text, seed, extension)
+    request = {"prompt": text, "seed": seed, "extension": extension, "film": hashlib.sha256(film.read_bytes()).hexdigest()}
+    made_from = {"request": request, "models": pipeline.sound_notes}
+    save_mp4(dubbed(film, sound), out, made_from, signer, credentials)
+    made = Made(path=out, prompt=text, read_as=text, seed=seed, new=True, made_from=made_from)
+    _page([made], out.with_suffix(".html"))
     return made
 
 

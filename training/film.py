@@ -47,13 +47,7 @@ class Film:
 
     def save(self, path: Path, signer: "CryptoSigner | None" = None, credentials: "Credentials | None" = None) -> None:
         """The film is an mp4 (H.264, AAC) at `path` with its note, signed where there is a key."""
-        plain = encode_film(self)
-        note = seal(
-            Statement(subject=path.name, sha256=_digest(plain), predicate_type=PREDICATE, predicate=self.made_from or {"request": {}}),
-            signer,
-        )
-        data = _with_note(plain, json.dumps(note, sort_keys=True))
-        write_atomic(path, data if credentials is None else credentials.sign(data, path.name, self.made_from))
+        save_mp4(encode_film(self), path, self.made_from, signer, credentials)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +81,74 @@ class Credentials:
                 f"{self.chain}: expected a certificate chain and a key that Content Credentials take, found {error}"
             ) from error
         return sink.getvalue()
+
+
+def save_mp4(
+    plain: bytes, path: Path, made_from: dict[str, Any], signer: "CryptoSigner | None" = None, credentials: Credentials | None = None
+) -> None:
+    """The mp4 is at `path` with a note of what it was made from, signed where there is a key."""
+    statement = Statement(subject=path.name, sha256=_digest(plain), predicate_type=PREDICATE, predicate=made_from or {"request": {}})
+    data = _with_note(plain, json.dumps(seal(statement, signer), sort_keys=True))
+    write_atomic(path, data if credentials is None else credentials.sign(data, path.name, made_from))
+
+
+def dubbed(path: Path, sound: NDArray[np.float32]) -> bytes:
+    """The mp4's pictures, packet by packet as they are, with this sound in place of its own; TrainingError when it is none."""
+    import av
+
+    sink = io.BytesIO()
+    try:
+        with _opened(path.read_bytes()) as read, av.open(sink, "w", format="mp4") as out:
+            source = read.streams.video[0]
+            picture, track = out.add_stream_from_template(source), _sound_stream(out, sound)
+            for packet in read.demux(source):
+                if packet.dts is not None:
+                    packet.stream = picture
+                    out.mux(packet)
+            for frame in _sound_frames(sound):
+                out.mux(track.encode(frame))
+            out.mux(track.encode())
+    except (OSError, IndexError, av.FFmpegError) as error:
+        raise TrainingError(f"{path}: expected an mp4 with pictures, found {error}") from error
+    return sink.getvalue()
+
+
+def glance(path: Path, fps: float, side_px: int) -> tuple[NDArray[np.uint8], float]:
+    """(pictures (T, side, side, 3) of the film's middle square, `fps` a second, each the nearest that is not later; its length in s)
+
+    The film is decoded as it streams, so its length costs no memory. TrainingError when it is no mp4 with pictures.
+    """
+    import av
+
+    shown: list[NDArray[np.uint8]] = []
+    try:
+        with _opened(path.read_bytes()) as container:
+            stream = container.streams.video[0]
+            step_s, last_s, held = float(1 / (stream.average_rate or 24)), 0.0, None
+            first: float | None = None
+            for frame in container.decode(stream):
+                at = float(frame.pts * frame.time_base)
+                first = at if first is None else first
+                while held is not None and len(shown) / fps < at - first - 1e-6:
+                    shown.append(held)
+                held, last_s = _square(frame, side_px), at - first
+            end_s = last_s + step_s
+            while held is not None and len(shown) / fps < end_s - 1e-6:
+                shown.append(held)
+    except (OSError, IndexError, TypeError, av.FFmpegError) as error:
+        raise TrainingError(f"{path}: expected an mp4 with pictures, found {error}") from error
+    if not shown:
+        raise TrainingError(f"{path}: expected pictures, found none")
+    return np.stack(shown), end_s
+
+
+def _square(frame: Any, side_px: int) -> NDArray[np.uint8]:
+    """The middle square of a frame, (side, side, 3), scaled by areas."""
+    scale = side_px / min(frame.width, frame.height)
+    width, height = max(side_px, round(frame.width * scale)), max(side_px, round(frame.height * scale))
+    pixels: NDArray[np.uint8] = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray()
+    top, left = (height - side_px) // 2, (width - side_px) // 2
+    return pixels[top : top + side_px, left : left + side_px]
 
 
 def read_note(path: Path, key: "SSlibKey | None" = None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training import keyed
@@ -28,12 +29,13 @@ from training.data.shapes import size_of
 from training.data.text_cache import TextCache
 from training.errors import TrainingError
 from training.exports import Export, by_digest, find_exports
-from training.film import SAMPLE_RATE_HZ, Film, read_film
+from training.film import SAMPLE_RATE_HZ, Film, glance, read_film
 from training.flow import SamplerConfig
 from training.latents import LatentCodec, LatentScale, load_tae, read_export
 from training.models.text import load_encoders, prompt_of
 from training.models.transformer import PATCH_PX, Transformer, grow_positions
 from training.models.vision import PersonalTransformer
+from training.sound_generation import Extension, SoundMaker, generate_sound, load_sound_maker, watch
 from training.tasks.edit import EditTask
 from training.tasks.flow_config import KINDS, FlowConfig
 from training.tasks.personal import PersonalTask
@@ -66,6 +68,10 @@ class Request:
     guidance: float | None = None
     upsample: bool = True
     """Made larger where there is an upsampler."""
+    sound: bool = True
+    """With sound, where a generator of it was trained."""
+    sound_text: str | None = None
+    """What is to be heard; None for the prompt."""
     photo: str | None = None
     """File of a picture of the person to be shown; a stage of personalisation makes the film."""
     clip: str | None = None
@@ -132,6 +138,12 @@ class MoviePipeline:
             say(f"{self.upsampler.export.stage}: {pixels.shape[3]}x{pixels.shape[2]} pixels made larger")
             pixels = self.enlarge(pixels, request)
             models |= {"upsampler": self.upsampler.export.note, "upsampler_autoencoder": self.upsampler.autoencoder.note}
+        if request.sound and sound is None and self.sound_maker is not None and pixels.shape[1] > 1:
+            say("sound")
+            heard = watch(self.sound_maker, pixels.float(), float(fps))
+            said = request.prompt if request.sound_text is None else request.sound_text
+            sound = generate_sound(self.sound_maker, heard, said, pixels.shape[1] / float(fps), request.seed)
+            models |= self.sound_notes
         frames = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
         return Film(frames=frames, fps=fps, sound=sound, made_from={"request": request.note(), "models": models})
 
@@ -169,6 +181,36 @@ class MoviePipeline:
         made = task.edit(video.model, x, [request.prompt], "edit/v1", request.seed)[0]
         sound = None if source.sound is None else source.sound[: round(len(frames) / source.fps * SAMPLE_RATE_HZ)]
         return made, source.fps, sound
+
+    def soundtrack(self, film: Path, text: str, seed: int, extension: Extension = "windows") -> NDArray[np.float32]:
+        """Sound (N,) at 48 kHz, as long as the film, for its pictures and a sentence; of any length."""
+        maker = self.sound_maker
+        if maker is None:
+            raise TrainingError("sound: expected exports of stages codec and audio among the given folders, found none")
+        seen, seconds = glance(film, maker.shown_fps, maker.size_px)
+        frames = torch.from_numpy(seen).permute(3, 0, 1, 2).float() / 127.5 - 1
+        return generate_sound(maker, watch(maker, frames, maker.shown_fps), text, seconds, seed, extension=extension)
+
+    @cached_property
+    def sound_maker(self) -> SoundMaker | None:
+        """The last generator of sound with its codec; None where none was trained."""
+        audio = self._audio
+        if audio is None:
+            return None
+        codec = by_digest(self.exports, audio.described["latents"]["codec_sha256"], f"the codec of {audio.folder}")
+        return load_sound_maker(codec.folder, audio.folder, self.device)
+
+    @property
+    def sound_notes(self) -> dict[str, Any]:
+        """Where the models of sound come from."""
+        audio = self._audio
+        if audio is None:
+            return {}
+        return {"sound": audio.note, "codec": by_digest(self.exports, audio.described["latents"]["codec_sha256"], "codec").note}
+
+    @property
+    def _audio(self) -> Export | None:
+        return next((e for e in reversed(self.exports) if "codec_sha256" in e.described.get("latents", {})), None)
 
     def enlarge(self, pixels_3THW: Tensor, request: Request) -> Tensor:
         """The clip at the upsampler's factor of its size."""

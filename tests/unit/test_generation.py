@@ -20,19 +20,28 @@ from manifests.signing import generate_key
 from pipelines.cli import app
 from pipelines.generate import PromptError, read_prompts
 from pipelines.rewrite import RewriteConfig, RewriteError, rewrite
+from training.data.text_cache import TextCache
 from training.degradation import UpsampleConfig
 from training.edits import TASKS, EditConfig
 from training.errors import TrainingError
 from training.exports import find_exports
-from training.film import Film, read_note
+from training.film import Film, read_film, read_note
 from training.flow import SamplerConfig
 from training.generation import ASPECTS, MoviePipeline
 from training.identity import PersonalConfig
+from training.latents import LatentScale
 from training.models import layers
 from training.models.autoencoder import TAE, TAEConfig
-from training.models.text import TextConfig
+from training.models.codec import CodecConfig
+from training.models.sound import SoundConfig
+from training.models.text import TextConfig, load_encoders
 from training.models.transformer import Transformer, TransformerConfig, initialise
 from training.models.vision import PersonalTransformer, TowerConfig, initialise_tower
+from training.models.watching import WatchConfig, load_watcher
+from training.sound_latents import SoundCodec
+from training.tasks.codec import CodecTask
+from training.tasks.sound import SoundTask
+from training.tasks.sound_config import CodecStage, SoundStage
 
 MODEL = TransformerConfig(layers=1, width=32, ffn=64, heads=2, latent_channels=4, max_t=2, max_h=2, max_w=2, bytes_width=16)
 
@@ -78,11 +87,34 @@ def generator(folder: Path, stage: str, tae: str, model: TransformerConfig, n_fr
     return write_export(folder, stage, transformer.state_dict(), described)
 
 
+def hearing(root: Path) -> None:
+    """Exports of a small codec and of a generator of sound on it, whose output is not zero."""
+    sizes = CodecConfig(
+        encoder_widths=(2, 8, 8), decoder_widths=(8, 8, 2), strides=(48, 40), dilations=(1,), hidden_width=8, latent_channels=4
+    )
+    codec = CodecTask("codec", CodecStage(model=sizes), 0, 8)
+    network = codec.module()
+    sha256 = write_export(root / "codec/export", "codec", network.state_dict(), codec.description())
+    stage = SoundStage(
+        model=SoundConfig(layers=1, width=16, ffn=32, heads=2, text_width=16, video_width=8, latent_channels=4),
+        text=TextConfig(bytes_width=16, bytes_tokens=8),
+        watch=WatchConfig(grid=2),
+        sampler=SamplerConfig(solver="midpoint", steps=2, linear_steps=4, guidance=2.0),
+    )
+    scale = LatentScale(mean=(0.0,) * 4, std=(1.0,) * 4)
+    texts = TextCache(load_encoders(stage.text))
+    task = SoundTask("audio", stage, 1, 8, SoundCodec(network, scale, sha256), load_watcher(stage.watch), {}, texts)
+    model = task.module()
+    model.output.weight.data.normal_(0, 0.5)
+    described = task.description() | {"trained_on": {"size_px": 16, "n_frames": 4}}
+    write_export(root / "audio/export", "audio", model.state_dict(), described)
+
+
 @pytest.fixture(scope="module")
 def curriculum(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A curriculum's folder: two autoencoders, two text-to-video stages, the later an average of two runs, and an upsampler."""
     root = tmp_path_factory.mktemp("curriculum")
-    stages = ("image_ae", "tae", "t2v_768", "video_sft", "upsampler", "personal_1", "edit_1")
+    stages = ("image_ae", "tae", "t2v_768", "video_sft", "upsampler", "personal_1", "edit_1", "codec", "audio")
     (root / "curriculum.json").write_text(json.dumps({"curriculum": {"stages": {name: {} for name in stages}}}))
     images, tae = autoencoder(root / "image_ae/export", False), autoencoder(root / "tae/export", True)
     generator(root / "t2v_768/export", "t2v_768", tae, MODEL, 16)
@@ -96,13 +128,14 @@ def curriculum(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator(root / "personal_1/export", "personal_1", tae, person, 16, personal=dataclasses.asdict(PersonalConfig(tower=tower)))
     upsample = dataclasses.asdict(UpsampleConfig())
     generator(root / "upsampler/export", "upsampler", images, dataclasses.replace(MODEL, context_channels=4, max_t=6), 6, upsample=upsample)
+    hearing(root)
     return root
 
 
 def test_exports_are_found_in_a_curriculums_order(curriculum: Path) -> None:
     """Stages come in the curriculum's order, of a stage's runs only the average; a folder that is an export is found alone."""
     found = find_exports([curriculum])
-    assert [e.stage for e in found] == ["image_ae", "tae", "t2v_768", "video_sft", "upsampler", "personal_1", "edit_1"]
+    assert [e.stage for e in found] == ["image_ae", "tae", "t2v_768", "video_sft", "upsampler", "personal_1", "edit_1", "codec", "audio"]
     assert found[3].folder.name == "average"
     assert [e.stage for e in find_exports([curriculum / "tae"])] == ["tae"]
     with pytest.raises(TrainingError, match="found none"):
@@ -153,6 +186,43 @@ def test_a_clip_is_edited_and_keeps_its_sound(curriculum: Path, tmp_path: Path) 
     assert not np.array_equal(made.frames, pipeline("mirror it", clip=clip, upsample=False).frames)
     Film(frames=255 - source.frames, fps=Fraction(12), made_from={}).save(tmp_path / "other.mp4")
     assert not np.array_equal(made.frames, pipeline("make it grey", clip=str(tmp_path / "other.mp4"), upsample=False).frames)
+
+
+def test_a_film_has_sound_where_sound_was_trained(curriculum: Path, tmp_path: Path) -> None:
+    """The sound is as long as the pictures, keyed by the seed, follows its own text, and the note names its models; it can be left out."""
+    pipeline = MoviePipeline.from_folders([curriculum])
+    film = pipeline("a thing", upsample=False)
+    assert film.sound is not None and len(film.sound) == 16 * 2000 and bool(np.isfinite(film.sound).all())
+    assert np.array_equal(film.sound, pipeline("a thing", upsample=False).sound)
+    assert not np.array_equal(film.sound, pipeline("a thing", upsample=False, sound_text="a bell").sound)
+    assert {film.made_from["models"][m]["stage"] for m in ("sound", "codec")} == {"audio", "codec"}
+    assert pipeline("a thing", upsample=False, sound=False).sound is None
+    film.save(tmp_path / "a.mp4")
+    assert (heard := read_film(tmp_path / "a.mp4").sound) is not None and abs(len(heard) - 32_000) < 2_100
+
+
+@pytest.mark.parametrize("extension", [[], ["--segments"]])
+def test_a_film_of_any_length_gets_a_soundtrack(curriculum: Path, tmp_path: Path, extension: list[str]) -> None:
+    """Four seconds, far longer than the window of a third of a second, keep their pictures packet by packet and get a sound of their length."""
+    frames = np.broadcast_to((np.arange(48) * 5)[:, None, None, None], (48, 32, 48, 3)).astype(np.uint8)
+    Film(frames=frames, fps=Fraction(12)).save(tmp_path / "silent.mp4")
+    out = tmp_path / "heard.mp4"
+    command = [
+        "generate",
+        "a hum",
+        "--soundtrack",
+        str(tmp_path / "silent.mp4"),
+        "--models",
+        str(curriculum),
+        "--out",
+        str(out),
+        *extension,
+    ]
+    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    found, before = read_film(out), read_film(tmp_path / "silent.mp4")
+    assert np.array_equal(found.frames, before.frames)
+    assert found.sound is not None and abs(len(found.sound) / 48_000 - 4) < 0.05 and float(np.abs(found.sound).max()) > 0
+    assert read_note(out)["models"]["codec"]["stage"] == "codec"
 
 
 def test_a_person_is_shown(curriculum: Path, tmp_path: Path) -> None:
