@@ -10,15 +10,19 @@ help: ## what can be made
 setup: ## virtual environment, pinned packages, Java; nothing on a second run
 	@./setup.sh
 
-demo: setup ## samples -> curate -> report -> TAE training -> pictures, in ./demo
+demo: setup ## samples -> curate -> report -> TAE and text-to-video training -> a film, in ./demo
 	@$(RUN)/dailies samples $(DEMO)/media
 	@$(RUN)/dailies curate $(DEMO)/media --out $(DEMO)/dataset --config tiny
 	@$(RUN)/dailies verify $(DEMO)/dataset
 	@$(RUN)/dailies train tae --data $(DEMO)/dataset --out $(DEMO)/tae --config tiny
+	@$(RUN)/dailies train t2v_256 --data $(DEMO)/dataset --out $(DEMO)/t2v --tae $(DEMO)/tae --config tiny steps=200
+	@$(RUN)/dailies generate "The camera pans right over a city of lit windows at night." --models $(DEMO)/tae --models $(DEMO)/t2v \
+		--aspect 16:9 --out $(DEMO)/film.mp4
 	@$(RUN)/dailies report $(DEMO)/dataset
 	@echo
 	@echo "Look at:  $(DEMO)/dataset/report.html                  what came in, what each rule decided"
 	@echo "          $(DEMO)/tae/pictures/                        held-out clips beside their reconstructions"
+	@echo "          $(DEMO)/film.html                       a film made from a prompt, and what it was made from"
 	@echo "          $(RUN)/tensorboard --logdir $(DEMO)/tae      the loss and PSNR"
 	@echo "          $(RUN)/dailies explain $(DEMO)/dataset pan_right.mp4"
 

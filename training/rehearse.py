@@ -140,7 +140,8 @@ def codec(config: CodecConfig, loss: CodecLossConfig, batch: int, frames: int, d
             heard = pixel_gradient(hinge_generator(logits.float()) + feature_distance([f.float() for f in found], found), output)
             judge.requires_grad_(True)
             total = total + ((output - output.detach()) * heard).flatten(1).sum(1)
-        return total.mean()
+        loss_of_all: Tensor = total.mean()
+        return loss_of_all
 
     peaks = [step_peak(nn.ModuleList([m for m in (model, judge) if m is not None]), reconstruct, keep_gradients=False)]
     if judge is not None:
@@ -167,7 +168,8 @@ def sound(config: SoundConfig, batch: int, frames: int, text: int, dtype: torch.
 
     def forward() -> Tensor:
         velocity = model(noisy, times, video, tokens, mask, context, given)
-        return (velocity.float() - noisy.float()).square().flatten(1).mean(1).mean()
+        loss: Tensor = (velocity.float() - noisy.float()).square().flatten(1).mean(1).mean()
+        return loss
 
     return step_peak(model, forward, keep_gradients=False)
 
