@@ -30,7 +30,8 @@ def scrub_caches(store: ManifestStore, clip_ids: Collection[str]) -> dict[str, i
     encodes = store.read("runs", columns=["command", "config_json"]).to_pylist()
     fetching = [*settings, *(json.loads(r["config_json"]) for r in encodes if r["command"].startswith("encode "))]
     latents = {f for f, what in folders_of(store) if what == "latents"} | _named(settings, "flow", "latents_folder")
-    texts = {f for f, what in folders_of(store) if what == "text"} | _named(settings, "flow", "text_cache")
+    texts = {f for f, what in folders_of(store) if what == "text"}
+    texts |= _named(settings, "flow", "text_cache") | _named(settings, "sound", "text_cache")
     names = set[str]().union(*(names_of(folder, clip_ids) for folder in texts))
     for run in runs:
         prompts = load_prompts(run) if (run / PROMPTS).exists() else {}

@@ -98,9 +98,9 @@ def encode_film(frames: NDArray[np.uint8], sound: NDArray[np.float32] | None, la
     return sink.getvalue()
 
 
-def build_sound_dataset(root: Path, films: Sequence[Bounces], sounds: Sequence[NDArray[np.float32]] = (), set_name: str = "audio") -> Path:
-    """A dataset with a shard of the films, and one of sounds alone (FLAC, named by their whole seconds), every clip kept, captioned and of an
-    asset of its own; committed as manifest version 0."""
+def build_sound_dataset(root: Path, films: Sequence[Bounces], sounds: Sequence[NDArray[np.float32]] = ()) -> Path:
+    """A dataset with a shard of the films, set `films`, and one of sounds alone, set `sounds` (FLAC, named by their whole seconds), every clip
+    kept, captioned and of an asset of its own; committed as manifest version 0."""
     from training.hearing import encode_flac
 
     clips, shards, members, captions = [], [], [], []
@@ -114,6 +114,7 @@ def build_sound_dataset(root: Path, films: Sequence[Bounces], sounds: Sequence[N
         order, shard_no = np.argsort(names), len(shards)
         n_frames = round(films[0].seconds * FPS) if kind == "video" else None
         bucket = f"1x1_{n_frames}f" if kind == "video" else f"{len(sounds[0]) // RATE_HZ}s"
+        set_name = "films" if kind == "video" else "sounds"
         path = f"shards/{set_name}/{bucket}/{set_name}-{bucket}-000000.tar"
         written = write_shard(root / path, [Payload(clip_id=names[i], extension=extension, data=payloads[i]) for i in order])
         common: dict[str, Any] = {"n_frames": n_frames, "fps_num": FPS if n_frames else None, "fps_den": 1 if n_frames else None}

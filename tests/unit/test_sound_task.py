@@ -1,5 +1,6 @@
 """The generator of sound: size, shapes, which conditions it reads, what is dropped and hidden, and that it uses what it sees."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def codec() -> SoundCodec:
     """A small codec with its initial weights."""
     network = Codec(CODEC)
     initialise_codec(network, 0)
-    return SoundCodec(network, LatentScale(mean=(0.0,) * 4, std=(0.05,) * 4))
+    return SoundCodec(network, LatentScale(mean=(0.0,) * 4, std=(0.05,) * 4), memory_bytes=1 << 20)
 
 
 def task(stage: SoundStage = STAGE, **changes: object) -> SoundTask:
@@ -199,7 +200,7 @@ def test_conditions_are_dropped_and_sound_hidden_as_often_as_asked() -> None:
     made = task()
     sound, frames = moving(1)
     heard = Heard(sound, frames, torch.ones(1, 1))
-    n, counts = 300, {"all": 0, "text": 0, "video": 0, "full": 0, "before": 0, "after": 0, "around": 0}
+    n, counts = 1000, {"all": 0, "text": 0, "video": 0, "full": 0, "before": 0, "after": 0, "around": 0}
     for epoch in range(n):
         _, asked = made.asked(heard, ["clip 0"], [(5, "audio", "clip 0", epoch)])
         no_text, no_video, given = not asked.prompts[0], not asked.video.any(), asked.given[0]
@@ -319,3 +320,34 @@ def test_quality_stands_in_the_prompt() -> None:
     """A measured quality is said before the caption, to a tenth; without one the caption stands alone."""
     assert sound_prompt("A door shuts.", 7.46) == "Quality 7.5. A door shuts." and sound_prompt("A door shuts.", None) == "A door shuts."
     assert sound_prompt("", 8.0) == "Quality 8.0."
+
+
+@pytest.mark.parametrize("stage", ["codec", "audio", "audio_sft"])
+@pytest.mark.parametrize("name", ["paper", "h200", "tiny"])
+def test_every_preset_of_sound_binds_and_comes_back(stage: str, name: str) -> None:
+    """Each preset is a stage of sound whose codec has 25 latents a second, and reads back from a run's JSON as it was."""
+    import json
+
+    from training.config import from_json_value, to_json_value
+
+    config = configuration.load(TrainConfig, f"train/{stage}", name)
+    assert config.hears and config.plan_settings(0).sound_frames == config.data.sound_frames > 0
+    assert from_json_value(json.loads(json.dumps(to_json_value(config)))) == config
+    if config.codec:
+        assert config.codec.model.hop == 1920 and config.codec.model.latent_channels == 128
+    if config.sound and stage == "audio_sft":
+        assert config.optim.final_lr_share == pytest.approx(1e-4)
+        assert config.sound.model == configuration.load(TrainConfig, "train/audio", name).sound.model
+
+
+def test_stages_of_sound_and_of_pictures_are_told_apart() -> None:
+    """Pictures where sound is asked for, sound where pictures are, and two things in one stage are refused by name."""
+    audio, codec = (configuration.load(TrainConfig, f"train/{s}", "tiny") for s in ("audio", "codec"))
+    for made, changes, message in (
+        (audio, {"stage": "t2v"}, "expected a stage whose name begins with audio"),
+        (codec, {"sound": audio.sound}, "expected one of flow, codec and sound"),
+        (codec, {"data": dataclasses.replace(codec.data, sound_frames=0, n_frames=8)}, "sound_frames: expected above 0"),
+        (codec, {"data": dataclasses.replace(codec.data, n_frames=4)}, "n_frames 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(made, **changes)

@@ -1,0 +1,176 @@
+"""The stages of sound on CPU processes: the codec with its adversary, then a generator on it; killed, resumed, bit-equal; sound of its export."""
+
+import dataclasses
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.sound_events import build_sound_dataset, draw_bounces
+from training import checkpoint
+from training.conditions import load_prompts
+from training.config import TrainConfig
+from training.data.batch import DataConfig
+from training.errors import TrainingError
+from training.flow import SamplerConfig
+from training.launch import train
+from training.metrics import LOG, read_log
+from training.models.codec import CodecConfig
+from training.models.sound import SoundConfig
+from training.models.spectral_discriminator import SpectralDiscriminatorConfig
+from training.models.text import TextConfig
+from training.models.watching import WatchConfig
+from training.parallel.engine import EngineConfig, OptimConfig
+from training.sound_generation import generate_sound, load_sound_maker
+from training.tasks.sound_config import CodecLossConfig, CodecStage, SoundStage
+
+pytestmark = [pytest.mark.train, pytest.mark.timeout(900)]
+
+CODEC = TrainConfig(
+    stage="codec",
+    seed=3,
+    steps=6,
+    processes=2,
+    validate_every=6,
+    checkpoint_every=1,
+    keep=100,
+    log_every=6,
+    pictures=1,
+    ema_decay=0.5,
+    codec=CodecStage(
+        model=CodecConfig(
+            encoder_widths=(2, 8, 8), decoder_widths=(8, 8, 2), strides=(48, 40), dilations=(1,), hidden_width=8, latent_channels=4
+        ),
+        loss=CodecLossConfig(
+            l1_weight=1.0,
+            mel_weight=1.0,
+            mel_windows=(256,),
+            gan_weight=0.3,
+            gan_start_step=2,
+            discriminator=SpectralDiscriminatorConfig(windows=(256,), channels=4),
+        ),
+    ),
+    data=DataConfig(sound_frames=20, n_frames=0, size_px=16, resize_px=16, global_batch=4, holdout_share=0.3, validate_clips=4),
+    optim=OptimConfig(lr=2e-3, warmup_steps=2),
+    adversary=OptimConfig(lr=1e-3),
+    engine=EngineConfig(persistence_threshold=0, timeout_s=120),
+)
+SOUND = SoundStage(
+    model=SoundConfig(layers=2, width=32, ffn=64, heads=2, text_width=16, video_width=8, latent_channels=4),
+    text=TextConfig(bytes_width=16, bytes_tokens=12),
+    watch=WatchConfig(grid=2),
+    sampler=SamplerConfig(solver="midpoint", steps=2, linear_steps=2, guidance=2.0),
+    quality=0.0,
+)
+
+
+def audio(codec: Path, **changes: object) -> TrainConfig:
+    """The generator on the codec of this run."""
+    sound = dataclasses.replace(SOUND, codec=str(codec))
+    data = dataclasses.replace(CODEC.data, n_frames=5)
+    return dataclasses.replace(CODEC, **{"stage": "audio", "codec": None, "sound": sound, "data": data} | changes)
+
+
+def run(config: TrainConfig, dataset: Path, out: Path) -> None:
+    """The run has reached its end."""
+    lines: list[str] = []
+    assert train(config, dataset, out, lines.append) == 0, "\n".join(lines[-60:])
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six films of two seconds and no sound alone."""
+    films = [dataclasses.replace(f, side_px=32) for f in draw_bounces(6, seed=2, seconds=2.0)]
+    return build_sound_dataset(tmp_path_factory.mktemp("films"), films)
+
+
+@pytest.fixture(scope="module")
+def codec(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished codec, with its adversary, on two processes."""
+    out = tmp_path_factory.mktemp("codec")
+    run(CODEC, films, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def generator(films: Path, codec: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished generator on two processes."""
+    out = tmp_path_factory.mktemp("audio")
+    run(audio(codec), films, out)
+    return out
+
+
+def test_the_codec_s_log_tells_both_updates_and_what_is_heard(codec: Path) -> None:
+    """From its start step on the adversary is heard; its own loss is logged from the first; SI-SDR comes first among the measures; a picture
+    of spectrograms and sounds lie beside each measurement, and the export builds the codec again."""
+    steps, measured = read_log(codec, "train"), read_log(codec, "validate")
+    assert ["features" in s for s in steps] == [False, False, True, True, True, True]
+    assert all(s["discriminator_loss"] > 0 and s["media"] == "audio" for s in steps)
+    assert next(k for k in measured[0] if k not in ("kind", "step")) == "si_sdr_db" and {"mel", "ema_mel", "si_sdr_audio_db"} <= set(
+        measured[0]
+    )
+    assert {p.suffix for p in (codec / "pictures").iterdir()} == {".png", ".flac"}
+    exported = load_file(codec / "export" / "weights.safetensors")
+    assert not any(name.startswith("discriminator") for name in exported) and "bottleneck.in_proj.weight" in exported
+
+
+def test_the_generator_says_nothing_at_first_and_knows_its_prompts(generator: Path) -> None:
+    """Before the first step its loss is that of no velocity; prompts are the captions, without a rate; the loss falls."""
+    steps, measured = read_log(generator, "train"), read_log(generator, "validate")
+    assert len(steps) == 6 and 1.2 < measured[0]["loss"] < 3.0 and measured[-1]["loss"] < measured[0]["loss"]
+    assert set(load_prompts(generator).values()) == {"A ball bounces."}
+
+
+@pytest.mark.parametrize("stage", ["codec", "audio"])
+def test_killed_and_resumed_is_bit_equal(stage: str, films: Path, codec: Path, generator: Path, processes, tmp_path: Path) -> None:
+    """kill -9 of a worker at a random moment; the same command ends with the same log and weights, bit for bit, the adversary's too."""
+    seed = random.SystemRandom().randrange(1 << 32)
+    draw = random.Random(seed)
+    config, straight = (CODEC, codec) if stage == "codec" else (audio(codec), generator)
+    out = tmp_path / "run"
+    process, target = processes.start(config, films, out), draw.randint(1, 4)
+    processes.wait_for(lambda: out.exists() and len(read_log(out, "train")) >= target and len(processes.workers(out)) >= 2, 300)
+    time.sleep(draw.uniform(0, 0.3))
+    if alive := processes.workers(out):
+        os.kill(draw.choice(alive), signal.SIGKILL)
+    process.wait(120)
+    processes.wait_for(lambda: not processes.workers(out), 60)
+    run(config, films, out)
+    assert (out / LOG).read_bytes() == (straight / LOG).read_bytes(), f"seed {seed}"
+    weights = "export/weights.safetensors"
+    assert (out / weights).read_bytes() == (straight / weights).read_bytes()
+    assert len({checkpoint.list_complete(folder)[-1].exposure["rolling_digest"] for folder in (out, straight)}) == 1
+
+
+def test_one_process_and_two_train_alike(films: Path, codec: Path, tmp_path: Path) -> None:
+    """The codec's steps on one process are those on two, to the last digits that the order of sums moves."""
+    run(dataclasses.replace(CODEC, processes=1, steps=3, checkpoint_every=3, validate_every=3), films, tmp_path)
+    alone, together = (read_log(folder, "train")[:3] for folder in (tmp_path, codec))
+    for a, b in zip(alone, together, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4) and a["mel"] == pytest.approx(b["mel"], rel=1e-4)
+    assert [s["rolling_digest"] for s in alone] == [s["rolling_digest"] for s in together]
+
+
+def test_exports_make_sound(codec: Path, generator: Path) -> None:
+    """Codec and generator load from their runs and make finite samples of the length that is asked for; another codec is refused."""
+    maker = load_sound_maker(codec, generator)
+    assert maker.trained_frames == 20 and maker.shown_fps == pytest.approx(6.25) and maker.size_px == 16
+    with torch.no_grad():
+        sound = generate_sound(maker, torch.ones(30, 8), "A ball bounces.", 2.5, seed=0)
+    assert sound.shape == (120_000,) and sound.dtype == np.float32 and bool(np.isfinite(sound).all())
+    with pytest.raises(TrainingError, match="expected the export of stage codec, found audio"):
+        load_sound_maker(generator, generator)
+
+
+def test_other_surroundings_are_refused(films: Path, codec: Path, tmp_path: Path) -> None:
+    """No codec, and a folder that is none, stop the run before it begins."""
+    with pytest.raises(TrainingError, match=r"expected sound\.codec"):
+        train(dataclasses.replace(audio(codec), sound=SOUND), films, tmp_path / "a")
+    with pytest.raises(TrainingError, match="expected the export of a finished run"):
+        train(audio(tmp_path), films, tmp_path / "b")
