@@ -30,6 +30,9 @@ REASONS = ("pass", "threshold", "not_run", "failed_earlier", "measure_failed", "
 PASS, THRESHOLD, NOT_RUN, FAILED_EARLIER, MEASURE_FAILED, NOT_APPLICABLE = range(6)
 
 SCHEMA = arrow_schema(Decision)
+READ = ("rule_no", "asset_no", "clip_no", "score", "reason_code")
+"""The columns that say what holds."""
+
 _COMPARE = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal, "==": np.equal}
 
 
@@ -153,9 +156,9 @@ def read_newest(files: Sequence[str], subject: str, first: int, n: int, rule_nos
     for path in files if rule_nos else ():
         with pq.ParquetFile(path) as file:
             for group in range(file.metadata.num_row_groups):
-                if _may_hold(file, group, key, first, first + n - 1) and _may_hold(file, group, "rule_no", min(rule_nos), max(rule_nos)):
-                    columns = ["rule_no", "asset_no", "clip_no", "score", "reason_code"]
-                    _put_rows(newest, file.read_row_group(group, columns), subject, set(rule_nos))
+                # Rule by rule: between the least and the greatest number lie those of every threshold there ever was.
+                if _may_hold(file, group, key, first, first + n - 1) and any(_may_hold(file, group, "rule_no", r, r) for r in rule_nos):
+                    _put_rows(newest, file.read_row_group(group, list(READ)), subject, set(rule_nos))
     return newest
 
 

@@ -25,6 +25,7 @@ from curation.rights_table import RightsTable
 from manifests import ids, ledger
 from manifests.cubes import build_cubes, with_earlier
 from manifests.events import Block, Pick, Run
+from manifests.newest import keep_newest, ledger_files
 from manifests.policy import DECIDING
 from manifests.purgeable import redact
 from manifests.records import Asset, Caption, Clip, Source
@@ -262,9 +263,9 @@ def place_and_commit(run: Curation, captions: pa.Table, inputs_digest: str, star
     run_no = run.store.read("runs", columns=["run_no"]).num_rows
     numbers, new_rules = provenance.number_rules(run.store, run.config.policy())
     numbered = list(zip(numbers, run.config.policy(), strict=True))
-    ledger_files = run.store.files("decisions")
-    new_on_assets, of_assets = ledger.append_to(ledger_files, [r for r in numbered if r[1].subject == "asset"], run.assets, run_no)
-    new_on_clips, of_clips = ledger.append_to(ledger_files, [r for r in numbered if r[1].subject == "clip"], run.clips, run_no)
+    said = ledger_files(run.store)
+    new_on_assets, of_assets = ledger.append_to(said, [r for r in numbered if r[1].subject == "asset"], run.assets, run_no)
+    new_on_clips, of_clips = ledger.append_to(said, [r for r in numbered if r[1].subject == "clip"], run.clips, run_no)
     run.assets, run.clips = ledger.with_state(run.assets, of_assets.first_fail), ledger.with_state(run.clips, of_clips.first_fail)
     run.clips = set_column(run.clips, "decided_run_no", [run_no] * run.clips.num_rows)
     caption_rows = _number_captions(run, captions)
@@ -283,7 +284,7 @@ def place_and_commit(run: Curation, captions: pa.Table, inputs_digest: str, star
         ended_at=datetime.now(UTC),
         policy=numbers,
     )
-    return run.store.commit(
+    version = run.store.commit(
         record.run_id,
         append={"decisions": pa.concat_tables([new_on_assets, new_on_clips]), "rules": new_rules, "runs": to_table(Run, [record])},
         replace={
@@ -297,6 +298,8 @@ def place_and_commit(run: Curation, captions: pa.Table, inputs_digest: str, star
         },
         parent=run.parent,
     )
+    keep_newest(run.store)
+    return version
 
 
 def _with_removed(run: Curation) -> pa.Table:

@@ -23,6 +23,7 @@ import pyarrow.dataset as pds
 from manifests import ids, ledger, whatif
 from manifests.cubes import SCORES, Cubes, with_earlier
 from manifests.events import Cube, Run
+from manifests.newest import keep_newest, ledger_files
 from manifests.policy import DECIDING, Numbered, policy_at
 from manifests.records import Asset, Clip
 from manifests.rules import Rule
@@ -171,7 +172,7 @@ def _commit(
         policy=[number for number, _ in policy],
     )
     reader = pa.RecordBatchReader.from_batches
-    return store.commit(
+    version = store.commit(
         record.run_id,
         append={"decisions": reader(ledger.SCHEMA, work.new_rows()), "rules": new_rules, "runs": to_table(Run, [record])},
         # In this order: the cubes are counted while assets and clips stream by.
@@ -182,6 +183,8 @@ def _commit(
         },
         parent=parent,
     )
+    keep_newest(store)
+    return version
 
 
 class _Redecision:
@@ -196,7 +199,7 @@ class _Redecision:
 
     def new_rows(self) -> Iterator[pa.RecordBatch]:
         """What the ledger does not say yet, by ranges of subjects."""
-        files = self._store.files("decisions", self._parent)
+        files = ledger_files(self._store, self._parent)
         for subject, rules in (("asset", self._of_assets), ("clip", self._of_clips)):
             needed = {f"{subject}_no", "asset_no", "kind", "error_code", *(r.measure for _, r in rules)}
             columns = [*needed, *(["set_name", "asset_kept"] if subject == "clip" else [])]
