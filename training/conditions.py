@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 PROMPTS, LATENTS, PARENT, PRINCIPAL = "conditions.parquet", "latents.json", "parent.json", "principal.safetensors"
 PAIRS = "pairs.parquet"
-DATASET_PAIRS = "vectors/identity_pairs.parquet"
-"""Under a dataset: pairs of clips whose faces agree, as curation found them. Biometric data, which a takedown forgets."""
+DATASET_PAIRS = "work/identity-pairs/pairs.parquet"
+"""Under a dataset: pairs of clips whose faces agree, as curation found them, in both directions."""
 
 
 def prepare(config: "TrainConfig", dataset: Path, out: Path, samples: list[Sample], version: int) -> None:
@@ -99,7 +99,7 @@ def _read_pairs(dataset: Path, clips: Collection[str]) -> set[tuple[str, str]]:
         )
     rows = pq.read_table(path, columns=["clip_id", "other_id"]).to_pylist()
     found = {(row["clip_id"], row["other_id"]) for row in rows if row["clip_id"] in clips and row["other_id"] in clips}
-    return found | {(b, a) for a, b in found}
+    return {(a, b) for a, b in found if (b, a) in found}  # a takedown of either leaves one direction
 
 
 def read_prompts(dataset: Path, version: int, samples: list[Sample], config: DataConfig) -> dict[str, str]:
