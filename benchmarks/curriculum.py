@@ -29,6 +29,7 @@ from training.folder import RunFolder, read_run
 from training.latents import read_export
 from training.metrics import read_log
 from training.models.transformer import Transformer
+from training.tasks.flow_config import KINDS
 from training.tasks.make import make_task
 from training.tasks.text_to_video import TextToVideoTask
 
@@ -74,7 +75,7 @@ def stage_row(name: str, curriculum: Curriculum, root: Path, clips: int) -> dict
     run = read_run(out)
     measure, before, after = measured(out)
     row: dict[str, Any] = {"stage": name, "steps": run.config.steps, "measure": measure, "before": before, "after": after}
-    if run.config.flow is not None:
+    if run.config.flow is not None and not any(getattr(run.config.flow, kind) for kind in KINDS):
         plan = Plan(run.config.plan_settings(run.manifest_version), run.samples)
         kinds = [s for s in plan.samples if (s.kind == "video") == (run.config.data.video_batches > 0)]
         row["trained_clips"] = text_is_used(out, run, kinds[:clips])
