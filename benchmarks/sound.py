@@ -63,17 +63,9 @@ def main() -> None:
     dataset = out / "dataset"
     if not (dataset / "manifest").exists():
         build_sound_dataset(dataset, films, [synthesise("tones", f"melody {i}", 4.0) for i in range(10)])
-    codec = _trained("codec", dataset, out / "codec", [f"steps={args.codec_steps}", f"processes={args.processes}", "validate_every=100"])
-    pictures = [
-        "data.sets=[films]",
-        "data.n_frames=25",
-        "data.global_batch=4",
-        "validate_every=250",
-        "checkpoint_every=250",
-        "optim.lr=0.002",
-    ]
-    steps = [f"steps={args.audio_steps}", f"processes={args.processes}", f"sound.codec={out / 'codec'}"]
-    audio = _trained("audio", dataset, out / "audio", [*steps, *pictures])
+    codec = _trained("codec", dataset, out / "codec", [f"steps={args.codec_steps}", f"processes={args.processes}"])
+    steps = [f"steps={args.audio_steps}", f"processes={args.processes}", f"sound.codec={out / 'codec'}", "data.sets=[films]"]
+    audio = _trained("audio", dataset, out / "audio", steps)
     torch.set_grad_enabled(False)
     samples = load_samples(dataset, 0)
     found = {"codec": codec_figures(codec, dataset, out / "codec", samples)}
