@@ -129,8 +129,8 @@ def onsets(config: TrainConfig, films: list[Bounces], samples: list[Sample], mak
 
 
 def seams(maker: SoundMaker, films: list[Bounces], seconds: float, how: Any) -> dict[str, float]:
-    """The series' sound is made at once; z-scores of the joins: how far the mean change of level, and of spectrum, over a join is from that
-    elsewhere, in standard errors of a mean of as many other places."""
+    """The series' sound is made at once; z-scores of the joins: how far the mean change of level, and of spectrum, over a join is above that
+    elsewhere, in standard errors of a mean of as many other places. A seam is a change: above; below are joins that are smoother."""
     features = torch.cat([_features(maker, film, film.seconds) for film in films])
     length = round(seconds * 25)
     series = features.repeat(-(-length // len(features)), 1)[:length]
@@ -203,7 +203,7 @@ def _figures(found: dict[str, Any]) -> list[Figure]:
         row("generator, loss with own over another's pictures", found["sees"]["ratio"], 1.0, films, at_least=False),
         row("onsets, F1 with what is seen", heard["f1_right"], heard["f1_other"], f"{films}, and moved by {heard['moved_by_s']} s"),
         *(
-            row(f"{how}, {what} at joins, |z|", abs(seam[how][f"{what}_z"]), 3.0, f"{seam[how]['joins']} joins", at_least=False)
+            row(f"{how}, change of {what} at joins, z", seam[how][f"{what}_z"], 3.0, f"{seam[how]['joins']} joins", at_least=False)
             for how in seam
             for what in ("level", "spectrum")
         ),
