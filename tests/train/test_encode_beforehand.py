@@ -34,8 +34,8 @@ from training.metrics import read_log
 from training.models.text import TextConfig, load_encoders
 from training.models.transformer import TransformerConfig
 from training.parallel.engine import EngineConfig as TrainingEngine
-from training.tasks.make import make_task
 from training.tasks.flow_config import FlowConfig
+from training.tasks.make import make_task
 
 pytestmark = [pytest.mark.train, pytest.mark.timeout(600)]
 

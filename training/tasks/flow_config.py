@@ -70,6 +70,4 @@ class FlowConfig:
         if self.edit and -(-self.edit.frames // 8) > self.model.max_t:
             raise ValueError(f"flow.edit.frames: expected at most {8 * self.model.max_t} for model.max_t, found {self.edit.frames}")
         if self.personal and self.model.identity_width != self.personal.tower.width:
-            raise ValueError(
-                f"flow.personal: expected model.identity_width {self.personal.tower.width}, found {self.model.identity_width}"
-            )
+            raise ValueError(f"flow.personal: expected model.identity_width {self.personal.tower.width}, found {self.model.identity_width}")
