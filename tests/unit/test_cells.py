@@ -58,6 +58,7 @@ def blocks_of(short: np.ndarray, cells: Cells, cfg: CellsConfig, batch_rows: int
             "clip_id": [f"{i:05}" for i in range(len(short))],
             "kind": ["image"] * len(short),
             "vector": pa.array((short / SHORT).tolist(), pa.list_(pa.float32())),
+            "fresh": [True] * len(short),
         }
     )
     copies = pa.Table.from_batches(spread_batches(cells, 0.99, cfg)(table.to_batches(max_chunksize=batch_rows)), COPIES)
