@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from training.generation import Generator
 
 COMMAND = "backtranslate"
+RUN = "run_id"
+"""File of OUT that says whose it is."""
 SET = "edit_back"
 """The set that stage III trains on."""
 
@@ -86,6 +88,7 @@ def backtranslate(
     samples = _samples(dataset, store, editor, config)
     settings = {"dataset": str(dataset.resolve()), "editor": editor.export.note, "config": dataclasses.asdict(config)}
     run_id = register(store, out, settings)
+    _claim(out, run_id)
     if (version := ManifestStore(out).version_of_run(run_id)) is not None:
         return {"dataset": str(out), "version": version, "clips": ManifestStore(out).read("clips").num_rows}
     rows = []
@@ -103,6 +106,19 @@ def backtranslate(
         path.unlink()
     counts = Counter(row.status for row in rows)
     return {"dataset": str(out), "version": version, "clips": len(made), "dropped": counts["dropped"]}
+
+
+def _claim(out: Path, run_id: str) -> None:
+    """OUT is this run's; ManifestError when it is another's: what that one made would be told as this one's."""
+    path = out / RUN
+    if not path.exists():
+        if ManifestStore(out).version() >= 0:
+            raise ManifestError(f"{out}: expected an empty folder or one of this command, found another dataset; use another --out")
+        write_atomic(path, run_id.encode())
+    elif (found := path.read_text()) != run_id:
+        raise ManifestError(
+            f"{out}: expected edits of run {run_id}, found those of {found}: other settings or another editor; use another --out"
+        )
 
 
 def derived_datasets(store: ManifestStore) -> list[Path]:
@@ -133,12 +149,15 @@ def register(store: ManifestStore, out: Path, settings: dict[str, Any]) -> str:
 
 
 def _samples(dataset: Path, store: ManifestStore, editor: "Generator", config: BacktranslateConfig) -> "list[Sample]":
-    from training.data.index import load_samples
+    from training.data.index import load_samples, split_holdout
 
     if store.version() < 0:
         raise ManifestError(f"{dataset}: expected a dataset with a manifest, found none; make one with `dailies curate`")
     denied, frames = DenyList(dataset).clips(), int(editor.trained["n_frames"])
-    found = [s for s in load_samples(dataset, store.version()) if s.kind == "video" and (not config.sets or s.set_name in config.sets)]
+    samples = load_samples(dataset, store.version())
+    if share := editor.trained.get("holdout_share"):  # what the editor was measured on is not what the next stage trains on
+        samples = split_holdout(samples, float(share))[0]
+    found = [s for s in samples if s.kind == "video" and (not config.sets or s.set_name in config.sets)]
     usable = [s for s in found if s.clip_id not in denied and (s.n_frames or 0) >= frames]
     if not usable:
         raise ManifestError(f"{dataset}: expected videos of at least {frames} frames, found none among {len(found)}")
@@ -235,13 +254,9 @@ def _commit(
                 n_samples=len(part), encode_digest=encoded, created_run_no=0,
             )
         )  # fmt: skip
-    named = {"decision": "keep", "set_name": SET, "bucket": bucket, "keyframe_part": None, "scan_part": None}
-    kept = [
-        dataclasses.replace(
-            clips[r.clip_id], clip_no=i, caption_no=i, shard_no=next(m.shard_no for m in members if m.clip_no == i), **named
-        )
-        for i, r in enumerate(made)
-    ]
+    named = {"decision": "keep", "set_name": SET, "bucket": bucket, "keyframe_part": None, "scan_part": None, "has_audio": False}
+    shard_of = {m.clip_no: m.shard_no for m in members}
+    kept = [dataclasses.replace(clips[r.clip_id], clip_no=i, caption_no=i, shard_no=shard_of[i], **named) for i, r in enumerate(made)]
     said = {"captioner": "backtranslation", "captioner_version": editor.export.sha256[:32]}
     tables = {
         "sources": to_table(Source, from_table(Source, store.read("sources"))),

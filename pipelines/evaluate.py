@@ -85,6 +85,8 @@ def evaluate(
 ) -> list[Column]:
     """`out` holds the page, evaluation.json, and the films of the prompts by each folder's models."""
     names, pipelines = _names(folders), [load([folder]) for folder in folders]
+    for pipeline in pipelines:  # a run's autoencoder may lie in another column's folder
+        pipeline.beside = [*pipeline.exports, *(e for p in pipelines for e in p.exports)]
     held_out = _held_out(data, pipelines) if data is not None else []
     agreement = TextAgreement(Path(config.clip)) if config.clip else None
     columns, cells = [], []
@@ -94,7 +96,7 @@ def evaluate(
             say(f"{name}: held-out clips")
             measures += measure_models(pipeline, data, held_out, config)
         made = []
-        if prompts:
+        if prompts and _makes_films(pipeline):
             say(f"{name}: {len(prompts)} films")
             films = generate(pipeline, prompts, out / name, Wanted(wishes=config.wishes, seed=config.seed), say=say)
             for film in films:
@@ -114,13 +116,14 @@ def evaluate(
 
 
 def measure_models(pipeline: "MoviePipeline", data: Path, held_out: "Sequence[Sample]", config: EvaluateConfig) -> list[Measured]:
-    """The measures of every autoencoder and generator of the pipeline, each on its own form of the held-out clips."""
+    """The measures of every autoencoder and of the generators that need no more than a clip and its caption, each on its own form of the
+    held-out clips. Editors, personalisation and sound are measured by their runs, on what lies beside the clips."""
     found: list[Measured] = []
     for export in pipeline.exports:
         if export.stage.startswith(("tae", "image_ae")) and "trained_on" in export.described:
             found += _autoencoder(pipeline, export, data, held_out, config)
     for export in pipeline.exports:
-        if "text_keys" in export.described and "trained_on" in export.described:
+        if "tae_sha256" in export.described.get("latents", {}) and not any(export.described.get(kind) for kind in ("edit", "personal")):
             found += _generator(pipeline, export, data, held_out, config)
     return found
 
@@ -213,8 +216,32 @@ def _held_out(data: Path, pipelines: "Sequence[MoviePipeline]") -> "list[Sample]
     if store.version() < 0:
         raise ManifestError(f"{data}: expected a dataset with a manifest, found none")
     shares = [e.described["trained_on"].get("holdout_share") for p in pipelines for e in p.exports if "trained_on" in e.described]
-    samples = load_samples(data, store.version())
-    return split_holdout(samples, min([s for s in shares if s], default=0.02))[1]
+    held_out = split_holdout(load_samples(data, store.version()), min([s for s in shares if s], default=0.02))[1]
+    trained = {clip for p in pipelines for e in p.exports for clip in _trained_on(e)}  # a dataset that grew may be split otherwise
+    return [s for s in held_out if s.clip_id not in trained]
+
+
+def _trained_on(export: "Export") -> set[str]:
+    """The clips of the export's own run, where the export still lies in it."""
+    from training.data.plan import Plan
+    from training.folder import has_run, read_run
+
+    found: set[str] = set()
+    for folder in (export.folder.parent, *export.folder.parent.glob("run-*")):
+        if has_run(folder):
+            run = read_run(folder)
+            found |= {s.clip_id for s in Plan(run.config.plan_settings(run.manifest_version), run.samples).samples}
+    return found
+
+
+def _makes_films(pipeline: "MoviePipeline") -> bool:
+    from training.errors import TrainingError
+
+    try:
+        pipeline.video()
+    except TrainingError:
+        return False
+    return True
 
 
 def _data(export: "Export") -> Any:

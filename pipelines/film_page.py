@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from manifests.files import write_atomic
 
-_FRAMES = 6
+FRAMES = 6
+"""Pictures that a film is shown by."""
 _STRIP_PX = 96
 _SOUND_PX = (600, 48)
 
@@ -70,24 +71,22 @@ def write_page(path: Path, title: str, lead: str, groups: Sequence[Group], table
 
 
 def strip(frames_THW3: NDArray[np.uint8]) -> str:
-    """Six evenly spaced frames side by side, as a data URI."""
+    """The frames side by side, as a data URI."""
     from PIL import Image
 
-    chosen = np.linspace(0, len(frames_THW3) - 1, min(_FRAMES, len(frames_THW3))).round().astype(int)
-    sheet = Image.fromarray(np.concatenate(list(frames_THW3[chosen]), axis=1))
+    sheet = Image.fromarray(np.concatenate(list(frames_THW3), axis=1))
     if sheet.height > _STRIP_PX:
         sheet = sheet.resize((round(sheet.width * _STRIP_PX / sheet.height), _STRIP_PX))
     return _uri(sheet)
 
 
-def loudness_picture(sound: NDArray[np.float32]) -> str:
-    """Peaks of the sound over time, as a data URI."""
+def loudness_picture(peaks_N: NDArray[np.float32]) -> str:
+    """The peaks of a sound over time, as a data URI."""
     from PIL import Image
 
     width, height = _SOUND_PX
-    mono = np.abs(sound if sound.ndim == 1 else sound.mean(1))
-    edges = np.linspace(0, len(mono), width + 1).astype(int)
-    peaks = np.array([mono[a : max(b, a + 1)].max(initial=0.0) for a, b in itertools.pairwise(edges)])
+    edges = np.linspace(0, len(peaks_N), width + 1).astype(int)
+    peaks = np.array([peaks_N[a : max(b, a + 1)].max(initial=0.0) for a, b in itertools.pairwise(edges)])
     half = np.abs(np.arange(height) - (height - 1) / 2)[:, None]
     sheet = np.where(half <= np.maximum(peaks * height / 2, 0.5), 90, 235).astype(np.uint8)
     return _uri(Image.fromarray(sheet))

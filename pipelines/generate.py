@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from manifests.ids import digest
 from manifests.signing import SigningError
-from pipelines.film_page import Group, Shown, loudness_picture, strip, write_page
+from pipelines.film_page import FRAMES, Group, Shown, loudness_picture, strip, write_page
 from pipelines.rewrite import RewriteConfig, rewrite
 
 if TYPE_CHECKING:
@@ -58,13 +59,13 @@ def read_prompts(path: Path) -> list[str]:
     PromptError when there is none.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise PromptError(f"{path}: expected a file of prompts, found {error}") from error
     if path.suffix == ".jsonl":
-        found = [_column(_object(line, f"{path}:{i}"), f"{path}:{i}") for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+        found = [_column(_object(line, f"{path}:{i}"), f"{path}:{i}") for i, line in enumerate(text.split("\n"), 1) if line.strip()]
     elif path.suffix == ".csv":
-        found = [_column(row, f"{path}:{i}") for i, row in enumerate(csv.DictReader(text.splitlines()), 2)]
+        found = [_column(row, f"{path}:{i}") for i, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)]
     else:
         found = [line.strip() for line in text.splitlines() if line.strip()]
     if not found:
@@ -130,17 +131,17 @@ def _film(
     credentials: "Credentials | None",
     say: Callable[[str], None],
 ) -> Made:
-    from training.film import read_note
+    from training.film import Credentials, read_note
     from training.generation import Request
 
     request = Request(prompt=read_as, seed=seed, **wanted.wishes)
-    video = pipeline.video(wanted.stage, request.kind).export
     if path.exists():
         try:
-            note = read_note(path)
+            note = read_note(path, signer.public_key if signer else None)
         except SigningError:
-            note = {}  # another film, or a part of one: made anew
-        if note.get("request") == json.loads(json.dumps(request.note())) and note.get("models", {}).get("video") == video.note:
+            note = {}  # another film, a part of one, or one that is not signed: made anew
+        wished = json.loads(json.dumps({"request": request.note(), "models": pipeline.notes(request, wanted.stage)}))
+        if note == wished and (credentials is None or Credentials.lie_in(path)):
             say(f"{path}: there already")
             return Made(path=path, prompt=prompt, read_as=read_as, seed=seed, new=False, made_from=note)
     film = pipeline(read_as, stage=wanted.stage, on_step=say, seed=seed, **wanted.wishes)
@@ -160,16 +161,15 @@ def _page(made: Sequence[Made], path: Path) -> None:
 
 def shown(path: Path, name: str, made_from: dict[str, Any], measures: dict[str, float] | None = None) -> Shown:
     """What the page shows of a film file."""
-    from training.film import read_film
+    from training.film import preview
 
-    film = read_film(path)
-    frames = film.frames
-    facts = f"{frames.shape[2]} x {frames.shape[1]}, {len(frames)} frames at {float(film.fps):g} a second"
+    film = preview(path, FRAMES)
+    facts = f"{film.frames.shape[2]} x {film.frames.shape[1]}, {film.n_frames} frames at {float(film.fps):g} a second"
     request = made_from.get("request", {})
     facts += f", seed {request['seed']}" if "seed" in request else ""
-    sound = "" if film.sound is None else loudness_picture(film.sound)
+    sound = "" if film.peaks is None else loudness_picture(film.peaks)
     models = made_from.get("models", {})
-    return Shown(name=name, file=path.name, strip=strip(frames), sound=sound, facts=facts, measures=measures or {}, models=models)
+    return Shown(name=name, file=path.name, strip=strip(film.frames), sound=sound, facts=facts, measures=measures or {}, models=models)
 
 
 def _object(line: str, where: str) -> dict[str, Any]:

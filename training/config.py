@@ -80,8 +80,10 @@ class TrainConfig:
             raise ValueError(
                 "flow.latents_folder: expected data.augment false, as windows drawn anew were not encoded beforehand, found true"
             )
-        if self.flow and self.flow.edit and self.flow.latents_folder:
-            raise ValueError("flow.latents_folder: expected none for a stage of editing, whose pixels are edited as it goes, found one")
+        if self.flow and (self.flow.edit or self.flow.upsample) and self.flow.latents_folder:
+            raise ValueError(
+                "flow.latents_folder: expected none for an editor or an upsampler, whose sources are made as it goes, found one"
+            )
         if self.flow and self.flow.personal and self.data.reference_px != self.flow.personal.tower.image_px:
             found = self.data.reference_px
             raise ValueError(f"data.reference_px: expected the tower's {self.flow.personal.tower.image_px}, found {found}")

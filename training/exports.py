@@ -9,7 +9,7 @@ from typing import Any
 from training.errors import TrainingError
 from training.export import CONFIG, WEIGHTS
 
-_DEPTHS = ("", "export", "*/export", "*/average", "*/*/export", "*/*/average")
+_DEPTHS = ("", "export", "average", "*/export", "*/average", "*/*/export", "*/*/average")
 """Where exports lie: a folder that is one, a run's, a curriculum's, and those of a folder of curricula."""
 
 

@@ -8,7 +8,7 @@ a certificate the file carries Content Credentials too (C2PA), which say that it
 import hashlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -19,12 +19,20 @@ from numpy.typing import NDArray
 
 from manifests.files import write_atomic
 from manifests.signing import SigningError, Statement, seal, unseal
+from training.data.decode import MAX_PIXELS
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]
 
 SAMPLE_RATE_HZ = 48_000
+
+MAX_BYTES = 16 << 30
+"""Pictures that are read at once: a minute of 1080p at 24 a second is 9 GB."""
+
+MAX_GLANCE_S = 4 * 3600.0
+"""Length of a film that is glanced at: time stamps can promise years in a few bytes."""
+
 PREDICATE = "urn:dailies:generated:v1"
 """Type of the note."""
 
@@ -57,6 +65,17 @@ class Credentials:
     chain: Path
     key: Path
     algorithm: str = "es256"
+
+    @staticmethod
+    def lie_in(path: Path) -> bool:
+        """Whether the file carries Content Credentials."""
+        from c2pa import C2paError, Reader
+
+        try:
+            with Reader("video/mp4", io.BytesIO(path.read_bytes())):
+                return True
+        except (C2paError, OSError):
+            return False
 
     def sign(self, data: bytes, name: str, made_from: dict[str, Any]) -> bytes:
         """The mp4 with Content Credentials in it."""
@@ -116,7 +135,7 @@ def dubbed(path: Path, sound: NDArray[np.float32]) -> bytes:
 def glance(path: Path, fps: float, side_px: int) -> tuple[NDArray[np.uint8], float]:
     """(pictures (T, side, side, 3) of the film's middle square, `fps` a second, each the nearest that is not later; its length in s)
 
-    The film is decoded as it streams, so its length costs no memory. TrainingError when it is no mp4 with pictures.
+    The film is decoded as it streams: what is kept are small squares. TrainingError when it is no mp4 with pictures, or over four hours long.
     """
     import av
 
@@ -129,13 +148,17 @@ def glance(path: Path, fps: float, side_px: int) -> tuple[NDArray[np.uint8], flo
             for frame in container.decode(stream):
                 at = float(frame.pts * frame.time_base)
                 first = at if first is None else first
+                if at - first > MAX_GLANCE_S:
+                    raise TrainingError(f"{path}: expected a film of at most {MAX_GLANCE_S:.0f} s, found a picture at {at - first:.0f} s")
+                if frame.width * frame.height > MAX_PIXELS:
+                    raise TrainingError(f"{path}: expected frames of at most {MAX_PIXELS} pixels, found {frame.width}x{frame.height}")
                 while held is not None and len(shown) / fps < at - first - 1e-6:
                     shown.append(held)
                 held, last_s = _square(frame, side_px), at - first
             end_s = last_s + step_s
             while held is not None and len(shown) / fps < end_s - 1e-6:
                 shown.append(held)
-    except (OSError, IndexError, TypeError, av.FFmpegError) as error:
+    except (OSError, IndexError, TypeError, ValueError, av.FFmpegError) as error:
         raise TrainingError(f"{path}: expected an mp4 with pictures, found {error}") from error
     if not shown:
         raise TrainingError(f"{path}: expected pictures, found none")
@@ -160,9 +183,10 @@ def read_note(path: Path, key: "SSlibKey | None" = None) -> dict[str, Any]:
 
     try:
         data = path.read_bytes()
-        with av.open(io.BytesIO(data), format="mp4") as container:
+        with _opened(data) as container:
             comment = container.metadata.get("comment", "")
-    except (OSError, av.FFmpegError) as error:
+        found = _digest(data)
+    except (OSError, ValueError, TypeError, av.FFmpegError) as error:
         raise SigningError(f"{path}: expected an mp4, found {error}") from error
     try:
         envelope = json.loads(comment)
@@ -171,33 +195,96 @@ def read_note(path: Path, key: "SSlibKey | None" = None) -> dict[str, Any]:
     statement = unseal(envelope, key)
     if statement.predicate_type != PREDICATE:
         raise SigningError(f"{path}: expected a note of type {PREDICATE}, found {statement.predicate_type}")
-    if (found := _digest(data)) != statement.sha256:
+    if found != statement.sha256:
         raise SigningError(
             f"{path}: expected pictures and sound with SHA-256 {statement.sha256}, found {found}: the note is another film's"
         )
     return statement.predicate
 
 
-def read_film(path: Path) -> Film:
-    """The pictures and the sound (resampled to 48 kHz) of an mp4, whole in memory; TrainingError when it is none."""
+def read_film(path: Path, max_frames: int | None = None) -> Film:
+    """The pictures and the sound (mono, at 48 kHz) of an mp4, whole in memory, or of its first `max_frames`; TrainingError when it is none,
+    or larger than `MAX_BYTES`."""
     import av
 
     try:
         with _opened(path.read_bytes()) as container:
             picture = container.streams.video[0]
-            fps = picture.average_rate or Fraction(24)
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(picture)]
-            sound = None
+            fps, frames, held = Fraction(picture.average_rate or 24), [], 0
+            for frame in container.decode(picture):
+                frames.append(_pixels(frame, path))
+                held += frames[-1].nbytes
+                if held > MAX_BYTES:
+                    raise TrainingError(f"{path}: expected at most {MAX_BYTES >> 30} GiB of pictures, found more; cut the film")
+                if len(frames) == max_frames:
+                    break
+            longest_s = None if max_frames is None else float(len(frames) / fps)
+            sound = _sound_of(container, longest_s) if container.streams.audio else None
+        pictures = np.stack(frames) if frames else None
+    except (OSError, IndexError, ValueError, av.FFmpegError) as error:
+        raise TrainingError(f"{path}: expected an mp4 with pictures of one size, found {error}") from error
+    if pictures is None:
+        raise TrainingError(f"{path}: expected pictures, found none")
+    return Film(frames=pictures, fps=fps, sound=sound)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What people look at first of a film: some frames (n, H, W, 3), size and length, and the peaks of its sound, some 20 ms each."""
+
+    frames: NDArray[np.uint8]
+    n_frames: int
+    fps: Fraction
+    peaks: NDArray[np.float32] | None
+
+
+def preview(path: Path, count: int) -> Preview:
+    """`count` evenly spaced frames of an mp4 and its sound's peaks, as it streams: the film may be long. TrainingError when it is none."""
+    import av
+
+    try:
+        with _opened(path.read_bytes()) as container:
+            stream = container.streams.video[0]
+            total = sum(1 for packet in container.demux(stream) if packet.size)
+            container.seek(0)
+            chosen = set(np.linspace(0, max(0, total - 1), min(count, max(1, total))).round().astype(int).tolist())
+            frames = [_pixels(frame, path) for i, frame in enumerate(container.decode(stream)) if i in chosen]
+            peaks = None
             if container.streams.audio:
                 container.seek(0)
-                resampler = av.AudioResampler("fltp", "mono", SAMPLE_RATE_HZ)
-                parts = [p.to_ndarray()[0] for f in [*container.decode(audio=0), None] for p in resampler.resample(f)]
-                sound = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-    except (OSError, IndexError, av.FFmpegError) as error:
-        raise TrainingError(f"{path}: expected an mp4 with pictures, found {error}") from error
-    if not frames:
-        raise TrainingError(f"{path}: expected pictures, found none")
-    return Film(frames=np.stack(frames), fps=Fraction(fps), sound=sound)
+                peaks = np.array([np.abs(frame.to_ndarray()).max(initial=0) for frame in _resampled(container)] or [0], np.float32)
+            fps = Fraction(stream.average_rate or 24)
+        pictures = np.stack(frames)
+    except (OSError, IndexError, ValueError, av.FFmpegError) as error:
+        raise TrainingError(f"{path}: expected an mp4 with pictures of one size, found {error}") from error
+    return Preview(frames=pictures, n_frames=total, fps=fps, peaks=peaks)
+
+
+def _pixels(frame: Any, path: Path) -> NDArray[np.uint8]:
+    if frame.width * frame.height > MAX_PIXELS:
+        raise TrainingError(f"{path}: expected frames of at most {MAX_PIXELS} pixels, found {frame.width}x{frame.height}")
+    pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+    return pixels
+
+
+def _resampled(container: Any) -> Iterator[Any]:
+    import av
+
+    resampler = av.AudioResampler("fltp", "mono", SAMPLE_RATE_HZ)
+    for frame in (*container.decode(audio=0), None):
+        yield from resampler.resample(frame)
+
+
+def _sound_of(container: Any, longest_s: float | None) -> NDArray[np.float32] | None:
+    """The first sound, to its end or for so long; None where a track holds none."""
+    container.seek(0)
+    parts: list[NDArray[np.float32]] = []
+    most = None if longest_s is None else round(longest_s * SAMPLE_RATE_HZ)
+    for frame in _resampled(container):
+        parts.append(frame.to_ndarray()[0])
+        if most is not None and sum(map(len, parts)) >= most:
+            break
+    return np.concatenate(parts)[:most] if parts else None
 
 
 def encode_film(film: Film) -> bytes:
@@ -260,13 +347,25 @@ def _opened(data: bytes) -> Any:
 
 
 def _digest(data: bytes) -> str:
-    """SHA-256 over streams and packets as they are stored: it does not change when the container is written anew."""
+    """SHA-256 over streams and packets as they are stored, and over all that says how they are shown: sizes, rates, time bases, the codecs' own
+    headers, rotation. It does not change when the container is written anew."""
     whole = hashlib.sha256()
     with _opened(data) as container:
         for stream in container.streams:
-            whole.update(f"{stream.index} {stream.type} {stream.codec_context.name}\n".encode())
+            codec = stream.codec_context
+            sizes = (codec.width, codec.height, _rotation(container, stream)) if stream.type == "video" else ()
+            sounds = (codec.sample_rate, codec.layout.name) if stream.type == "audio" else ()
+            said = (stream.index, stream.type, codec.name, stream.time_base, stream.start_time, *sizes, *sounds)
+            whole.update(f"{said}\n".encode() + (codec.extradata or b""))
             for packet in container.demux(stream):
                 if packet.size:
                     whole.update(f"{packet.pts} {packet.size}\n".encode() + bytes(packet))
             container.seek(0)
     return whole.hexdigest()
+
+
+def _rotation(container: Any, stream: Any) -> int:
+    """Degrees that the first picture is turned by when it is shown."""
+    first = next(container.decode(stream), None)
+    container.seek(0)
+    return 0 if first is None else int(first.rotation)

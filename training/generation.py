@@ -29,7 +29,7 @@ from training.data.shapes import size_of
 from training.data.text_cache import TextCache
 from training.errors import TrainingError
 from training.exports import Export, by_digest, find_exports
-from training.film import SAMPLE_RATE_HZ, Film, glance, read_film
+from training.film import Film, glance, read_film
 from training.flow import SamplerConfig
 from training.latents import LatentCodec, LatentScale, load_tae, read_export
 from training.models.text import load_encoders, prompt_of
@@ -69,7 +69,7 @@ class Request:
     upsample: bool = True
     """Made larger where there is an upsampler."""
     sound: bool = True
-    """With sound, where a generator of it was trained."""
+    """With sound: that of the clip that is edited, or one that is made, where a generator of sound was trained."""
     sound_text: str | None = None
     """What is to be heard; None for the prompt."""
     photo: str | None = None
@@ -104,6 +104,8 @@ class Generator:
     autoencoder: Export
     task: TextToVideoTask
     model: nn.Module
+    tables: dict[str, Tensor]
+    """Positions as they were trained: `positions.t`, `.h`, `.w`."""
 
     @property
     def trained(self) -> dict[str, Any]:
@@ -115,8 +117,16 @@ class Generator:
 class MoviePipeline:
     """Trained models at hand; each is loaded when it is first needed."""
 
-    def __init__(self, exports: Sequence[Export], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        exports: Sequence[Export],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        beside: Sequence[Export] = (),
+    ) -> None:
+        """`beside` are exports that are only looked through for the autoencoders and codecs of the others."""
         self.exports, self.device, self.dtype = list(exports), torch.device(device), dtype
+        self.beside = [*exports, *beside]
         self._known: dict[str, Generator] = {}
 
     @classmethod
@@ -133,19 +143,31 @@ class MoviePipeline:
         video = self.video(stage, request.kind)
         say(f"{video.export.stage}: {request.prompt}")
         pixels, fps, sound = self.pixels(video, request)
-        models = {"video": video.export.note, "autoencoder": video.autoencoder.note}
         if request.upsample and self.upsampler is not None:
             say(f"{self.upsampler.export.stage}: {pixels.shape[3]}x{pixels.shape[2]} pixels made larger")
-            pixels = self.enlarge(pixels, request)
-            models |= {"upsampler": self.upsampler.export.note, "upsampler_autoencoder": self.upsampler.autoencoder.note}
-        if request.sound and sound is None and self.sound_maker is not None and pixels.shape[1] > 1:
+            said = prompt_of("" if request.clip else request.prompt, float(fps))  # an instruction says nothing of what is seen
+            pixels = self.enlarge(pixels, said, request.seed)
+        if self.hears(video, request) and self.sound_maker is not None:
             say("sound")
             heard = watch(self.sound_maker, pixels.float(), float(fps))
             said = request.prompt if request.sound_text is None else request.sound_text
             sound = generate_sound(self.sound_maker, heard, said, pixels.shape[1] / float(fps), request.seed)
-            models |= self.sound_notes
+        models = self.notes(request, stage)
         frames = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
         return Film(frames=frames, fps=fps, sound=sound, made_from={"request": request.note(), "models": models})
+
+    def notes(self, request: Request, stage: str | None = None) -> dict[str, Any]:
+        """Where the models that make the request come from."""
+        video = self.video(stage, request.kind)
+        models = {"video": video.export.note, "autoencoder": video.autoencoder.note}
+        if request.upsample and self.upsampler is not None:
+            models |= {"upsampler": self.upsampler.export.note, "upsampler_autoencoder": self.upsampler.autoencoder.note}
+        return models | (self.sound_notes if self.hears(video, request) else {})
+
+    def hears(self, video: Generator, request: Request) -> bool:
+        """Whether a sound is made: not for a picture, nor in place of the sound of a clip that is edited."""
+        frames = request.n_frames or int(video.trained["n_frames"])
+        return request.sound and request.clip is None and frames > 1 and self._audio is not None
 
     def pixels(self, video: Generator, request: Request) -> tuple[Tensor, Fraction, Any]:
         """(pixels (3, T, H, W) in [-1, 1], frames a second, sound of the clip that was edited)"""
@@ -171,16 +193,15 @@ class MoviePipeline:
 
     def edit(self, video: Generator, request: Request) -> tuple[Tensor, Fraction, Any]:
         """The clip of the request as its prompt instructs, at the area trained on and no longer than the model knows, with its own sound."""
-        source = read_film(Path(request.clip or ""))
-        longest = min(request.n_frames or len(source.frames), 8 * transformer_of(video.model).config.max_t)
-        frames = source.frames[:longest]
+        longest = 8 * transformer_of(video.model).config.max_t
+        source = read_film(Path(request.clip or ""), min(request.n_frames or longest, longest))
+        frames = source.frames
         width, height = size_of(frames.shape[2], frames.shape[1], int(video.trained["size_px"]))
         x = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
         x = _covering(x, height, width).transpose(0, 1)[None].to(self.device, self.dtype)
         task = cast(EditTask, self.fitted(video, request, len(frames), height, width))
         made = task.edit(video.model, x, [request.prompt], "edit/v1", request.seed)[0]
-        sound = None if source.sound is None else source.sound[: round(len(frames) / source.fps * SAMPLE_RATE_HZ)]
-        return made, source.fps, sound
+        return made, source.fps, source.sound if request.sound else None
 
     def soundtrack(self, film: Path, text: str, seed: int, extension: Extension = "windows") -> NDArray[np.float32]:
         """Sound (N,) at 48 kHz, as long as the film, for its pictures and a sentence; of any length."""
@@ -197,7 +218,7 @@ class MoviePipeline:
         audio = self._audio
         if audio is None:
             return None
-        codec = by_digest(self.exports, audio.described["latents"]["codec_sha256"], f"the codec of {audio.folder}")
+        codec = by_digest(self.beside, audio.described["latents"]["codec_sha256"], f"the codec of {audio.folder}")
         return load_sound_maker(codec.folder, audio.folder, self.device)
 
     @property
@@ -206,20 +227,19 @@ class MoviePipeline:
         audio = self._audio
         if audio is None:
             return {}
-        return {"sound": audio.note, "codec": by_digest(self.exports, audio.described["latents"]["codec_sha256"], "codec").note}
+        return {"sound": audio.note, "codec": by_digest(self.beside, audio.described["latents"]["codec_sha256"], "codec").note}
 
     @property
     def _audio(self) -> Export | None:
         return next((e for e in reversed(self.exports) if "codec_sha256" in e.described.get("latents", {})), None)
 
-    def enlarge(self, pixels_3THW: Tensor, request: Request) -> Tensor:
+    def enlarge(self, pixels_3THW: Tensor, prompt: str, seed: int) -> Tensor:
         """The clip at the upsampler's factor of its size."""
         if self.upsampler is None:
             raise TrainingError("upsampler: expected the export of an upsampler among the given folders, found none")
         task = cast(UpsamplerTask, self.upsampler.task)
         low = pixels_3THW.transpose(0, 1).to(self.device, self.dtype)
-        said = prompt_of(request.prompt, float(request.fps))
-        return task.upsample(self.upsampler.model, low, said, "upsample/v1", request.seed)
+        return task.upsample(self.upsampler.model, low, prompt, "upsample/v1", seed)
 
     def fitted(self, generator: Generator, request: Request, n_frames: int, height: int, width: int) -> TextToVideoTask:
         """The stage's task with the request's sampler; its model's tables of positions reach as far as the picture does.
@@ -233,12 +253,15 @@ class MoviePipeline:
         t, h, w = (n // PATCH_PX if i else n for i, n in enumerate(generator.task.latent_shape((1, 3, n_frames, height, width))[2:]))
         if t > config.max_t:
             raise TrainingError(f"frames: expected at most {8 * config.max_t} with {generator.export.stage}, found {n_frames}")
-        if h > config.max_h or w > config.max_w:
-            larger = replace(config, max_h=max(h, config.max_h), max_w=max(w, config.max_w))
-            grown = grow_positions(transformer.state_dict(), larger, "stretch")
+        reach = replace(config, max_h=max(h, len(generator.tables["positions.h"])), max_w=max(w, len(generator.tables["positions.w"])))
+        if (reach.max_h, reach.max_w) != (
+            config.max_h,
+            config.max_w,
+        ):  # from the trained tables each time: not from what a request before left
+            grown = grow_positions(generator.tables, reach, "stretch")
             for axis in "hw":
                 setattr(transformer.positions, axis, nn.Parameter(grown[f"positions.{axis}"].to(self.device, self.dtype)))
-            transformer.config = larger
+            transformer.config = reach
         return generator.task.with_sampler(sampler_of(generator.task.sampler, request))
 
     def video(self, stage: str | None = None, kind: str | None = None) -> Generator:
@@ -248,7 +271,8 @@ class MoviePipeline:
         if not chosen:
             wanted = stage or {None: "text to video", "edit": "editing", "personal": "personalisation"}[kind]
             raise TrainingError(f"generate: expected an export of stage {wanted}, found {sorted({e.stage for e in self.exports})}")
-        return self.generator(chosen[-1])
+        films = [e for e in chosen if e.described.get("trained_on", {}).get("n_frames", 1) > 1]  # a curriculum may end with pictures
+        return self.generator((films or chosen)[-1])
 
     @cached_property
     def upsampler(self) -> Generator | None:
@@ -259,7 +283,7 @@ class MoviePipeline:
     def generator(self, export: Export) -> Generator:
         """The stage of an export, loaded once."""
         if export.sha256 not in self._known:
-            self._known[export.sha256] = load_generator(export, self.exports, self.device, self.dtype)
+            self._known[export.sha256] = load_generator(export, self.beside, self.device, self.dtype)
         return self._known[export.sha256]
 
 
@@ -283,8 +307,9 @@ def load_generator(export: Export, exports: Sequence[Export], device: torch.devi
         model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         raise TrainingError(f"{export.folder}: expected weights of its own description, found {str(error)[:300]}") from error
+    tables = {name: value.clone() for name, value in state.items() if name.startswith("positions.")}
     model = model.to(device, dtype).eval().requires_grad_(False)
-    return Generator(export=export, autoencoder=found, task=task, model=model)
+    return Generator(export=export, autoencoder=found, task=task, model=model, tables=tables)
 
 
 def read_photo(path: Path, side_px: int) -> Tensor:

@@ -174,7 +174,9 @@ def plan_stage(config: TrainConfig, gpus: int, hardware: Hardware, *, search: bo
         found, room = memory.total / 1e9, hardware.usable_bytes / 1e9
         problems.append(f"memory: expected at most {room:.1f} GB of a GPU, found {found:.1f} GB")
     beforehand = memory is not None and memory.states + memory.encoding > hardware.usable_bytes
-    if beforehand and config.flow:  # whatever the layout: so look for one that reads latents
+    if (
+        beforehand and config.flow and not (config.flow.edit or config.flow.upsample)
+    ):  # whatever the layout: so look for one that reads latents
         problems.append(
             f"encoding: expected latents made beforehand (flow.latents_folder), as a clip of {config.data.n_frames} frames does not fit"
         )

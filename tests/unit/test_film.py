@@ -12,7 +12,7 @@ import pytest
 
 from manifests.signing import SigningError, generate_key, load_public, load_signer
 from training.errors import TrainingError
-from training.film import SOURCE_TYPE, Credentials, Film, read_film, read_note
+from training.film import SOURCE_TYPE, Credentials, Film, glance, preview, read_film, read_note
 
 
 def film(seed: int = 0, *, sound: bool = True) -> Film:
@@ -145,3 +145,56 @@ def test_a_wrong_certificate_is_said(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"x\.pem"):
         film().save(tmp_path / "a.mp4", credentials=Credentials(chain=tmp_path / "x.pem", key=tmp_path / "x.pem"))
     assert not (tmp_path / "a.mp4").exists()
+
+
+def test_how_it_is_shown_is_part_of_the_note(tmp_path: Path) -> None:
+    """A rate, a rotation or a codec header that somebody changed in the container is found: the packets alone do not make the film."""
+    film().save(tmp_path / "a.mp4")
+    data = (tmp_path / "a.mp4").read_bytes()
+    place = data.index(b"mdhd") + 4 + 4 + 8  # version and flags, two dates, then the time scale
+    faster = bytearray(data)
+    faster[place : place + 4] = (int.from_bytes(data[place : place + 4], "big") * 10).to_bytes(4, "big")
+    header = bytearray(data)
+    header[data.index(b"avcC") + 16] ^= 8
+    for changed in (faster, header):
+        (tmp_path / "b.mp4").write_bytes(changed)
+        with pytest.raises(SigningError):
+            read_note(tmp_path / "b.mp4")
+
+
+def test_hostile_films_end_in_a_sentence(tmp_path: Path) -> None:
+    """Time stamps that promise years, a comment that is no text, and half a file are refused without a traceback or a memory full of pictures."""
+    film(sound=False).save(tmp_path / "a.mp4")
+    data = (tmp_path / "a.mp4").read_bytes()
+    place = data.index(b"stts") + 4 + 4 + 4 + 4  # version and flags, number of entries, the first's count, then its duration
+    long = bytearray(data)
+    long[place : place + 4] = (6000 * 12_288).to_bytes(4, "big")
+    (tmp_path / "long.mp4").write_bytes(long.replace(b"elst", b"free"))  # the list of edits would show a second of it
+    with pytest.raises(TrainingError, match="at most 14400 s"):
+        glance(tmp_path / "long.mp4", 12.5, 16)
+    comment = bytearray(data)
+    comment[data.index(b'{"payload"')] = 0xFF
+    (tmp_path / "comment.mp4").write_bytes(comment)
+    (tmp_path / "half.mp4").write_bytes(data[: len(data) // 2])
+    for name in ("comment", "half"):
+        with pytest.raises(SigningError):
+            read_note(tmp_path / f"{name}.mp4")
+
+
+def test_a_long_film_is_previewed_as_it_streams(tmp_path: Path) -> None:
+    """Some frames, the number of all, and the sound's peaks; `read_film` stops where it is told to, its sound too."""
+    film().save(tmp_path / "a.mp4")
+    found = preview(tmp_path / "a.mp4", 3)
+    assert found.frames.shape == (3, 32, 48, 3) and found.n_frames == 24
+    assert found.peaks is not None and 40 < len(found.peaks) < 60 and 0.2 < float(np.median(found.peaks)) < 0.4
+    short = read_film(tmp_path / "a.mp4", 6)
+    assert len(short.frames) == 6 and short.sound is not None and len(short.sound) == 12_000
+
+
+def test_pictures_are_glanced_at_when_they_are_shown(tmp_path: Path) -> None:
+    """Four a second of a film of 24: those shown at 0, 0.25, 0.5 and 0.75 s, its middle square."""
+    film(sound=False).save(tmp_path / "a.mp4")
+    squares, seconds = glance(tmp_path / "a.mp4", 4.0, 16)
+    assert squares.shape == (4, 16, 16, 3) and seconds == pytest.approx(1.0)
+    wanted = film().frames[[0, 6, 12, 18]].mean((1, 2, 3))
+    assert np.abs(squares.mean((1, 2, 3)) - wanted).max() < 4

@@ -242,6 +242,39 @@ def test_a_person_is_shown(curriculum: Path, tmp_path: Path) -> None:
         pipeline("x", photo="a", clip="b")
 
 
+def test_a_request_does_not_depend_on_those_before(curriculum: Path) -> None:
+    """A square film is the same bit for bit after a wide one, whose tables of positions had to be stretched."""
+    pipeline = MoviePipeline.from_folders([curriculum])
+    first = pipeline("a thing", upsample=False, sound=False).frames
+    wide = pipeline("a thing", aspect="4:3", upsample=False, sound=False).frames
+    assert wide.shape[2] > 32  # wider than the tables reach
+    assert np.array_equal(first, pipeline("a thing", upsample=False, sound=False).frames)
+
+
+def test_a_curriculum_that_ends_with_pictures_makes_films(curriculum: Path, tmp_path: Path) -> None:
+    """The last stage that was trained on more than a frame is taken, and a stage's own folder gives its average."""
+    tae = find_exports([curriculum / "tae"])[0].sha256
+    generator(tmp_path / "t2i_1024/export", "t2i_1024", tae, MODEL, 1)
+    assert MoviePipeline.from_folders([curriculum, tmp_path]).video().export.stage == "video_sft"
+    assert MoviePipeline.from_folders([curriculum, tmp_path]).video("t2i_1024").export.stage == "t2i_1024"
+    assert [e.folder.name for e in find_exports([curriculum / "video_sft"])] == ["average"]
+
+
+def test_films_of_other_models_or_without_the_asked_signature_are_made_anew(curriculum: Path, tmp_path: Path) -> None:
+    """With sound left out a film is another; with a key, one that is not signed by it is made again, and then no more."""
+    generate_key(tmp_path / "key")
+    film = str(tmp_path / "film.mp4")
+    command = ["generate", "a thing", "--models", str(curriculum), "--out", film, "--no-upsample", "--json"]
+
+    def new(*more: str) -> bool:
+        made: bool = json.loads(CliRunner().invoke(app, [*command, *more], catch_exceptions=False).stdout)[0]["new"]
+        return made
+
+    assert new() and not new()
+    assert new("--no-sound") and not new("--no-sound")
+    assert new("--no-sound", "--sign", str(tmp_path / "key")) and not new("--no-sound", "--sign", str(tmp_path / "key"))
+
+
 def test_what_cannot_be_made_is_said(curriculum: Path, tmp_path: Path) -> None:
     """Too many frames, an unknown stage, an odd number of steps, and an autoencoder that is not there are refused in a sentence."""
     pipeline = MoviePipeline.from_folders([curriculum])
@@ -301,6 +334,10 @@ def test_prompt_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('prompt,tag\n"three, with a comma",motion\n')
     assert read_prompts(tmp_path / "a.jsonl") == ["one", "two"]
     assert read_prompts(tmp_path / "a.csv") == ["three, with a comma"]
+    (tmp_path / "c.jsonl").write_text('{"prompt": "a line\u2028in one"}\n')
+    assert read_prompts(tmp_path / "c.jsonl") == ["a line\u2028in one"]
+    (tmp_path / "c.csv").write_text("\ufeffprompt\nfour\n")
+    assert read_prompts(tmp_path / "c.csv") == ["four"]
     (tmp_path / "b.jsonl").write_text('{"prompt": "one"}\n{"words": "two"}\n')
     with pytest.raises(PromptError, match=r"b\.jsonl:2"):
         read_prompts(tmp_path / "b.jsonl")
