@@ -23,7 +23,7 @@ from pipelines.takedown_case import Request
 from tests.train.conftest import build_dataset, moving_pattern
 from training import edits
 from training.data.batch import BatchLoader, DataConfig
-from training.data.index import load_samples
+from training.data.index import load_samples, split_holdout
 from training.data.plan import Plan, PlanSettings
 from training.data.text_cache import TextCache
 from training.edits import TASKS, EditConfig
@@ -187,3 +187,26 @@ def test_only_an_editor_can_edit(dataset: Path, models: Path, tmp_path: Path) ->
     """A folder without an editor is named."""
     with pytest.raises(ManifestError, match="expected the export of a stage of editing"):
         backtranslate(dataset, [models / "tae"], tmp_path / "edits", ANY, "cpu", Progress(quiet=True))
+
+
+def test_a_folder_belongs_to_one_run(dataset: Path, models: Path, tmp_path: Path) -> None:
+    """Another seed, or a dataset of another command, is refused for a folder that holds edits: nothing is told as another editor's work. The
+    set says that its clips are silent, as they are."""
+    backtranslate(dataset, [models], tmp_path / "edits", ANY, "cpu", Progress(quiet=True))
+    for out, config in ((tmp_path / "edits", dataclasses.replace(ANY, seed=1)), (dataset, ANY)):
+        with pytest.raises(ManifestError, match="use another --out"):
+            backtranslate(dataset, [models], out, config, "cpu", Progress(quiet=True))
+    assert not any(c.has_audio for c in from_table(Clip, ManifestStore(tmp_path / "edits").read("clips")))
+
+
+def test_what_the_editor_was_measured_on_is_not_edited(dataset: Path, models: Path, tmp_path: Path) -> None:
+    """Clips that its stages held out stay held out in the stage that learns to undo its edits: they are not in the set."""
+    config = models / "edit_2" / "export" / "config.json"
+    described = json.loads(config.read_text())
+    described["trained_on"]["holdout_share"] = 0.4
+    config.write_text(json.dumps(described))
+    samples = load_samples(dataset, ManifestStore(dataset).version())
+    held_out = {s.clip_id for s in split_holdout(samples, 0.4)[1]}
+    result = backtranslate(dataset, [models], tmp_path / "edits", ANY, "cpu", Progress(quiet=True))
+    edited = {c.clip_id for c in from_table(Clip, ManifestStore(tmp_path / "edits").read("clips"))}
+    assert held_out and result["clips"] == 6 - len(held_out) and not edited & held_out
