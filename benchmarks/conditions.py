@@ -110,7 +110,7 @@ def personal_figures(out: Path, clips: int, draws: int) -> dict[str, Any]:
 
     def pictures(sample: Sample, draw: int) -> torch.Tensor:
         key = ("conditions", sample.clip_id, draw)
-        found = read_beside(lambda s: shards.read(s, True), sample, run.config.data, None, key, Partners([sample]))
+        found, _ = read_beside(lambda s: shards.read(s, True), sample, run.config.data, None, key, Partners([sample]))
         return torch.from_numpy(found["reference"])[None]
 
     losses: dict[str, list[float]] = {"own": [], "other": [], "own_without_text": [], "other_without_text": []}

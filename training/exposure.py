@@ -1,7 +1,8 @@
 """The record of what a run has seen: with the plan it proves which clips entered which checkpoint.
 
 Every rank keeps the hash chain over the planned sample ids of all ranks, in global order; it needs no communication, because the plan
-is a function. What a rank could not read and replaced is in its own list of exceptions.
+is a function. What a rank could not read and replaced is in its own list of exceptions, and so is every other clip whose picture was shown
+beside one: `{step, shown}`, once a clip, at the first step.
 """
 
 from typing import Any
@@ -19,18 +20,27 @@ class Exposure:
         self._n_samples: int = record["n_samples"] if record else 0
         self._earlier: list[dict[str, Any]] = record["exceptions"] if record else []
         self.exceptions: list[dict[str, Any]] = []
+        self._shown = {e["shown"] for e in self._earlier if "shown" in e}
 
-    def saw(self, step: int, replaced: tuple[Replaced, ...]) -> None:
-        """Step `step` was taken as planned, but for this rank's replacements."""
+    def saw(self, step: int, replaced: tuple[Replaced, ...], shown: tuple[str, ...]) -> None:
+        """Step `step` was taken as planned, but for this rank's replacements; `shown` are the clips beside its own, empty where none is."""
         clip_ids = self._plan.clip_ids(step)
         self.rolling_digest = roll(self.rolling_digest, step, clip_ids)
         self._n_samples += len(clip_ids)
         self.exceptions += [r.row() for r in replaced]
+        self.exceptions += [{"step": step, "shown": clip} for clip in sorted({*shown} - {"", *self._shown})]
+        self._shown.update(shown)
 
     def record(self, end_step: int, exceptions_of_ranks: list[dict[str, Any]]) -> dict[str, Any]:
         """`exposure.json` of a checkpoint after `end_step` steps."""
         settings = self._plan.settings
-        exceptions = sorted(self._earlier + exceptions_of_ranks, key=lambda e: (e["step"], e["place"]))
+        places = [e for e in self._earlier + exceptions_of_ranks if "shown" not in e]
+        first: dict[str, int] = {}
+        for e in self._earlier + exceptions_of_ranks:
+            if "shown" in e:
+                first[e["shown"]] = min(e["step"], first.get(e["shown"], e["step"]))
+        exceptions = sorted(places, key=lambda e: (e["step"], e["place"]))
+        exceptions += [{"step": step, "shown": clip} for clip, step in sorted(first.items())]
         return {
             "stage": settings.stage,
             "manifest_version": settings.manifest_version,

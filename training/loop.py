@@ -34,7 +34,6 @@ from training.pictures import write_pictures
 from training.pulse import Pulse, probe_s, stragglers
 from training.tasks.make import make_task
 from training.tasks.task import SampleLoss, Task
-from training.tasks.text_to_video import TextToVideoTask
 from training.validate import HeldOut, load_held_out, measure, show
 
 log = logging.getLogger("dailies.train")
@@ -159,7 +158,7 @@ class Run:
             self.skipped[update] += norms[-1] is None
         if norms[0] is not None:
             self.ema.update(batch.step + 1 - self.skipped[next(iter(self.engines))])
-        self.exposure.saw(batch.step, batch.replaced if self.mesh.leads else ())
+        self.exposure.saw(batch.step, *((batch.replaced, batch.shown) if self.mesh.leads else ((), ())))
         for r in batch.replaced:
             log.warning("step %d: clip %s replaced by %s: %s", r.step, r.planned, r.used, r.reason)
         self.look_after(batch.step, None in norms)
@@ -215,8 +214,6 @@ class Run:
         """The task's measures on held-out clips before step `step`, with the weights as they are and with their average, and pictures
         of what the latter make."""
         self.held_out = self.held_out.without(self.taken_down([*self.held_out.samples]))
-        if isinstance(self.task, TextToVideoTask):
-            self.task.held = self.held_out.beside()
         values = measure(self.engine, self.held_out, self.task)
         with self.engine.weights(self.ema.piece):
             averaged = measure(self.engine, self.held_out, self.task)

@@ -14,6 +14,7 @@ from training.data.index import Sample
 from training.errors import SampleError, TrainingError
 from training.parallel.engine import Engine
 from training.tasks.task import Heard, Task
+from training.tasks.text_to_video import TextToVideoTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +28,11 @@ class Turn:
     """What else is given of the clip, by the names of `Batch.beside`, without B."""
 
     def given(self, device: torch.device, dtype: torch.dtype) -> Tensor | Heard:
-        """What a task is shown, as a batch of one."""
-        pixels = self.pixels[None].to(device, dtype)
+        """What a task is shown, as a batch of one. Pictures that go with sound stay float32, as they do in training: a frozen network looks
+        at them, and no model."""
+        pixels = self.pixels[None].to(device)
         if "sound" not in self.beside:
-            return pixels
+            return pixels.to(dtype)
         return Heard(self.beside["sound"][None].to(device, dtype), pixels, self.beside["seen"][None].to(device))
 
 
@@ -43,9 +45,10 @@ class HeldOut:
     gone: frozenset[int] = frozenset()
     """Numbers of clips that were taken down since: they are not looked at, and no mean counts them."""
 
-    def beside(self) -> dict[str, dict[str, Tensor]]:
-        """Of each clip of this rank's turns, what is given beside it, as a batch of one has it."""
-        return {self.samples[t.number].clip_id: {name: v[None] for name, v in t.beside.items()} for t in self.turns}
+    def beside(self, turn: Turn) -> dict[str, dict[str, Tensor]]:
+        """What is given beside the clip of one turn, as a batch of one has it, by the clip's id. Turns are told apart, as an emptied one has
+        its stand-in's number, and perhaps another shape."""
+        return {self.samples[turn.number].clip_id: {name: v[None] for name, v in turn.beside.items()}}
 
     def without(self, gone: frozenset[int]) -> "HeldOut":
         """The same number of forward passes of the same shapes, with nothing of the clips that are gone; None may be left."""
@@ -81,7 +84,7 @@ def load_held_out(dataset: Path, samples: list[Sample], config: DataConfig, rank
 def _beside(dataset: Path, sample: Sample, config: DataConfig) -> dict[str, Tensor]:
     shards = open_shards(dataset, config)
     alone = Partners([sample])  # a held-out clip is measured under its own person
-    found = read_beside(lambda s: shards.read(s, config.verify_sha256), sample, config, None, ("validate/v1", sample.clip_id), alone)
+    found, _ = read_beside(lambda s: shards.read(s, config.verify_sha256), sample, config, None, ("validate/v1", sample.clip_id), alone)
     return {name: torch.from_numpy(values) for name, values in found.items()}
 
 
@@ -96,6 +99,7 @@ def measure(engine: Engine, held_out: HeldOut, task: Task) -> dict[str, float | 
     videos and over sounds without pictures."""
     scores = torch.zeros(len(task.measures), len(held_out.samples), dtype=torch.float64)
     for turn in held_out.turns:
+        _tell(task, held_out, turn)
         with torch.no_grad():
             found = task.score(engine, held_out.samples[turn.number], turn.given(engine.device, torch.float32), engine.dtype)
         if turn.counted:
@@ -114,9 +118,16 @@ def show(engine: Engine, held_out: HeldOut, task: Task, count: int) -> list[Tens
     """What the model makes of the first `count` of this rank's turns, on the CPU; every rank makes as many."""
     made = []
     for turn in held_out.turns[:count]:
+        _tell(task, held_out, turn)
         with torch.no_grad():
             made.append(task.sample(engine, held_out.samples[turn.number], turn.given(engine.device, engine.dtype))[0].cpu())
     return made
+
+
+def _tell(task: Task, held_out: HeldOut, turn: Turn) -> None:
+    """The task knows what is beside the turn's pixels."""
+    if isinstance(task, TextToVideoTask):
+        task.held = held_out.beside(turn)
 
 
 def _mean(values: list[float]) -> float | None:

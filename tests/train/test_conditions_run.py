@@ -1,6 +1,8 @@
 """Editing and personalisation on two CPU processes: what is beside the pixels reaches the model, what is frozen stays."""
 
 import dataclasses
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from manifests.deny import deny
 from manifests.ids import clip_id, digest
 from manifests.records import Caption, Clip, Member, Shard
 from manifests.schema import to_table
@@ -16,10 +19,11 @@ from manifests.tables import ManifestStore
 from tests.train.conftest import encode_jpg, encode_mp4, moving_pattern
 from training.config import TrainConfig
 from training.data.batch import BatchLoader, DataConfig
-from training.data.index import load_samples, read_samples, write_samples
+from training.data.index import Sample, load_samples, read_samples, write_samples
 from training.data.plan import Plan
 from training.edits import TASKS, EditConfig
 from training.errors import TrainingError
+from training.exposure import Exposure
 from training.flow import SamplerConfig
 from training.identity import PersonalConfig
 from training.launch import train
@@ -153,8 +157,9 @@ def test_what_is_beside_a_clip_is_in_its_batch(conditioned: Path, tmp_path: Path
                 assert (float(batch.beside["reference"][i].float().mean()) > 250) == has_face[clip]
             else:
                 assert not source.any() and batch.beside["mask"].shape == (4, 1, 16, 16)
-    turns = load_held_out(conditioned, plan.held_out, data, 0, 1).beside()
-    assert all(set(b) >= {"reference", "source", "has_source"} and b["reference"].shape == (1, 3, 16, 16) for b in turns.values())
+    held = load_held_out(conditioned, plan.held_out, data, 0, 1)
+    turns = [given for turn in held.turns for given in held.beside(turn).values()]
+    assert all(set(b) >= {"reference", "source", "has_source"} and b["reference"].shape == (1, 3, 16, 16) for b in turns)
 
 
 def test_a_partner_is_another_clip_of_the_person(conditioned: Path) -> None:
@@ -172,6 +177,60 @@ def test_a_partner_is_another_clip_of_the_person(conditioned: Path) -> None:
             batch = loader.batch(step)
             for i, clip in enumerate(batch.clip_ids) if batch.kind == "video" else ():
                 assert (float(batch.beside["reference"][i].float().mean()) > 250) == expected[clip]
+
+
+def test_a_partner_that_is_shown_is_recorded_and_can_be_taken_down(conditioned: Path, tmp_path: Path) -> None:
+    """A batch says whose picture stands beside each clip, in its parts too; the record of the run names that clip at its first step, once,
+    also after a resumption; from its takedown on it is in no batch, be it made before."""
+    root = shutil.copytree(conditioned, tmp_path / "dataset")
+    samples = load_samples(root, 0)
+    data = dataclasses.replace(RUN.data, edits=False, reference_px=16, cross_share=1.0, image_batches=0, prefetch_batches=4)
+    plan = Plan(dataclasses.replace(RUN, data=data).plan_settings(0), samples)
+    partner = next(s for s in plan.samples if s.kind == "video" and s.other("face.jpg"))
+    pairs = {s.clip_id: [partner.clip_id] for s in plan.samples if s is not partner}
+    loader = BatchLoader(root, plan, data, 0, 1, pairs=pairs)
+    running = loader.batches(0, 4)
+    batch = next(running)
+    assert any(batch.shown) and batch.shown == tuple("" if c == partner.clip_id else partner.clip_id for c in batch.clip_ids)
+    assert batch.part(slice(1, 3)).shown == batch.shown[1:3]
+    exposure = Exposure(plan)
+    exposure.saw(0, (), batch.shown)
+    record = exposure.record(1, exposure.exceptions)
+    later = Exposure(plan, record)
+    later.saw(1, (), batch.shown)
+    assert later.record(2, later.exceptions)["exceptions"] == [{"step": 0, "shown": partner.clip_id}]
+    time.sleep(0.3)  # the other batches are made
+    deny(root, [partner.clip_id], 1)
+    for batch in running:
+        assert partner.clip_id not in (*batch.shown, *batch.clip_ids)
+
+
+def test_latents_with_a_broken_picture_beside_them_are_replaced(conditioned: Path, tmp_path: Path) -> None:
+    """Where latents were made beforehand and the face beside them is damaged, the batch is made of pixels and the clip is replaced."""
+    samples = load_samples(conditioned, 0)
+    data = dataclasses.replace(RUN.data, edits=False, reference_px=16, image_batches=0)
+
+    def broken(sample: Sample) -> Sample:
+        return dataclasses.replace(sample, beside=tuple(dataclasses.replace(b, sha256=b"\1" * 32) for b in sample.beside))
+
+    class Kept:
+        """Latents of every clip."""
+
+        def has(self, sample: Sample, config: DataConfig) -> bool:
+            """Always."""
+            return True
+
+        def read(self, sample: Sample, config: DataConfig) -> torch.Tensor:
+            """The latent (4, 2, 4, 4)."""
+            return torch.ones(4, 2, 4, 4)
+
+    plan = Plan(dataclasses.replace(RUN, data=data).plan_settings(0), samples)
+    whole = BatchLoader(conditioned, plan, data, 0, 1, Kept()).batch(0)
+    assert whole.encoded and not whole.replaced and whole.shown == ("",) * 4
+    victim = next(s.clip_id for c in whole.clip_ids for s in plan.samples if s.clip_id == c and s.beside)
+    plan = Plan(plan.settings, [broken(s) if s.clip_id == victim else s for s in samples])
+    batch = BatchLoader(conditioned, plan, data, 0, 1, Kept()).batch(0)
+    assert not batch.encoded and [r.planned for r in batch.replaced] == [victim] and "SHA-256" in batch.replaced[0].reason
 
 
 def test_an_editor_trains_and_is_shown(conditioned: Path, tae: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from training.models.vision import PersonalTransformer, Tower, TowerConfig
 from training.tasks.flow_config import FlowConfig
 from training.tasks.personal import PersonalTask
 from training.tasks.text_to_video import TextToVideoTask
+from training.validate import HeldOut, Turn, measure
 
 CLIPS = ("a", "b", "c", "d")
 PROMPTS = dict.fromkeys(CLIPS, "somebody walks by")
@@ -192,6 +193,8 @@ def test_public_weights_give_open_clips_own_states(tmp_path: Path) -> None:
     assert torch.allclose(own[:, 1:], tokens, atol=1e-4)
     with pytest.raises(TrainingError, match=r"expected a tower of \{'width': 48\}, found \{'width': 32\}"):
         vision.load_tower(tmp_path, dataclasses.replace(TOWER, width=48))
+    with pytest.raises(TrainingError, match=r"expected a tower of \{'heads': 8\}, found \{'heads': 4\}"):
+        vision.load_tower(tmp_path, dataclasses.replace(TOWER, heads=8))
     with pytest.raises(TrainingError, match="expected the description of the vision tower"):
         vision.load_tower(tmp_path / "nowhere", TOWER)
     grown = vision.load_tower(tmp_path, dataclasses.replace(TOWER, image_px=32))["positions"]
@@ -221,6 +224,42 @@ def test_sizes_and_work_by_formula() -> None:
     shape = (2, 3, 9, 32, 32)
     frozen, trained = (task(with_personal(train_tower=t)).flops(shape) for t in (False, True))
     assert trained - frozen == 2 * vision.tower_forward(TOWER, 2)
+
+
+class _Scored(PersonalTask):
+    """A stage whose measure is the brightness of the picture it is given."""
+
+    def __init__(self) -> None:
+        super().__init__("personal_test", CONFIG, 0, codec(), PROMPTS, TextCache(load_encoders(CONFIG.text)))
+        self.measures = ("loss{}",)
+
+    def score(self, model: object, sample: Sample, pixels: Tensor, dtype: torch.dtype) -> Tensor:
+        """The mean of the picture beside the clip."""
+        return self.beside(None, [sample.clip_id])["reference"].double().mean()[None]
+
+
+class _Alone:
+    """What measuring asks of an engine, on one process."""
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def sum_over_ranks(self, values: Tensor) -> Tensor:
+        """There are no others."""
+        return values
+
+
+def test_a_takedown_leaves_the_others_their_pictures() -> None:
+    """Of three held-out clips with pictures of 1, 2 and 3 the last is taken down: the others are measured under 1 and 2 as before, and its
+    turn under nothing."""
+    empty = {"clip_no": 0, "set_name": "s", "bucket": "b", "shard_path": "p", "offset": 0, "size_bytes": 0, "sha256": b"", "group": "g"}
+    samples = tuple(Sample(clip_id=c, kind="video", width=32, height=32, n_frames=9, fps_num=24, fps_den=1, **empty) for c in "abc")
+    x = pixels()
+    turns = tuple(Turn(i, x[i], True, {"reference": torch.full((3, 16, 16), i + 1, dtype=torch.uint8)}) for i in range(3))
+    held = HeldOut(samples, turns)
+    assert measure(_Alone(), held, _Scored())["loss"] == 2.0
+    left = held.without(frozenset({2}))
+    assert measure(_Alone(), left, _Scored())["loss"] == 1.5
+    assert [float(left.beside(t)[c]["reference"].float().mean()) for t, c in zip(left.turns, "aba", strict=True)] == [1.0, 2.0, 0.0]
 
 
 def test_what_is_missing_is_named() -> None:

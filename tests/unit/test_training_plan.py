@@ -315,6 +315,8 @@ def test_exposure_names_the_first_step_of_each_clip() -> None:
     planned, used = plan.clip_ids(0)[1], plan.held_out[0].clip_id
     swapped = exposed_clips(plan.json, samples(20, 9, 8), 1, [{"step": 0, "place": 1, "planned": planned, "used": used}])
     assert used in swapped and planned not in swapped
+    beside = exposed_clips(plan.json, samples(20, 9, 8), 5, [{"step": 4, "shown": used}, {"step": 5, "shown": "later"}])
+    assert beside == seen | {used: 4}, "a clip shown beside another was seen, from that step on"
 
 
 def test_reserve_is_of_the_same_bucket_and_keyed() -> None:

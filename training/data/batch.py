@@ -148,12 +148,14 @@ class Batch:
     beside: "Mapping[str, torch.Tensor]" = field(default_factory=dict)
     """What else is given of each sample, uint8 with B in front, by the names of training/data/beside.py; `sound` of training/data/sound.py
     is float32."""
+    shown: tuple[str, ...] = ()
+    """Of each sample, the other clip whose picture is its reference, empty where it is its own; nothing in a stage without references."""
 
     def part(self, samples: slice) -> "Batch":
         """Some of the samples."""
         cut = {name: values[samples] for name, values in self.beside.items()}
         ids, epochs = self.clip_ids[samples], self.epochs[samples]
-        return replace(self, pixels=self.pixels[samples], clip_ids=ids, epochs=epochs, beside=cut)
+        return replace(self, pixels=self.pixels[samples], clip_ids=ids, epochs=epochs, beside=cut, shown=self.shown[samples])
 
     def unit(self, device: "torch.device | str" = "cpu", dtype: "torch.dtype | None" = None) -> "torch.Tensor":
         """The pixels in [-1, 1], or the latents as they are, on the device: made there, so that a quarter of the bytes travel."""
@@ -200,11 +202,12 @@ class _Share:
 
 @dataclass(frozen=True, slots=True)
 class _Filled:
-    """Whose pixels are in a place, who was planned there, and what is beside them."""
+    """Whose pixels are in a place, who was planned there, what is beside them, and which other clip that shows."""
 
     clip_id: str
     swap: Replaced | None
     beside: Arrays
+    shown: str
 
 
 class _Buffers:
@@ -264,18 +267,19 @@ class BatchLoader:
                 made = ahead.popleft()()
                 # It was made a few steps ago: what was taken down since then is not trained on.
                 denied = self._denied.clips()
-                yield self.batch(step) if any(c in denied for c in made.clip_ids) else made
+                yield self.batch(step) if any(c in denied for c in (*made.clip_ids, *made.shown)) else made
 
     def batch(self, step: int) -> Batch:
         """The rank's batch of one step; TrainingError when too many samples in a row are broken."""
         share = self._share(step)
         if (latents := self._encoded(share)) is not None:
-            samples = self._samples(share)
-            clip_ids = tuple(s.clip_id for s in samples)
-            beside = _stacked([self._beside(s, epoch) for s, epoch in zip(samples, share.epochs, strict=True)])
-            return Batch(step=step, kind=share.kind, pixels=latents, clip_ids=clip_ids, epochs=share.epochs, encoded=True, beside=beside)
+            # what is beside a clip may be broken or taken down where its latents are not: then a reserve stands in, as ever
+            with contextlib.suppress(SampleError):
+                samples = self._samples(share)
+                filled = [_Filled(s.clip_id, None, *self._beside(s, epoch)) for s, epoch in zip(samples, share.epochs, strict=True)]
+                return replace(_joined(share, latents, filled), encoded=True)
         pixels = self._room(share)
-        return _joined(share, pixels, [self._fill(share, i, pixels) for i in range(len(share.places))])
+        return _joined(share, _tensor(pixels), [self._fill(share, i, pixels) for i in range(len(share.places))])
 
     def _begin(self, step: int, pool: ThreadPoolExecutor, fetchers: ThreadPoolExecutor) -> Callable[[], Batch]:
         """The step's batch is being made, each sample by a thread that is free; gives what to call for it."""
@@ -285,7 +289,7 @@ class BatchLoader:
         fetched = fetchers.submit(self._fetch, share) if self._shards.remote else None
         pixels = self._room(share)
         filled = [pool.submit(self._fill, share, i, pixels, fetched) for i in range(len(share.places))]
-        return lambda: _joined(share, pixels, [f.result() for f in filled])
+        return lambda: _joined(share, _tensor(pixels), [f.result() for f in filled])
 
     def _share(self, step: int) -> "_Share":
         planned = self._plan.batch(step)
@@ -338,7 +342,7 @@ class BatchLoader:
         for attempt in range(MAX_DENIED):
             used = planned if attempt == 0 else self._plan.samples[self._plan.reserve(place, attempt).position]
             try:
-                pixels, beside = self._pixels(used, place.epoch), self._beside(used, place.epoch)
+                pixels, (beside, shown) = self._pixels(used, place.epoch), self._beside(used, place.epoch)
             except SampleError as error:
                 reason = reason or str(error)
                 broken += not isinstance(error, DeniedError | SilentError)
@@ -346,7 +350,7 @@ class BatchLoader:
                     raise TrainingError(f"step {step}: clip {planned.clip_id} and {broken - 1} reserves are broken: {reason}") from error
                 continue
             swap = Replaced(step=step, place=place_no, planned=planned.clip_id, used=used.clip_id, reason=reason) if attempt else None
-            return pixels, _Filled(used.clip_id, swap, beside)
+            return pixels, _Filled(used.clip_id, swap, beside, shown)
         raise TrainingError(
             f"step {step}: clip {planned.clip_id}: expected a clip of its bucket that may be used among {MAX_DENIED} draws, found none; "
             "curate the dataset again and begin a new run on its newest version"
@@ -355,7 +359,7 @@ class BatchLoader:
     def _pixels(self, sample: Sample, epoch: int) -> list[Pixels]:
         return decode_sample(self._read(sample), sample, self._config, self._key(sample, epoch) if self._config.augment else None)
 
-    def _beside(self, sample: Sample, epoch: int) -> Arrays:
+    def _beside(self, sample: Sample, epoch: int) -> tuple[Arrays, str]:
         key = self._key(sample, epoch)
         return read_beside(self._read, sample, self._config, key if self._config.augment else None, key, self._partners)
 
@@ -373,18 +377,20 @@ def read_beside(
     crop: tuple[object, ...] | None,
     key: tuple[object, ...],
     partners: Partners,
-) -> Arrays:
-    """What the configuration wants beside the sample's pixels, whose window and crop are drawn by the key `crop`, or are the first."""
+) -> tuple[Arrays, str]:
+    """What the configuration wants beside the sample's pixels, whose window and crop are drawn by the key `crop`, or are the first; and the
+    id of the other clip that is shown there, empty without one."""
     if config.sound_frames:
-        return load_sound(read(sample), sample, config.sound_frames, crop)
+        return load_sound(read(sample), sample, config.sound_frames, crop), ""
     made: Arrays = {}
+    shown = ""
     if config.reference_px:
         share = config.cross_share
-        made["reference"] = load_reference(read, sample, partners, config.reference_px, share, (*key, "reference"))
+        made["reference"], shown = load_reference(read, sample, partners, config.reference_px, share, (*key, "reference"))
     if config.edits:
         shape = shape_of(sample, config.shapes, config.size_px, config.n_frames)
         made |= load_edit(read, lambda data, other: decode_sample(data, other, config, crop), sample, shape)
-    return made
+    return made, shown
 
 
 def load_pixels(
@@ -456,15 +462,16 @@ def _tensor(pixels_BTHWC: Floats | Pixels) -> "torch.Tensor":
     return torch.from_numpy(pixels_BTHWC).permute(0, 4, 1, 2, 3)
 
 
-def _joined(share: "_Share", pixels_BTHWC: Pixels, filled: "list[_Filled]") -> Batch:
+def _joined(share: "_Share", pixels: "torch.Tensor", filled: "list[_Filled]") -> Batch:
     return Batch(
         step=share.step,
         kind=share.kind,
-        pixels=_tensor(pixels_BTHWC),
+        pixels=pixels,
         clip_ids=tuple(f.clip_id for f in filled),
         epochs=share.epochs,
         replaced=tuple(f.swap for f in filled if f.swap),
         beside=_stacked([f.beside for f in filled]),
+        shown=tuple(f.shown for f in filled) if "reference" in filled[0].beside else (),
     )
 
 

@@ -42,16 +42,19 @@ class Partners:
         return [self._samples[c] for c in sorted(known) if c != sample.clip_id and c in self._samples]
 
 
-def load_reference(read: Read, sample: Sample, partners: Partners, side_px: int, cross_share: float, key: Key) -> NDArray[np.uint8]:
-    """The picture of the clip's person, (3, R, R). A partner that cannot be read leaves the clip with its own."""
+def load_reference(
+    read: Read, sample: Sample, partners: Partners, side_px: int, cross_share: float, key: Key
+) -> tuple[NDArray[np.uint8], str]:
+    """The picture of the clip's person, (3, R, R), and the id of the other clip that it is of, empty where it is the clip's own. A partner
+    that cannot be read leaves the clip with its own."""
     others = partners.of(sample) if cross_share and keyed.stream(*key, "cross").random() < cross_share else []
     if others:
         other = others[keyed.integer(0, len(others), *key, "partner")]
         try:
-            return _picture(read, other, side_px, (*key, "partner", other.clip_id))
+            return _picture(read, other, side_px, (*key, "partner", other.clip_id)), other.clip_id
         except SampleError:  # broken or taken down since
             pass
-    return _picture(read, sample, side_px, key)
+    return _picture(read, sample, side_px, key), ""
 
 
 def load_edit(read: Read, decode: Decode, sample: Sample, shape: Shape) -> Arrays:

@@ -210,14 +210,18 @@ def replay(plan_json: str, samples: Iterable[Sample]) -> Plan:
 def exposed_clips(plan_json: str, samples: Iterable[Sample], end_step: int, exceptions: Iterable[dict[str, Any]] = ()) -> dict[str, int]:
     """Clip id -> first step below `end_step` whose gradient it entered.
 
-    `exceptions` are those of the checkpoint's exposure record: at each, the planned clip was not seen and another was.
+    `exceptions` are those of the checkpoint's exposure record: at each, the planned clip was not seen and another was, or a further clip was
+    shown beside a planned one.
     """
-    plan = replay(plan_json, samples)
-    swapped = {(e["step"], e["place"]): e["used"] for e in exceptions}
+    plan, exceptions = replay(plan_json, samples), list(exceptions)
+    swapped = {(e["step"], e["place"]): e["used"] for e in exceptions if "used" in e}
     first: dict[str, int] = {}
     for step in range(end_step):
         for place, clip in enumerate(plan.clip_ids(step)):
             first.setdefault(swapped.get((step, place), clip), step)
+    for e in exceptions:
+        if "shown" in e and e["step"] < end_step:
+            first[e["shown"]] = min(e["step"], first.get(e["shown"], e["step"]))
     return first
 
 

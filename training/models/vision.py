@@ -181,6 +181,8 @@ def load_tower(folder: Path, config: TowerConfig) -> dict[str, Tensor]:
         raise TrainingError(f"{folder}/open_clip_config.json: expected vision_cfg, found {found}")
     sizes = {"width": found.get("width"), "layers": found.get("layers"), "patch_px": found.get("patch_size")}
     sizes["quick_gelu"] = bool(described.get("quick_gelu"))
+    if isinstance(sizes["width"], int):  # no weight's shape tells the heads: another number of them would be read without a word
+        sizes["heads"] = sizes["width"] // int(found.get("head_width", 64))  # open_clip's default
     if wrong := {name: value for name, value in sizes.items() if getattr(config, name) != value}:
         raise TrainingError(f"{folder}: expected a tower of { ({n: getattr(config, n) for n in wrong}) }, found {wrong}")
     (path,) = weight_files(folder, "open_clip_model")[:1]
