@@ -2,13 +2,14 @@
 
 Up to one and a half of the window that was trained on (30 s: 45 s) the whole is made at once. What is longer is made in one of two ways
 (Movie Gen Audio, extension): `windows` moves all windows together and averages what they say where they overlap, with a triangle as
-weight; `segments` goes on from the end of what is there, which the model is given as sound. Windows are four thirds of the trained one and
-share a quarter: 40 s and 10 s (the paper gives neither).
+weight; `segments` goes on from the end of what is there, which the model is given as sound. Windows are at most four thirds of the trained
+one and share a quarter: 40 s and 10 s of 30 s (the paper gives neither). Segments are all about as long, so that each makes three quarters.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from training.errors import TrainingError
 from training.latents import LatentScale, read_export
 from training.models.sound import SoundConfig, SoundTransformer
 from training.models.text import TextConfig, load_encoders
-from training.models.watching import WatchConfig, Watcher, at_frames, load_watcher
+from training.models.watching import WatchConfig, Watcher, load_watcher
 from training.sound_latents import SoundCodec, load_codec
 from training.tasks.sound import Asked, guided_velocity, sound_prompt
 from training.windows import Axis, covering, triangle
@@ -107,8 +108,11 @@ def load_sound_maker(codec: Path, audio: Path, device: torch.device | str = "cpu
 
 def watch(maker: SoundMaker, frames_3THW: Tensor, fps: float) -> Tensor:
     """Features (T', V) at 25 a second of a film's frames in [-1, 1] at `fps`, as the model was shown films: at its own number of pictures a
-    second, each the nearest that is not later, the square in their middle."""
+    second, each the nearest that is not later, the square in their middle. Zeros where it was shown none."""
     seconds = frames_3THW.shape[1] / fps
+    length = math.floor(seconds * SOUND_FRAMES_PER_S + 1e-6)
+    if not maker.shown_frames:
+        return torch.zeros(length, maker.watcher.width, device=maker.device)
     count = max(1, math.floor(seconds * maker.shown_fps + 1e-6))
     places = [min(frames_3THW.shape[1] - 1, math.floor(k / maker.shown_fps * fps + 1e-6)) for k in range(count)]
     shown = frames_3THW[:, places].to(maker.device)
@@ -118,7 +122,8 @@ def watch(maker: SoundMaker, frames_3THW: Tensor, fps: float) -> Tensor:
     small = F.interpolate(square, size=(maker.size_px, maker.size_px), mode="area").transpose(0, 1)
     with torch.no_grad():
         features = maker.watcher.watch(small[None])
-    return at_frames(features, math.floor(seconds * SOUND_FRAMES_PER_S + 1e-6))[0]
+    # a film is no whole number of pictures long: the pictures are not stretched over it, or they would lag behind
+    return features[0, [min(count - 1, math.floor(i / SOUND_FRAMES_PER_S * maker.shown_fps + 1e-6)) for i in range(length)]]
 
 
 def generate_sound(
@@ -155,7 +160,7 @@ def continue_sound(
     maker: SoundMaker, sound_N: Tensor, given_N: Tensor, features_TV: Tensor | None, text: str, seed: int
 ) -> NDArray[np.float32]:
     """Samples (N,) in which what `given_N` (booleans) marks is kept, by whole latent frames, and the rest is made to fit: continuation where
-    the beginning is given, infilling where both ends are. N is a multiple of the codec's hop and at most `single_frames` of them."""
+    the beginning is given, infilling where both ends are. N is a multiple of the codec's hop and at most `single_frames` of them. Features that end before the sound leave the rest to the sentence."""
     hop = maker.codec.codec.config.hop
     context = maker.codec.encode(sound_N[None].to(maker.device))
     given = given_N.view(1, -1, hop).all(2).to(maker.device, torch.float32)
@@ -164,7 +169,8 @@ def continue_sound(
         raise ValueError(f"continue_sound: expected at most {maker.single_frames} latent frames, found {length}")
     video = torch.zeros(1, length, maker.watcher.width, device=maker.device)
     if features_TV is not None:
-        video[0] = features_TV[:length].to(maker.device)
+        n = min(length, len(features_TV))
+        video[0, :n] = features_TV[:n].to(maker.device)
     asked = Asked([sound_prompt(text, maker.quality or None)], video, context, given)
     x_0 = keyed.normal(tuple(context.shape), "sound/v1", seed).to(maker.device)
     made = _solved(maker, asked, x_0, maker.sampler)
@@ -190,14 +196,25 @@ def _in_windows(maker: SoundMaker, asked: Asked, x_0: Tensor, sampler: flow.Samp
 
 def _in_segments(maker: SoundMaker, asked: Asked, x_0: Tensor, sampler: flow.SamplerConfig) -> Tensor:
     """Latents (1, C, T), one window after the other, each given the end of the one before."""
-    length, (size, overlap) = x_0.shape[2], maker.window
-    done = _solved(maker, asked.part(0, size), x_0[:, :, :size], sampler)
-    while done.shape[2] < length:
-        start = done.shape[2] - overlap
-        end = min(length, start + size)
-        part = asked.part(start, end)
+    done = x_0[:, :, :0]
+    for start, end in plan_segments(x_0.shape[2], *maker.window):
+        part, n = asked.part(start, end), done.shape[2] - start
         context, given = torch.zeros_like(part.context), torch.zeros_like(part.given)
-        context[:, :, :overlap], given[:, :overlap] = done[:, :, start:], 1.0
+        context[:, :, :n], given[:, :n] = done[:, :, start:], 1.0
         made = _solved(maker, part._replace(context=context, given=given), x_0[:, :, start:end], sampler)
-        done = torch.cat([done, made[:, :, overlap:]], 2)
+        done = torch.cat([done, made[:, :, n:]], 2)
     return done
+
+
+def plan_segments(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
+    """Segments [start, end) of frames 0 to `length`, each at most `size` long and begun before the end of the one before; as few as there
+    can be. All are about as long and share overlap / size of it: a last one that made a few frames and was given all others would be
+    asked for what no model is trained on, which is given a quarter of its window at most."""
+    if length <= size:
+        return [(0, length)]
+    fresh = size - overlap
+    more = -(-(length - size) // fresh)
+    first = -(-length * size // (size + more * fresh))
+    shared = max(1, first * overlap // size)
+    ends = [first + (length - first) * k // more for k in range(more + 1)]
+    return [(0, first), *((end - shared, after) for end, after in pairwise(ends))]

@@ -21,35 +21,36 @@ TILE_FRAMES, MARGIN_FRAMES = 250, 16
 
 
 class SoundCodec:
-    """Encode and decode with frozen weights on any device; it is not trained, so it is no part of the engine."""
+    """Encode and decode with frozen weights on any device, in float32 whatever the engine computes in: rounded once, they would stay so,
+    and what is encoded would depend on what was before. It is not trained, so it is no part of the engine."""
 
     def __init__(self, codec: Codec, scale: LatentScale, sha256: str = "", memory_bytes: int = 0) -> None:
         """With `memory_bytes`, latents are kept by the content of their samples: worth it where the same windows come back."""
-        self.codec, self.scale, self.sha256 = codec.eval().requires_grad_(False), scale, sha256
+        self.codec, self.scale, self.sha256 = codec.float().eval().requires_grad_(False), scale, sha256
         self._room, self._known = memory_bytes, dict[bytes, Tensor]()
 
     def encode(self, sound_BN: Tensor) -> Tensor:
         """Latents (B, C, N / hop) of samples in [-1, 1], float32, normalised; each sound alone, so that company changes no last bit."""
-        mean = torch.cat([self._remembered(sound[None]) for sound in sound_BN])
+        mean = torch.cat([self._remembered(sound[None]) for sound in sound_BN.float()])
         return (mean - self._column(self.scale.mean, mean)) / self._column(self.scale.std, mean)
 
     def decode(self, latents_BCT: Tensor) -> Tensor:
         """Samples (B, T hop) in (-1, 1) of normalised latents, float32."""
-        self._follow(latents_BCT)
-        z, hop = latents_BCT * self._column(self.scale.std, latents_BCT) + self._column(self.scale.mean, latents_BCT), self.codec.config.hop
+        self.codec.to(latents_BCT.device)
+        latents, hop = latents_BCT.float(), self.codec.config.hop
+        z = latents * self._column(self.scale.std, latents) + self._column(self.scale.mean, latents)
         parts = []
         for start in range(0, z.shape[2], TILE_FRAMES):
             low, end = max(0, start - MARGIN_FRAMES), min(z.shape[2], start + TILE_FRAMES)
             with torch.no_grad():
                 made = self.codec.decode(z[:, :, low : min(z.shape[2], end + MARGIN_FRAMES)])
-            parts.append(made[:, (start - low) * hop : (end - low) * hop].float())
+            parts.append(made[:, (start - low) * hop : (end - low) * hop])
         return torch.cat(parts, 1)
 
     def _remembered(self, sound_1N: Tensor) -> Tensor:
         if not self._room:
             return self._mean(sound_1N)
-        content = sound_1N.float().cpu().contiguous().numpy().tobytes()
-        key = hashlib.sha256(content).digest() + str(sound_1N.dtype).encode()
+        key = hashlib.sha256(sound_1N.cpu().contiguous().numpy().tobytes()).digest()
         if (known := self._known.get(key)) is not None:
             return known.to(sound_1N.device)
         mean = self._mean(sound_1N)
@@ -58,14 +59,9 @@ class SoundCodec:
         return mean
 
     def _mean(self, sound_1N: Tensor) -> Tensor:
-        self._follow(sound_1N)
+        self.codec.to(sound_1N.device)
         with torch.no_grad():
-            return self.codec.encode(sound_1N).mean.float()
-
-    def _follow(self, like: Tensor) -> None:
-        parameter = next(self.codec.parameters())
-        if (parameter.device, parameter.dtype) != (like.device, like.dtype):
-            self.codec.to(like.device, like.dtype)
+            return self.codec.encode(sound_1N).mean
 
     @staticmethod
     def _column(values: tuple[float, ...], like: Tensor) -> Tensor:

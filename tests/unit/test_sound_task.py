@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,9 +22,9 @@ from training.models.codec import initialise as initialise_codec
 from training.models.sound import SoundConfig, SoundTransformer, initialise, rotations
 from training.models.text import ByteText, TextConfig
 from training.models.watching import PlainWatcher, WatchConfig, at_frames, load_watcher
-from training.sound_generation import SoundMaker, continue_sound, generate_sound, watch
+from training.sound_generation import SoundMaker, continue_sound, generate_sound, plan_segments, watch
 from training.sound_latents import SoundCodec
-from training.tasks.sound import SoundTask, guided_velocity, sound_prompt
+from training.tasks.sound import Asked, SoundTask, guided_velocity, sound_prompt
 from training.tasks.sound_config import SoundStage
 from training.tasks.task import Heard
 
@@ -44,11 +46,11 @@ def codec() -> SoundCodec:
     return SoundCodec(network, LatentScale(mean=(0.0,) * 4, std=(0.05,) * 4), memory_bytes=1 << 20)
 
 
-def task(stage: SoundStage = STAGE, **changes: object) -> SoundTask:
+def task(stage: SoundStage = STAGE, kind: type[SoundTask] = SoundTask, **changes: object) -> SoundTask:
     """The task of a stage, with prompts for eight clips."""
     prompts = {f"clip {i}": f"sound number {i}" for i in range(8)}
     given = {"codec": codec(), "watcher": PlainWatcher(2), "prompts": prompts, "texts": TextCache([ByteText(16, 12)])} | changes
-    return SoundTask("audio", stage, 5, FRAMES, **given)  # type: ignore[arg-type]
+    return kind("audio", stage, 5, FRAMES, **given)  # type: ignore[arg-type]
 
 
 def moving(n: int) -> tuple[Tensor, Tensor]:
@@ -303,6 +305,75 @@ def test_sound_of_any_length(extension) -> None:
     assert float(changed[:24].max()) < 1e-5 < 1e-4 < float(changed[84:].max())
 
 
+def test_the_codec_is_the_same_whatever_it_was_given() -> None:
+    """Encoding and decoding bfloat16 leave the frozen weights bit for bit: what is encoded does not depend on what was before."""
+    network = Codec(CODEC)
+    initialise_codec(network, 0)
+    plain = SoundCodec(network, LatentScale(mean=(0.0,) * 4, std=(0.05,) * 4))
+    weights = {name: value.clone() for name, value in network.state_dict().items()}
+    sound, _ = moving(1)
+    first = plain.encode(sound)
+    rounded = plain.encode(sound.bfloat16())
+    plain.decode(first.bfloat16())
+    assert first.dtype == rounded.dtype == torch.float32
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+    assert torch.equal(plain.encode(sound), first) and torch.equal(rounded, plain.encode(sound.bfloat16().float()))
+
+
+def test_targets_do_not_know_the_engine_s_precision() -> None:
+    """Under bfloat16 the latents, the pictures' features and so what is asked are those of float32, to the bit."""
+    found = []
+
+    class Recording(SoundTask):
+        def asked(self, *given: Any) -> tuple[Tensor, Asked]:
+            found.append(super().asked(*given))
+            return found[-1]
+
+    sound, frames = moving(2)
+    frames = frames * 0.3  # which bfloat16 rounds
+    made, model = task(kind=Recording), SoundTransformer(MODEL)
+    initialise(model, 1)
+    for dtype in (torch.float32, torch.bfloat16):
+        made.loss("sound", {"sound": model.to(dtype)}, batch_of(sound, frames), frames.to(dtype))
+    (x_1, wide), (rounded, narrow) = found
+    assert torch.equal(x_1, rounded) and torch.equal(wide.video, narrow.video) and torch.equal(wide.given, narrow.given)
+
+
+@pytest.mark.parametrize("shown_fps", [12.5, 16.0])
+def test_a_film_is_watched_in_step(shown_fps: float) -> None:
+    """Over 10.05 s, which is no whole number of pictures, each latent frame has the last picture shown when it begins, and the last ones
+    the last picture; a maker that was shown none gives zeros."""
+    frames = 250
+    made = dataclasses.replace(maker(), trained_frames=frames, shown_frames=round(frames * shown_fps / 25))
+    film = torch.linspace(-1, 1, 201)[None, :, None, None].expand(3, 201, 8, 8)  # 20 a second
+    seen = watch(made, film, 20.0)
+    assert seen.shape == (251, 8)
+    count = math.floor(10.05 * shown_fps)
+    for i in range(251):
+        k = min(count - 1, math.floor(i / 25 * shown_fps + 1e-6))
+        assert float(seen[i, 0]) == pytest.approx(-1 + 2 * math.floor(k / shown_fps * 20 + 1e-6) / 200, abs=1e-5), i
+    blind = watch(dataclasses.replace(made, shown_frames=0), film, 20.0)
+    assert blind.shape == (251, 8) and not blind.any()
+
+
+@pytest.mark.parametrize("length", [1010, 1251, 1760])
+def test_segments_make_most_of_themselves(length: int) -> None:
+    """Segments of at most 40 s follow on one another without a gap to the end, and none is given much more than a quarter of itself."""
+    plan = plan_segments(length, 1000, 250)
+    assert plan[0][0] == 0 and plan[-1][1] == length and max(end - start for start, end in plan) <= 1000
+    for (_, done), (start, end) in pairwise(plan):
+        assert start < done < end and (done - start) / (end - start) <= 0.255
+
+
+def test_segments_of_any_length_fit() -> None:
+    """For every length and small windows, each segment goes on from the one before and is no longer than the window."""
+    for size, overlap in ((2, 1), (26, 6), (333, 83)):
+        for length in range(1, 800):
+            plan = plan_segments(length, size, overlap)
+            assert plan[0][0] == 0 and plan[-1][1] == length and all(0 < end - start <= size for start, end in plan)
+            assert all(0 <= start < done < end for (_, done), (start, end) in pairwise(plan))
+
+
 def test_given_sound_is_kept() -> None:
     """Continuing and filling in leave what is given sample for sample, and make the rest."""
     made = maker()
@@ -311,7 +382,9 @@ def test_given_sound_is_kept() -> None:
     given[: 5 * 1920] = given[-4 * 1920 :] = True
     with torch.no_grad():
         full = torch.from_numpy(continue_sound(made, sound, given, None, "a hum", seed=0))
-    assert torch.equal(full[given], sound[given]) and not torch.allclose(full[~given], sound[~given], atol=1e-3)
+    assert torch.equal(full[given], sound[given])
+    assert continue_sound(made, sound, given, torch.ones(7, 8), "", seed=0).shape == sound.shape, "pictures that end before the sound"
+    assert not torch.allclose(full[~given], sound[~given], atol=1e-3)
     with pytest.raises(ValueError, match="expected at most 30 latent frames, found 40"):
         continue_sound(made, sound.repeat(2), given.repeat(2), None, "", seed=0)
 

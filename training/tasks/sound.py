@@ -92,9 +92,10 @@ class SoundTask:
 
     def loss(self, update: str, engines: Mapping[str, Any], batch: Batch, pixels: Tensor) -> SampleLoss:
         """Squared error of the velocity, the mean over the latent, at a time of each sample's own."""
-        sound, seen = batch.beside["sound"].to(pixels.device, pixels.dtype), batch.beside["seen"].to(pixels.device)
+        sound, seen = batch.beside["sound"].to(pixels.device), batch.beside["seen"].to(pixels.device)
+        shown = batch.unit(pixels.device)  # float32 like the sound: frozen networks read both, and held-out clips are read so too
         keys: list[Key] = [(self._seed, self.name, c, e) for c, e in zip(batch.clip_ids, batch.epochs, strict=True)]
-        x_1, asked = self.asked(Heard(sound, pixels, seen), batch.clip_ids, keys)
+        x_1, asked = self.asked(Heard(sound, shown, seen), batch.clip_ids, keys)
         times = [flow.logit_normal(self._config.time_mean, self._config.time_std, *key, "time") for key in keys]
         x_0 = torch.stack([keyed.normal(tuple(x_1.shape[1:]), *key, "noise") for key in keys]).to(x_1.device)
         t_B = torch.tensor(times, dtype=torch.float32, device=x_1.device)
