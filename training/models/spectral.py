@@ -43,7 +43,8 @@ def spectra(x_BN: Tensor, window: int, hop: int) -> Tensor:
 def mel_distance(x_BN: Tensor, target_BN: Tensor, windows: tuple[int, ...] = MEL_WINDOWS) -> Tensor:
     """Mean |difference| of the log10 of mel magnitudes, the mean over the scales, (B,): 0 where they sound alike, 1 is a factor of ten.
 
-    The windows that do not fit into the sound are left out.
+    The Descript codec's loss is the sum over its seven scales, and so seven times this. The windows that do not fit into the sound are left
+    out.
     """
     parts = []
     for window in windows:

@@ -13,7 +13,8 @@ from training.models.watching import WatchConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodecLossConfig:
-    """Weights of the codec's losses. Movie Gen Audio names the Descript codec and gives none; mel and features are that codec's."""
+    """Weights of the codec's losses, all ours: Movie Gen Audio names the Descript codec and gives none. That codec's 15 and 2 of mel and
+    features are on sums over scales and layers; here a mean is taken, so that mel is weighed a seventh as much as there."""
 
     l1_weight: float = 0.0
     """On the mean absolute difference of the samples, in units of the original's; it asks for the phase, which no spectrogram does."""
