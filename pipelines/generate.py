@@ -156,7 +156,7 @@ def _page(made: Sequence[Made], path: Path) -> None:
         groups.setdefault(m.prompt, []).append(shown(m.path, m.path.name, m.made_from))
     listed = [Group(prompt=p, films=tuple(films), read_as=said[p] if said[p] != p else "") for p, films in groups.items()]
     count = f"{len(made)} film{'s' if len(made) != 1 else ''}"
-    write_page(path, "Generated films", f"{count}, each with a note of the models it was made from.", listed)
+    write_page(path, "Generated films", f"{count}. Each carries a note of the models it was made from.", listed)
 
 
 def shown(path: Path, name: str, made_from: dict[str, Any], measures: dict[str, float] | None = None) -> Shown:
