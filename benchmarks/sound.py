@@ -39,7 +39,7 @@ from training.data.plan import Plan
 from training.data.sound import RATE_HZ, load_shown, load_sound
 from training.launch import train
 from training.models.spectral import magnitudes, si_sdr_db
-from training.sound_generation import SoundMaker, generate_sound, load_sound_maker, watch
+from training.sound_generation import SoundMaker, generate_sound, load_sound_maker, plan_segments, watch
 from training.sound_latents import load_codec
 from training.tasks.make import make_task
 from training.tasks.sound import SoundTask
@@ -139,7 +139,7 @@ def seams(maker: SoundMaker, films: list[Bounces], seconds: float, how: Any) -> 
     if how == "windows":
         joins = sorted({edge for part in windows(length, size, overlap) for edge in part if 0 < edge < length})
     else:
-        joins = list(range(size, length, size - overlap))
+        joins = [end for _, end in plan_segments(length, size, overlap)[:-1]]
     level, spectrum = _changes(sound)
     at = np.zeros(len(level), bool)
     at[[j for j in joins if j < len(at)]] = True
