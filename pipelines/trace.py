@@ -120,7 +120,7 @@ def trace_checkpoint(folder: Path, dataset: Path | None = None) -> CheckpointTra
         plan_digest=record["plan_digest"],
         recorded_digest=record["rolling_digest"],
         replayed_digest=rolling,
-        exceptions=len(record["exceptions"]),
+        exceptions=sum("used" in e for e in record["exceptions"]),
         shares=tuple(_shares(ManifestStore(dataset or run.dataset), record["manifest_version"], seen)),
         clips=seen,
     )
