@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from training import keyed
+from training.models.transformer import TimeMLP
 
-_FREQUENCIES = 256
 _VECTORS = 6
 _ROTARY_BASE = 10_000.0
 
@@ -83,19 +83,6 @@ class SoundBlock(nn.Module):
         return out
 
 
-class TimeMLP(nn.Module):
-    """A time in [0, 1] to its embedding (B, D) and to the six vectors (B, 6, D) that every layer is modulated with."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.inner, self.outer = nn.Linear(_FREQUENCIES, 4 * width), nn.Linear(4 * width, width)
-        self.modulation = nn.Linear(width, _VECTORS * width)
-
-    def forward(self, t_B: Tensor) -> tuple[Tensor, Tensor]:
-        embedding = self.outer(F.silu(self.inner(_waves(t_B).to(self.inner.weight.dtype))))
-        return embedding, self.modulation(F.silu(embedding)).unflatten(1, (_VECTORS, -1))
-
-
 class GatedLinear(nn.Module):
     """sigmoid(gate(v)) * up(v): (B, T, V) to (B, T, D). Zeros, which stand for no picture, give a constant of its own."""
 
@@ -117,7 +104,7 @@ class SoundTransformer(nn.Module):
         self.config = config
         d = config.width
         self.frames = nn.Linear(2 * config.latent_channels + 1, d)
-        self.video, self.text, self.time = GatedLinear(config.video_width, d), nn.Linear(config.text_width, d), TimeMLP(d)
+        self.video, self.text, self.time = GatedLinear(config.video_width, d), nn.Linear(config.text_width, d), TimeMLP(d, _VECTORS)
         self.blocks = nn.ModuleList(SoundBlock(config) for _ in range(config.layers))
         self.output_bias = nn.Parameter(torch.empty(2, d))
         self.output = nn.Linear(d, config.latent_channels)
@@ -189,11 +176,3 @@ def _turned(x_BKTE: Tensor, rotary_2TE: Tensor) -> Tensor:
     cos, sin = rotary_2TE.to(x_BKTE.dtype)
     a, b = x_BKTE.chunk(2, -1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
-
-
-def _waves(t_B: Tensor) -> Tensor:
-    """Cosines and sines of 1000 t at 128 frequencies from 1 down to 1e-4, float32, (B, 256)."""
-    half = _FREQUENCIES // 2
-    rates = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float32, device=t_B.device) / half)
-    angles = 1000 * t_B.float()[:, None] * rates
-    return torch.cat([angles.cos(), angles.sin()], 1)

@@ -111,18 +111,19 @@ class Positions(nn.Module):
 
 
 class TimeMLP(nn.Module):
-    """A time in [0, 1] to its embedding (B, D) and to the nine vectors (B, 9, D) that every layer is modulated with."""
+    """A time in [0, 1] to its embedding (B, D) and to the vectors (B, vectors, D) that every layer is modulated with."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, vectors: int = _VECTORS) -> None:
         super().__init__()
+        self.vectors = vectors
         self.inner, self.outer = nn.Linear(_FREQUENCIES, 4 * width), nn.Linear(4 * width, width)
-        self.modulation = nn.Linear(width, _VECTORS * width)
+        self.modulation = nn.Linear(width, vectors * width)
 
     def forward(self, t_B: Tensor, added_BD: Tensor | None = None) -> tuple[Tensor, Tensor]:
         embedding = self.outer(F.silu(self.inner(_waves(t_B).to(self.inner.weight.dtype))))
         if added_BD is not None:
             embedding = embedding + added_BD
-        return embedding, self.modulation(F.silu(embedding)).unflatten(1, (_VECTORS, -1))
+        return embedding, self.modulation(F.silu(embedding)).unflatten(1, (self.vectors, -1))
 
 
 class TextProjection(nn.Module):

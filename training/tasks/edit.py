@@ -8,7 +8,8 @@ I, is the plan's matter, by step, the same on all ranks.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,32 +17,22 @@ from torch import Tensor
 from training import edits, flops, flow, keyed
 from training.data.batch import Batch
 from training.data.index import Sample
-from training.data.text_cache import TextCache
 from training.edits import NONE, EditConfig, Edited, task_of
-from training.errors import TrainingError
-from training.latents import LatentCodec
-from training.tasks.flow_config import FlowConfig
 from training.tasks.text_to_video import Asked, Key, TextToVideoTask, repeated
 
 
 class EditTask(TextToVideoTask):
     """The stages `edit_1`, `edit_2` and `edit_3`."""
 
-    def __init__(
-        self,
-        name: str,
-        config: FlowConfig,
-        seed: int,
-        codec: LatentCodec,
-        prompts: Mapping[str, str],
-        texts: TextCache,
-        parent: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        super().__init__(name, config, seed, codec, prompts, texts, parent)
-        if config.edit is None:
-            raise TrainingError(f"{name}: expected flow.edit for an editor, found none")
-        self._edit: EditConfig = config.edit
-        self._black: dict[tuple[int, ...], Tensor] = {}
+    kind = "edit"
+
+    @cached_property
+    def _edit(self) -> EditConfig:
+        return cast(EditConfig, self._config.edit)
+
+    @cached_property
+    def _black(self) -> dict[tuple[int, ...], Tensor]:
+        return {}
 
     def asked(self, pixels: Tensor, clips: Sequence[str], keys: Sequence[Key], batch: Batch | None) -> Asked:
         """Targets under their instructions, given their sources; pictures stand at a place in time of their own."""

@@ -5,21 +5,19 @@ clips; III: pictures of other clips of the same person, the tower trained too, s
 tuning takes pictures of the clip and of others 1 : 1. How long clips are, whose the pictures are and what trains is configuration.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from training.data.batch import Batch
-from training.data.text_cache import TextCache
 from training.errors import TrainingError
 from training.identity import PersonalConfig
-from training.latents import LatentCodec
 from training.models.transformer import IDENTITY, Block, inherit, initialise
 from training.models.vision import PersonalTransformer, TowerBlock, initialise_tower, load_tower, tower_forward
-from training.tasks.flow_config import FlowConfig
 from training.tasks.text_to_video import Asked, Key, TextToVideoTask
 
 _TOWER = "tower."
@@ -30,20 +28,11 @@ class PersonalTask(TextToVideoTask):
 
     blocks: tuple[type[nn.Module], ...] = (Block, TowerBlock)
 
-    def __init__(
-        self,
-        name: str,
-        config: FlowConfig,
-        seed: int,
-        codec: LatentCodec,
-        prompts: Mapping[str, str],
-        texts: TextCache,
-        parent: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        super().__init__(name, config, seed, codec, prompts, texts, parent)
-        if config.personal is None:
-            raise TrainingError(f"{name}: expected flow.personal for a stage of personalisation, found none")
-        self._personal: PersonalConfig = config.personal
+    kind = "personal"
+
+    @cached_property
+    def _personal(self) -> PersonalConfig:
+        return cast(PersonalConfig, self._config.personal)
 
     def module(self) -> PersonalTransformer:
         """Transformer and tower: with their parent's weights, the tower with its public ones or drawn by key where the parent has none."""

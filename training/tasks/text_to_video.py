@@ -51,6 +51,9 @@ class TextToVideoTask:
     Stages under further conditions differ in what `asked` says, and in nothing else.
     """
 
+    kind: str | None = None
+    """The field of `KINDS` that its configuration must have; None for text to video."""
+
     updates: tuple[str, ...] = ("transformer",)
     blocks: tuple[type[nn.Module], ...] = (Block,)
 
@@ -64,6 +67,8 @@ class TextToVideoTask:
         texts: TextCache,
         parent: Mapping[str, Tensor] | None = None,
     ) -> None:
+        if self.kind and getattr(config, self.kind) is None:
+            raise TrainingError(f"{name}: expected flow.{self.kind} for this kind of stage, found none")
         check_widths(texts.encoders, config.model.text_widths)
         if codec.tae.config.latent_channels != config.model.latent_channels:
             found = codec.tae.config.latent_channels

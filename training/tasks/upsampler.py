@@ -6,7 +6,7 @@ of the clip itself by keyed damage, or by the round trip of a temporal autoencod
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ OVERLAP = 4
 class UpsamplerTask(TextToVideoTask):
     """The `upsampler` stage. `artefacts` is the temporal autoencoder whose traces it learns to remove."""
 
+    kind = "upsample"
+
     def __init__(
         self,
         name: str,
@@ -40,14 +42,12 @@ class UpsamplerTask(TextToVideoTask):
         artefacts: LatentCodec | None = None,
     ) -> None:
         super().__init__(name, config, seed, codec, prompts, texts, parent)
-        if config.upsample is None:
-            raise TrainingError(f"{name}: expected flow.upsample for an upsampler, found none")
         if codec.tae.config.temporal or config.model.context_channels != config.model.latent_channels:
             raise TrainingError(
                 f"{name}: expected an image autoencoder and a model with as many context channels as latent channels, found "
                 f"temporal {codec.tae.config.temporal} and {config.model.context_channels} of {config.model.latent_channels}"
             )
-        self._upsample: UpsampleConfig = config.upsample
+        self._upsample = cast(UpsampleConfig, config.upsample)
         self._artefacts = artefacts
 
     def asked(self, pixels: Tensor, clips: Sequence[str], keys: Sequence[Key], batch: Batch | None) -> Asked:
