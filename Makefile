@@ -22,7 +22,7 @@ demo: setup ## samples -> curate -> report -> TAE and text-to-video training -> 
 	@echo
 	@echo "Look at:  $(DEMO)/dataset/report.html                  what came in, what each rule decided"
 	@echo "          $(DEMO)/tae/pictures/                        held-out clips beside their reconstructions"
-	@echo "          $(DEMO)/film.html                       a film made from a prompt, and what it was made from"
+	@echo "          $(DEMO)/film.html                            a film made from a prompt, and what it was made from"
 	@echo "          $(RUN)/tensorboard --logdir $(DEMO)/tae      the loss and PSNR"
 	@echo "          $(RUN)/dailies explain $(DEMO)/dataset pan_right.mp4"
 
