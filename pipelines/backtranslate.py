@@ -1,6 +1,6 @@
 """`dailies backtranslate`: a model edits real clips, and what undoes its edits becomes a dataset of its own (Movie Gen Edit, stage III).
 
-    OUT/work/<clip_id>.json, .mp4, .source.mp4    one clip, done; gone once all are in shards
+    work/<clip_id>.json, .mp4, .source.mp4    in OUT: one clip, done; gone once all are in shards
     OUT/shards/edit_back/…                        <clip_id>.mp4 the real clip, .source.mp4 its generated edit, .txt the words that undo it
     OUT/manifest                                  the clips with their own ids, assets and rights, captioned by these words
 
