@@ -1,8 +1,8 @@
 """`dailies backtranslate`: a model edits real clips, and what undoes its edits becomes a dataset of its own (Movie Gen Edit, stage III).
 
-    work/<clip_id>.json, .mp4, .source.mp4    in OUT: one clip, done; gone once all are in shards
-    OUT/shards/edit_back/…                        <clip_id>.mp4 the real clip, .source.mp4 its generated edit, .txt the words that undo it
-    OUT/manifest                                  the clips with their own ids, assets and rights, captioned by these words
+    work/                 in OUT, <clip_id>.json, .mp4 and .source.mp4: one clip, done; gone once all are in shards
+    shards/edit_back/…    <clip_id>.mp4 the real clip, .source.mp4 its generated edit, .txt the words that undo it
+    manifest              the clips with their own ids, assets and rights, captioned by these words
 
 A clip has the id, the asset and the rights of the real one, so whoever owns that owns this: the run in the real dataset's manifest names
 OUT, and a takedown there is one here. The paper filters edits automatically and gives no thresholds: an edit that changed nothing, or kept
