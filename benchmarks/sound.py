@@ -31,7 +31,7 @@ from torch import Tensor
 from benchmarks.figures import Figure, as_table
 from curation.sample_writers import synthesise
 from pipelines import config as configuration
-from tests.sound_events import FPS, Bounces, agreement, build_sound_dataset, draw_bounces, film_of_clip, frames_of, onsets_s
+from tests.sound_events import FPS, Bounces, build_sound_dataset, draw_bounces, film_of_clip, frames_of
 from training.config import TrainConfig
 from training.data.batch import open_shards, to_tensor
 from training.data.index import Sample, load_samples
@@ -39,6 +39,7 @@ from training.data.plan import Plan
 from training.data.sound import RATE_HZ, load_shown, load_sound
 from training.launch import train
 from training.models.spectral import magnitudes, si_sdr_db
+from training.onsets import agreement, heard_s
 from training.sound_generation import SoundMaker, generate_sound, load_sound_maker, plan_segments, watch
 from training.sound_latents import load_codec
 from training.tasks.make import make_task
@@ -121,7 +122,7 @@ def onsets(config: TrainConfig, films: list[Bounces], samples: list[Sample], mak
         for name, shown in (("still", film), ("moved", film.moved(by_s))):
             sound = generate_sound(maker, _features(maker, shown, seconds), film.caption, seconds, seed=0)
             row[f"{name}_seen"] = [t for t in shown.times_s if 0 <= t < seconds]
-            row[f"{name}_heard"] = onsets_s(sound)
+            row[f"{name}_heard"] = heard_s(sound)
         rows.append(row)
     right = [agreement(r[f"{n}_heard"], r[f"{n}_seen"]) for r in rows for n in ("still", "moved")]
     wrong = [agreement(r[f"{n}_heard"], r[f"{m}_seen"]) for r in rows for n, m in (("still", "moved"), ("moved", "still"))]

@@ -32,7 +32,7 @@ def run(
 ) -> None:
     """Train every stage in order; the same command again goes on where a killed one stopped. Exit status 1 when a gate holds a stage.
 
-    dailies curriculum run --data dataset --out movie_gen --config tiny
+    dailies curriculum run --data dataset --out movie_gen --config tiny release=v1
     """
     from pipelines import curriculum as pipeline
     from pipelines.config import ConfigError

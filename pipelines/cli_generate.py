@@ -125,6 +125,9 @@ def evaluate(
     models: Annotated[list[Path], typer.Argument(help="Folders of curricula, runs or exports; each is a column of the page.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the page, evaluation.json and the films.")],
     data: Annotated[Path | None, typer.Option("--data", help="Dataset whose held-out clips are measured on.")] = None,
+    release: Annotated[
+        str, typer.Option("--release", help="Name of a release of the dataset to measure on; the newest version if not given.")
+    ] = "",
     prompts: Annotated[
         Path | None, typer.Option("--prompts", help="A file of prompts: one a line, .jsonl or .csv (MovieGenBench's files as they are).")
     ] = None,
@@ -142,12 +145,13 @@ def evaluate(
 
     dailies evaluate curriculum --data dataset --prompts prompts.txt --out evaluation
 
-    dailies evaluate run-a run-b --data dataset --out compared
+    dailies evaluate run-a run-b --data dataset --release v1 --out compared
     """
     from dataclasses import asdict
 
-    from pipelines.evaluate import PAGE, EvaluateConfig
+    from pipelines.evaluate import PAGE
     from pipelines.evaluate import evaluate as run
+    from pipelines.evaluate_models import EvaluateConfig
     from pipelines.generate import PromptError, read_prompts
     from pipelines.progress import Progress
     from training.errors import TrainingError
@@ -158,10 +162,11 @@ def evaluate(
         listed = read_prompts(prompts)[:first] if prompts is not None else []
         config = EvaluateConfig(clips=clips, lpips=lpips, clip=clip, wishes={"steps": steps, "upsample": upsample}, seed=seed)
         progress = Progress(quiet=as_json)
-        columns = run(models, data, listed, out, config, lambda folders: load_pipeline(folders, device), progress.say)
+        found = run(models, data, listed, out, config, lambda folders: load_pipeline(folders, device), progress.say, release)
     if as_json:
-        print(json.dumps([asdict(c) for c in columns]))
+        print(json.dumps(asdict(found)))
         return
+    columns = found.columns
     names = list(dict.fromkeys(m.name for c in columns for m in c.measures))
     known = [{m.name: m.value for m in c.measures} for c in columns]
     print_table(["measure", *(c.name for c in columns)], [[n, *(f"{k[n]:.4g}" if n in k else "" for k in known)] for n in names])

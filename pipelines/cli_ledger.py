@@ -52,6 +52,11 @@ def pick(
         Path | None,
         typer.Option("--file", help="CSV with clip_id, picked (yes or no) and reason. Without it, candidates are printed.", exists=True),
     ] = None,
+    seeds: Annotated[
+        Path | None,
+        typer.Option("--seeds", help="CSV with clip_id and concept: candidates are the nearest of each concept's seeds.", exists=True),
+    ] = None,
+    each: Annotated[int, typer.Option("--each", help="Candidates of each concept, with --seeds.", min=1)] = 50,
     reviewer_note: Annotated[str | None, typer.Option("--reviewer-note", help="Who looked, and how; kept with every pick.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -60,6 +65,7 @@ def pick(
     A picked set takes clips with a yes and no others, from the next `dailies curate` on: whoever changes their mind gives another file.
 
       dailies pick dataset sft > picks.csv
+      dailies pick dataset sft --seeds seeds.csv --each 100 > picks.csv
       dailies pick dataset sft --file picks.csv --reviewer-note "two people, full clips"
     """
     import csv
@@ -68,15 +74,17 @@ def pick(
     from pipelines.decide import DecideError
     from pipelines.picks import COLUMNS, PickError, candidates
     from pipelines.picks import pick as run
+    from pipelines.seeds import candidates_near
 
     store = store_of(dataset)
     with errors(PickError, DecideError, OSError):
         if file is None:
-            rows = list(candidates(store, set_name))
+            rows = list(candidates(store, set_name)) if seeds is None else candidates_near(store, set_name, seeds, each)
             if as_json:
                 print(json.dumps(rows))
                 return
-            sheet = csv.DictWriter(sys.stdout, [*COLUMNS, "start_s", "end_s", "file"], lineterminator="\n")
+            near = () if seeds is None else ("concept", "seed", "cosine")
+            sheet = csv.DictWriter(sys.stdout, [*COLUMNS, *near, "start_s", "end_s", "file"], lineterminator="\n")
             sheet.writeheader()
             sheet.writerows(rows)
             return

@@ -32,6 +32,9 @@ def train(
         Path | None,
         typer.Option("--artefacts", help="Of an upsampler: folder of the temporal autoencoder whose traces it learns to remove."),
     ] = None,
+    release: Annotated[
+        str, typer.Option("--release", help="Name of a release of the dataset to train on; the newest version if not given.")
+    ] = "",
     config: Annotated[str, typer.Option("--config", help="tiny, h200, paper, or the path of a YAML file.")] = "tiny",
     launcher: Annotated[
         str, typer.Option("--launcher", help="local trains here; none prepares the run and prints how to launch it on a cluster.")
@@ -53,7 +56,7 @@ def train(
     from training.errors import TrainingError
 
     with errors(ConfigError, TrainingError):
-        result = train_stage(stage, data, out, config, overrides or [], as_json, tae, parent, launcher, codec, artefacts)
+        result = train_stage(stage, data, out, config, overrides or [], as_json, tae, parent, launcher, codec, artefacts, release)
     print(json.dumps(result) if as_json else "\n".join(f"{k:<16} {v}" for k, v in result.items()))
 
 

@@ -56,6 +56,8 @@ class Curriculum:
 
     preset: str
     """Name of the files under conf/train/<stage>/."""
+    release: str = ""
+    """Name of the dataset's release that every stage trains on; its newest version if empty."""
     stages: dict[str, StageSpec] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -121,9 +123,10 @@ def begin(curriculum: Curriculum, data: Path, out: Path) -> None:
 
 
 def _fixed(state: dict[str, Any]) -> dict[str, Any]:
-    """The state without its gates: moving one changes no training."""
-    stages = {n: {k: v for k, v in spec.items() if k != "must_improve"} for n, spec in state["curriculum"]["stages"].items()}
-    return {**state, "curriculum": {**state["curriculum"], "stages": stages}}
+    """The state without its gates: moving one changes no training. Settings that came after the folder began have their defaults."""
+    curriculum = json.loads(config.to_record(config.bind(Curriculum, state["curriculum"], STATE)))
+    stages = {n: {k: v for k, v in spec.items() if k != "must_improve"} for n, spec in curriculum["stages"].items()}
+    return {**state, "curriculum": {**curriculum, "stages": stages}}
 
 
 def reopen(out: Path) -> tuple[Curriculum, Path]:
@@ -138,20 +141,21 @@ def reopen(out: Path) -> tuple[Curriculum, Path]:
 def check(curriculum: Curriculum, data: Path) -> list[str]:
     """What stands in the way of any stage, each a sentence: settings that do not bind, sets without clips, captions that are missing."""
     from training.config import TrainConfig
-    from training.data.index import load_samples
+    from training.data.index import frozen_version, load_samples
     from training.data.plan import Plan
     from training.errors import TrainingError
 
     store = ManifestStore(data)
     if store.version() < 0:
         raise ManifestError(f"{data}: expected a dataset with a manifest, found none; make one with `dailies curate INPUT --out {data}`")
-    samples, problems = load_samples(data, store.version()), []
-    captioned = store.read("captions", store.version(), columns=["clip_no"]).num_rows
+    version = frozen_version(data, curriculum.release)[0]
+    samples, problems = load_samples(data, version), []
+    captioned = store.read("captions", version, columns=["clip_no"]).num_rows
     for name, spec in curriculum.stages.items():
         for training in _trainings(name, spec, Path(name)):
             try:
                 settings = config.load(TrainConfig, f"train/{spec.train or name}", curriculum.preset, list(training.overrides))
-                Plan(settings.plan_settings(store.version()), samples)
+                Plan(settings.plan_settings(version), samples)
             except (ConfigError, TrainingError) as error:
                 problems.append(f"{name}: {error}")
                 continue
@@ -188,6 +192,7 @@ def run(curriculum: Curriculum, data: Path, out: Path, quiet: bool, launcher: st
                 launcher=launcher,
                 codec=_result(curriculum, out, spec.codec),
                 artefacts=_result(curriculum, out, spec.artefacts),
+                release="" if spec.backtranslate else curriculum.release,
             )
             if "launch" in result:
                 say(f"stage {name}: to be trained by\n  {result['launch']}\nthen run this command again")

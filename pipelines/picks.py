@@ -34,7 +34,7 @@ from pipelines.decide import settings_in_force
 COLUMNS = ("clip_id", "picked", "reason")
 _SAID = {"yes": True, "no": False}
 _MAX_REASON = 1000
-_MAX_FILE_BYTES = 256 << 20
+MAX_FILE_BYTES = 256 << 20
 
 
 class PickError(Exception):
@@ -115,8 +115,8 @@ def set_of(store: ManifestStore, set_name: str) -> SetConfig:
 
 
 def _read(file: Path) -> bytes:
-    if file.stat().st_size > _MAX_FILE_BYTES:
-        raise PickError(f"{file}: expected at most {_MAX_FILE_BYTES >> 20} MiB of picks, found {file.stat().st_size} bytes: divide it")
+    if file.stat().st_size > MAX_FILE_BYTES:
+        raise PickError(f"{file}: expected at most {MAX_FILE_BYTES >> 20} MiB of picks, found {file.stat().st_size} bytes: divide it")
     return file.read_bytes()
 
 

@@ -1,4 +1,5 @@
-"""What a takedown removes outside the dataset: caches that training and `dailies encode` filled from it, and the prompts of its training runs.
+"""What a takedown removes outside the dataset: caches that training and `dailies encode` filled from it, and the prompts and pictures of its
+training runs.
 
 The manifest names them: a run of `dailies encode` its folder, an exposure its training run, whose settings name the caches it used. What
 was copied elsewhere, or moved, or belongs to a training run that has not recorded a checkpoint yet, is not found.
@@ -17,12 +18,13 @@ from pipelines.encode import folders_of, names_of
 
 
 def scrub_caches(store: ManifestStore, clip_ids: Collection[str]) -> dict[str, int]:
-    """No latents, text tokens or payloads of the clips are left in the caches, and no prompts in the runs, that the manifest names; returns
-    how many files and prompts went. Ask before the members are hashed again: their hashes are the names of what was made of them."""
+    """No latents, text tokens or payloads of the clips are left in the caches, and no prompts, pictures or sounds in the runs, that the
+    manifest names; returns how many files and prompts went. Ask before the members are hashed again: their hashes are the names of what was made of them."""
     from training.conditions import PROMPTS, forget_clips, load_prompts
     from training.data.cache import forget_payloads
     from training.data.latent_cache import forget_latents
     from training.data.text_cache import forget_names, name_of
+    from training.pictures import forget_pictures
 
     runs = _training_runs(store)
     payloads = _payloads(store, clip_ids)
@@ -40,6 +42,7 @@ def scrub_caches(store: ManifestStore, clip_ids: Collection[str]) -> dict[str, i
         "latents": sum(forget_latents(folder, payloads) for folder in latents),
         "text_tokens": sum(forget_names(folder, names) for folder in texts),
         "payloads": sum(forget_payloads(folder, payloads) for folder in _named(fetching, "data", "cache_folder")),
+        "pictures": sum(forget_pictures(run, clip_ids) for run in runs),
         "prompts": sum(forget_clips(run, clip_ids) for run in runs),  # last: they name the tokens
     }
 

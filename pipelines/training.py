@@ -32,12 +32,13 @@ def train_stage(
     launcher: str = "local",
     codec: Path | None = None,
     artefacts: Path | None = None,
+    release: str = "",
 ) -> dict[str, Any]:
     """The training run in `out` is finished and the dataset's manifest says what each checkpoint saw; returns where to look.
 
     `tae` and `parent` are folders of finished runs, or of their exports: what a generator encodes with, and what a stage begins from.
     `codec` is that of a finished `dailies train codec`, for a generator of sound; `artefacts` that of a temporal autoencoder whose traces
-    an upsampler learns to remove.
+    an upsampler learns to remove. `release` names the release that is trained on; without, the newest version is.
     With the launcher `none` nothing is trained here: the run is prepared, and `launch` in the result is the command that trains it.
     """
     from training.config import AUTOENCODERS, TrainConfig
@@ -67,10 +68,10 @@ def train_stage(
     settings = with_absolute_caches(settings)
     begun, started_at = time.monotonic(), datetime.now(UTC)
     if launcher == "none":
-        prepare_run(settings, data, out)
+        prepare_run(settings, data, out, release)
         if steps_done(out) < settings.steps:
             return {"run": str(out), "launch": f"RUN={out.resolve()} docs/launch/torchrun.sh (or slurm.sbatch, kubernetes.yaml)"}
-    status = 0 if launcher == "none" else train(settings, data, out, Progress(quiet=quiet).say)
+    status = 0 if launcher == "none" else train(settings, data, out, Progress(quiet=quiet).say, release)
     recorded = record(store, out, settings, started_at)
     if status != 0:
         raise ManifestError(f"{out}: training ended with status {status}; its log is in {out / 'worker.log'}; the same command resumes")

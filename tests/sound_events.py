@@ -151,28 +151,3 @@ def build_sound_dataset(root: Path, films: Sequence[Bounces], sounds: Sequence[N
 def film_of_clip(films: Sequence[Bounces], clip: str) -> Bounces:
     """Which film a clip of `build_sound_dataset` is."""
     return next(f for i, f in enumerate(films) if clip_id(digest("asset", "video", i), "video", 0, 1) == clip)
-
-
-def onsets_s(sound: NDArray[np.float32], least: float = 0.25, apart_s: float = 0.25) -> list[float]:
-    """When something begins: where the level, in frames of 10 ms, is highest above that of 40 ms before, at least `least` of the largest such
-    rise, and the first within `apart_s`."""
-    hop = RATE_HZ // 100
-    level = np.sqrt(np.square(sound[: len(sound) // hop * hop].reshape(-1, hop)).mean(1))
-    before = np.concatenate([np.zeros(4), level[:-4]])
-    rise = np.maximum(level - before, 0)
-    found: list[float] = []
-    for i in np.argsort(-rise):
-        if rise[i] >= least * rise.max() and all(abs(i / 100 - t) > apart_s for t in found):
-            found.append(float(i / 100))
-    return sorted(found)
-
-
-def agreement(found: Sequence[float], wanted: Sequence[float], within_s: float = 0.12) -> float:
-    """F1 of onsets: each counts once, matched to the nearest within that time."""
-    left, hits = list(wanted), 0
-    for t in found:
-        near = min(left, key=lambda w: abs(w - t), default=None)
-        if near is not None and abs(near - t) <= within_s:
-            left.remove(near)
-            hits += 1
-    return 2 * hits / max(1, len(found) + len(wanted))

@@ -25,7 +25,7 @@ class Export:
     @property
     def note(self) -> dict[str, Any]:
         """Where the weights come from, as JSON values: enough to find the run, its checkpoint and the clips it saw."""
-        known = ("step", "weights", "average_of", "manifest_version", "plan_digest", "rolling_digest")
+        known = ("step", "weights", "average_of", "manifest_version", "release", "plan_digest", "rolling_digest")
         return {"stage": self.stage, "sha256": self.sha256, **{k: self.described[k] for k in known if k in self.described}}
 
 

@@ -1,6 +1,6 @@
 """A training run's folder: what lies where, and what is fixed at the first start.
 
-run.json          configuration, dataset, manifest version
+run.json          configuration, dataset, manifest version, the release it is of
 index.parquet     the samples the plan is made from, so that later changes of the dataset do not change the order
 log.jsonl timing.jsonl tensorboard/ pictures/ checkpoints/ export/
 done.json         written last: the run has reached this number of steps
@@ -36,6 +36,8 @@ class RunFolder:
     dataset: Path
     manifest_version: int
     samples: list[Sample]
+    release: dict[str, str] | None = None
+    """Name and Merkle root of the release that was asked for; None for a version without one."""
 
 
 def has_run(out: Path) -> bool:
@@ -43,10 +45,17 @@ def has_run(out: Path) -> bool:
     return (out / RUN).exists()
 
 
-def write_run(config: TrainConfig, dataset: Path, out: Path, samples: list[Sample], manifest_version: int) -> None:
+def write_run(
+    config: TrainConfig,
+    dataset: Path,
+    out: Path,
+    samples: list[Sample],
+    manifest_version: int,
+    release: dict[str, str] | None = None,
+) -> None:
     """`out` holds a run that has not begun; `run.json` is written last."""
     write_samples(out / INDEX, samples)
-    run = {"config": to_json_value(config), "dataset": str(dataset.resolve()), "manifest_version": manifest_version}
+    run = {"config": to_json_value(config), "dataset": str(dataset.resolve()), "manifest_version": manifest_version, "release": release}
     write_atomic(out / RUN, json.dumps(run, indent=1).encode())
 
 
@@ -58,14 +67,20 @@ def read_run(out: Path) -> RunFolder:
         dataset=Path(run["dataset"]),
         manifest_version=run["manifest_version"],
         samples=read_samples(out / INDEX),
+        release=run.get("release"),
     )
 
 
-def adopt(config: TrainConfig, dataset: Path, out: Path) -> None:
-    """`run.json` holds this configuration; TrainingError when it is not the run's own but for fields that may change."""
+def adopt(config: TrainConfig, dataset: Path, out: Path, release: str = "") -> None:
+    """`run.json` holds this configuration; TrainingError when it is not the run's own but for fields that may change, or the run is of
+    another release than one that is named."""
     run: dict[str, Any] = json.loads((out / RUN).read_bytes())
     if run["dataset"] != str(dataset.resolve()):
         raise TrainingError(f"{out}: expected the dataset this run began with, {run['dataset']}, found {dataset.resolve()}")
+    began = (run.get("release") or {}).get("name", "")
+    if release and release != began:
+        what = f"release {began}" if began else f"version {run['manifest_version']} without a release"
+        raise TrainingError(f"{out}: expected {what}, which this run began with, found release {release}; use another folder")
     # read and written again: settings that came after the run began have their defaults
     old, new = (_flat(json.loads(json.dumps(to_json_value(c)))) for c in (_config(out, run), config))
     changed = [name for name in sorted(old | new) if new.get(name) != old.get(name) and name not in MAY_CHANGE]

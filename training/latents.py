@@ -89,20 +89,22 @@ class LatentCodec:
 
 
 def read_export(folder: Path, stage: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """(description, weights) of an export that is whole and of a stage beginning with `stage`; a run's folder may be given too."""
-    from safetensors.torch import load
+    """(description, weights) of an export that is whole and of a stage beginning with `stage`; a run's folder may be given too. Weights are
+    mapped from the file: what is not looked at takes no memory."""
+    from safetensors.torch import load_file
 
     place = folder / "export" if (folder / "export" / CONFIG).exists() else folder
     try:
         description = json.loads((place / CONFIG).read_bytes())
-        data = (place / WEIGHTS).read_bytes()
+        with (place / WEIGHTS).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError) as error:
         raise TrainingError(f"{folder}: expected the export of a finished run ({CONFIG}, {WEIGHTS}), found {error}") from error
     if not str(description.get("stage")).startswith(stage):
         raise TrainingError(f"{place}: expected the export of stage {stage}, found {description.get('stage')}")
-    if (found := hashlib.sha256(data).hexdigest()) != description.get("sha256"):
+    if found != description.get("sha256"):
         raise TrainingError(f"{place / WEIGHTS}: expected SHA-256 {description.get('sha256')}, found {found}")
-    return description, load(data)
+    return description, load_file(place / WEIGHTS)
 
 
 def load_tae(folder: Path, stage: str = "tae") -> tuple[TAE, str]:

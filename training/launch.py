@@ -10,23 +10,24 @@ from pathlib import Path
 
 from training.conditions import prepare
 from training.config import TrainConfig
-from training.data.index import load_samples
-from training.errors import TrainingError
+from training.data.index import frozen_version, load_samples
 from training.folder import WORKER_LOG, adopt, has_run, locked, steps_done, write_run
 
 _PR_SET_PDEATHSIG = 1
 _STOP_S = 20
 
 
-def train(config: TrainConfig, dataset: Path, out: Path, on_line: Callable[[str], None] | None = None) -> int:
+def train(config: TrainConfig, dataset: Path, out: Path, on_line: Callable[[str], None] | None = None, release: str = "") -> int:
     """The run in `out` has been trained to `config.steps`: 0, or the exit status of what failed. `on_line` gets progress lines.
+
+    It is trained on the release of that name, or on the dataset's newest version without one.
 
     A folder that already holds a run is continued, at the manifest version it began with; a finished one is left as it is.
     TrainingError when the configuration differs in more than `MAY_CHANGE`, the dataset has no manifest, or another process is at it.
     """
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
-        _prepare(config, dataset, out)
+        _prepare(config, dataset, out, release)
         if steps_done(out) >= config.steps:
             return 0
         status = _start(config.processes, out, on_line)
@@ -34,11 +35,11 @@ def train(config: TrainConfig, dataset: Path, out: Path, on_line: Callable[[str]
     return 0 if steps_done(out) >= config.steps else status or 1
 
 
-def prepare_run(config: TrainConfig, dataset: Path, out: Path) -> None:
+def prepare_run(config: TrainConfig, dataset: Path, out: Path, release: str = "") -> None:
     """`out` holds the run, new or as it was, ready for `python -m training.worker` under any launcher of torch's."""
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
-        _prepare(config, dataset, out)
+        _prepare(config, dataset, out, release)
 
 
 def command(processes: int, out: Path) -> list[str]:
@@ -64,23 +65,14 @@ def die_with_parent(parent: int, libc: ctypes.CDLL | None = None) -> None:
             os._exit(1)
 
 
-def _prepare(config: TrainConfig, dataset: Path, out: Path) -> None:
+def _prepare(config: TrainConfig, dataset: Path, out: Path, release: str) -> None:
     if has_run(out):
-        adopt(config, dataset, out)
+        adopt(config, dataset, out, release)
         return
-    version = _newest_version(dataset)
+    version, known = frozen_version(dataset, release)
     samples = load_samples(dataset, version)
     prepare(config, dataset, out, samples, version)
-    write_run(config, dataset, out, samples, version)
-
-
-def _newest_version(dataset: Path) -> int:
-    from manifests.tables import ManifestStore
-
-    version = ManifestStore(dataset).version()
-    if version < 0:
-        raise TrainingError(f"{dataset}: expected a committed manifest, found none")
-    return version
+    write_run(config, dataset, out, samples, version, known)
 
 
 def _start(processes: int, out: Path, on_line: Callable[[str], None] | None) -> int:

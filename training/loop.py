@@ -16,21 +16,20 @@ import torch
 from manifests.deny import DenyList
 from training import checkpoint
 from training.conditions import crosses_by_identity, latent_cache, load_pairs
-from training.config import TrainConfig
 from training.data.batch import Batch, BatchLoader
 from training.data.index import Sample
 from training.data.plan import Plan
 from training.errors import TrainingError
 from training.export import export_weights
 from training.exposure import Exposure
-from training.folder import mark_done
+from training.folder import RunFolder, mark_done
 from training.hearing import write_sounds
 from training.metrics import MetricsWriter
 from training.parallel.ema import ShardedEMA
 from training.parallel.engine import Engine, OptimConfig
 from training.parallel.mesh import Mesh, make_mesh, share
 from training.parallel.sequence import check_divisible, split_sequence
-from training.pictures import write_pictures
+from training.pictures import PICTURES, note_shown, write_pictures
 from training.pulse import Pulse, probe_s, stragglers
 from training.tasks.make import make_task
 from training.tasks.task import SampleLoss, Task
@@ -45,14 +44,15 @@ MAX_SKIPPED = 10
 class Run:
     """Everything one process of a run holds. `train` is the loop; the other methods are its lines."""
 
-    def __init__(self, config: TrainConfig, dataset: Path, out: Path, samples: list[Sample], version: int, device: torch.device) -> None:
-        self.config, self.out = config, out
-        self.plan = Plan(config.plan_settings(version), samples)
+    def __init__(self, run: RunFolder, out: Path, device: torch.device) -> None:
+        config, dataset = run.config, run.dataset
+        self.config, self.out, self.release = config, out, run.release
+        self.plan = Plan(config.plan_settings(run.manifest_version), run.samples)
         self.task: Task = make_task(config, out)
         self.mesh: Mesh = make_mesh(config.engine.sequence_parallel)
         check_divisible(self.plan, self.mesh.sp)
         self.engines: dict[str, Engine] = {}
-        for name, module in self.task.modules().items():
+        for name, module in self.task.modules(drawn=self.mesh.rank == 0).items():  # the others get their shares from the first
             self.prepare(module)
             optim, prefix = (config.adversary, f"{name}/") if self.engines else (config.optim, "")
             self.engines[name] = Engine(module, self.task.blocks, config.engine, optim, device, prefix)
@@ -225,7 +225,8 @@ class Run:
             log.info("step %d/%d %s %s, averaged weights %s", step, self.config.steps, name, *map(_short, (values[name], averaged[name])))
             if made:
                 shown = self.held_out.turns[: len(made)]
-                path = self.out / "pictures" / f"step-{step:08d}.png"
+                note_shown(self.out, [self.held_out.samples[turn.number].clip_id for turn in shown])  # before there is anything to see
+                path = self.out / PICTURES / f"step-{step:08d}.png"
                 if heard := [t.beside["sound"] for t in shown if "sound" in t.beside]:
                     write_sounds(path, heard, made)
                 else:
@@ -261,9 +262,9 @@ class Run:
                 log.warning("step %d: %s", batch.step, sentence)
         if self.metrics:
             order = {"media": batch.kind, "rolling_digest": self.exposure.rolling_digest}
-            self.metrics.write("train", batch.step, values | order)
+            self.metrics.write("train", batch.step, values | order, board=says)
             speed = self.speed((shape[0] * self.mesh.dp_world, *shape[1:]), load_s + step_s)
-            self.metrics.time(batch.step, {"seconds": load_s + step_s, "load_s": load_s, **speed})
+            self.metrics.time(batch.step, {"seconds": load_s + step_s, "load_s": load_s, **speed}, board=says)
             if says:
                 text = "step %d/%d loss %s %s %.2f s/step, %s tokens/s"
                 counts = (batch.step + 1, self.config.steps, _short(values["loss"]), batch.kind, load_s + step_s)
@@ -297,8 +298,9 @@ class Run:
                 found = None if info is None else info.step
                 raise TrainingError(f"{self.out}: expected a whole checkpoint of step {self.config.steps}, found {found}; run again")
             data = self.config.data
-            known = ("size_px", "resize_px", "n_frames", "shapes", "holdout_share")
+            known = ("size_px", "resize_px", "n_frames", "shapes", "sound_frames", "holdout_share")
             described = self.task.description() | {"trained_on": {name: getattr(data, name) for name in known}}
+            described |= {"release": self.release} if self.release else {}
             path = export_weights(info, self.config.stage, described, self.out / "export")
             log.info("step %d/%d exported %s", info.step, self.config.steps, path.name)
         if self.metrics:

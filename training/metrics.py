@@ -1,4 +1,4 @@
-"""The run's log: one JSON object a line, every step, full precision; and the same numbers for TensorBoard.
+"""The run's log: one JSON object a line, every step, full precision; and the numbers of every `log_every`-th step for TensorBoard.
 
 `log.jsonl` holds nothing that depends on the clock, so an interrupted run and an uninterrupted one write the same file; seconds are
 in `timing.jsonl`. Python writes a float as the shortest text that reads back as the same bits.
@@ -26,17 +26,17 @@ class MetricsWriter:
             self._files[name] = (out / name).open("a", encoding="utf-8")
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start_step)
 
-    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """A line of the log, handed to the operating system; numbers go to TensorBoard too, as `<kind>/<name>`."""
+    def write(self, kind: str, step: int, values: dict[str, Any], board: bool = True) -> None:
+        """A line of the log, handed to the operating system; with `board`, numbers go to TensorBoard too, as `<kind>/<name>`."""
         self._line(LOG, {"kind": kind, "step": step, **values})
         for name, value in values.items():
-            if isinstance(value, int | float):
+            if board and isinstance(value, int | float):
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
-    def time(self, step: int, values: dict[str, float]) -> None:
-        """A line of the timing log: wall-clock seconds of a step, and what follows from them; also for TensorBoard, as `speed/<name>`."""
+    def time(self, step: int, values: dict[str, float], board: bool = True) -> None:
+        """A line of the timing log: wall-clock seconds of a step, and what follows from them; for TensorBoard as `speed/<name>`."""
         self._line(TIMING, {"kind": "time", "step": step, **{name: float(f"{value:.6g}") for name, value in values.items()}})
-        for name, value in values.items():
+        for name, value in values.items() if board else ():
             self._board.add_scalar(f"speed/{name}", value, step)
 
     def sync(self) -> None:

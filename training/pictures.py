@@ -1,6 +1,12 @@
-"""Originals beside what the model makes of them, for the eye: a loss that falls is not yet a picture."""
+"""Originals beside what the model makes of them, for the eye: a loss that falls is not yet a picture.
+
+RUN/pictures/step-00000400.png      rows of frames; of sound, spectrograms, with the sounds as FLAC beside it
+RUN/pictures/shown.json             the clips whose pictures or sounds these are, for a takedown
+"""
 
 import io
+import json
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +16,31 @@ from manifests.files import write_atomic
 
 MAX_FRAMES = 8
 _GAP_PX = 2
+PICTURES, _SHOWN = "pictures", "shown.json"
+
+
+def note_shown(out: Path, clip_ids: Collection[str]) -> None:
+    """The run in `out` says that its pictures show these clips, and those that it said before."""
+    path = out / PICTURES / _SHOWN
+    known = _shown(path) or set()
+    if not known >= set(clip_ids):
+        write_atomic(path, json.dumps(sorted(known | set(clip_ids))).encode())
+
+
+def forget_pictures(out: Path, clip_ids: Collection[str]) -> int:
+    """No picture or sound of these clips is left in the run; how many files went. A sheet shows several clips, so all of the run's go; those
+    of a run that does not say whom they show go too, as unknown is no."""
+    known, folder = _shown(out / PICTURES / _SHOWN), out / PICTURES
+    if known is not None and not known & set(clip_ids):
+        return 0
+    files = [path for path in sorted(folder.glob("*")) if path.is_file() and path.name != _SHOWN]
+    for path in [*files, folder / _SHOWN]:
+        path.unlink(missing_ok=True)
+    return len(files)
+
+
+def _shown(path: Path) -> set[str] | None:
+    return set(json.loads(path.read_bytes())) if path.exists() else None
 
 
 def write_pictures(path: Path, originals: list[Tensor], made: list[Tensor]) -> None:

@@ -7,7 +7,7 @@ one and share a quarter: 40 s and 10 s of 30 s (the paper gives neither). Segmen
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +28,8 @@ from training.models.sound import SoundConfig, SoundTransformer
 from training.models.text import TextConfig, load_encoders
 from training.models.watching import WatchConfig, Watcher, load_watcher
 from training.sound_latents import SoundCodec, load_codec
-from training.tasks.sound import Asked, guided_velocity, sound_prompt
+from training.tasks.sound import Asked, SoundTask, guided_velocity, sound_prompt
+from training.tasks.sound_config import SoundStage
 from training.windows import Axis, covering, triangle
 
 Extension = Literal["windows", "segments"]
@@ -42,9 +43,8 @@ class SoundMaker:
     codec: SoundCodec
     texts: TextCache
     watcher: Watcher
-    sampler: flow.SamplerConfig
-    quality: float
-    """What the prompt's field asks for; 0 for no field, where none was trained on."""
+    stage: SoundStage
+    """What it was trained as: how latents are drawn, and which quality the prompt's field asks for; 0 for no field."""
     trained_frames: int
     """Latent frames of the window that was trained on."""
     shown_frames: int
@@ -69,6 +69,10 @@ class SoundMaker:
         size = max(2, self.trained_frames * 4 // 3)
         return size, max(1, size // 4)
 
+    def task(self, name: str, prompts: Mapping[str, str]) -> SoundTask:
+        """The stage that trained it, as one that measures: its prompts are the clips', their measured quality in front."""
+        return SoundTask(name, self.stage, 0, self.trained_frames, self.codec, self.watcher, prompts, self.texts)
+
 
 def load_sound_maker(codec: Path, audio: Path, device: torch.device | str = "cpu") -> SoundMaker:
     """The exports (or runs) of `dailies train codec` and `dailies train audio` or `audio_sft`, ready to make sound; TrainingError when the
@@ -80,12 +84,18 @@ def load_sound_maker(codec: Path, audio: Path, device: torch.device | str = "cpu
     if latents["codec_sha256"] != sha256:
         raise TrainingError(f"{audio}: expected a generator of sound on codec {sha256}, found one on {latents['codec_sha256']}")
     try:
+        stage = SoundStage(
+            model=SoundConfig(**described["model"]),
+            text=TextConfig(**described["text"]),
+            watch=WatchConfig(**described["watch"]),
+            sampler=flow.SamplerConfig(**described["sampler"]),
+            quality=float(described["quality"]),
+        )
         with torch.device("meta"):
-            model = SoundTransformer(SoundConfig(**described["model"]))
+            model = SoundTransformer(stage.model)
         model.load_state_dict(state, strict=True, assign=True)
-        texts = TextCache(load_encoders(TextConfig(**described["text"]), there))
-        watcher, trained = load_watcher(WatchConfig(**described["watch"])), described["trained_on"]
-        sampler = flow.SamplerConfig(**described["sampler"])
+        texts = TextCache(load_encoders(stage.text, there))
+        watcher, trained = load_watcher(stage.watch), described["trained_on"]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise TrainingError(f"{audio}: expected a generator of sound of this version, found {str(error)[:300]}") from error
     found = {e.name: e.key for e in texts.encoders} | {"watch": watcher.key}
@@ -97,8 +107,7 @@ def load_sound_maker(codec: Path, audio: Path, device: torch.device | str = "cpu
         codec=SoundCodec(network.to(there), scale, sha256),
         texts=texts,
         watcher=watcher,
-        sampler=sampler,
-        quality=float(described["quality"]),
+        stage=stage,
         trained_frames=int(described["sound_frames"]),
         shown_frames=int(trained["n_frames"]),
         size_px=int(trained["size_px"]),
@@ -146,10 +155,10 @@ def generate_sound(
         n = min(length, len(features_TV))
         video[0, :n] = features_TV[:n].to(maker.device)
     x_0 = keyed.normal((1, maker.codec.codec.config.latent_channels, length), "sound/v1", seed).to(maker.device)
-    prompt = sound_prompt(text, maker.quality or None)
+    prompt = sound_prompt(text, maker.stage.quality or None)
     asked = Asked([prompt], video, torch.zeros_like(x_0), torch.zeros(1, length, device=maker.device))
     make = _in_segments if extension == "segments" and length > maker.single_frames else _in_windows
-    latents = make(maker, asked, x_0, sampler or maker.sampler)
+    latents = make(maker, asked, x_0, sampler or maker.stage.sampler)
     samples: NDArray[np.float32] = (
         maker.codec.decode(latents)[0, : round(seconds * SOUND_FRAMES_PER_S * maker.codec.codec.config.hop)].cpu().numpy()
     )
@@ -171,9 +180,9 @@ def continue_sound(
     if features_TV is not None:
         n = min(length, len(features_TV))
         video[0, :n] = features_TV[:n].to(maker.device)
-    asked = Asked([sound_prompt(text, maker.quality or None)], video, context, given)
+    asked = Asked([sound_prompt(text, maker.stage.quality or None)], video, context, given)
     x_0 = keyed.normal(tuple(context.shape), "sound/v1", seed).to(maker.device)
-    made = _solved(maker, asked, x_0, maker.sampler)
+    made = _solved(maker, asked, x_0, maker.stage.sampler)
     samples = maker.codec.decode(torch.where(given[:, None] > 0, context, made))[0].cpu()
     return torch.where(given[0].repeat_interleave(hop).cpu() > 0, sound_N.cpu(), samples).numpy()
 

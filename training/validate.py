@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, zeros_like
 
+from manifests.deny import DenyList
 from training.data.batch import DataConfig, load_pixels, open_shards, read_beside, to_tensor
 from training.data.beside import Partners
 from training.data.index import Sample
@@ -71,21 +72,22 @@ def load_held_out(dataset: Path, samples: list[Sample], config: DataConfig, rank
         for place in range(rank, -(-len(numbers) // world) * world, world):
             number = numbers[place] if place < len(numbers) else numbers[0]
             try:
-                pixels, beside = (
-                    to_tensor([load_pixels(dataset, chosen[number], config, None)])[0],
-                    _beside(dataset, chosen[number], config),
-                )
+                turns.append(load_turn(dataset, chosen[number], config, number, counts and place < len(numbers)))
             except SampleError as error:
                 raise TrainingError(f"hold-out: expected readable clips, found {error}") from error
-            turns.append(Turn(number, pixels, counts and place < len(numbers), beside))
     return HeldOut(chosen, tuple(turns))
 
 
-def _beside(dataset: Path, sample: Sample, config: DataConfig) -> dict[str, Tensor]:
-    shards = open_shards(dataset, config)
+def load_turn(
+    dataset: Path, sample: Sample, config: DataConfig, number: int = 0, counted: bool = True, denied: DenyList | None = None
+) -> Turn:
+    """The sample's first window and its centre, and what is given beside it; SampleError when it cannot be read, or was taken down."""
+    pixels, shards = to_tensor([load_pixels(dataset, sample, config, None, denied)])[0], open_shards(dataset, config)
     alone = Partners([sample])  # a held-out clip is measured under its own person
-    found, _ = read_beside(lambda s: shards.read(s, config.verify_sha256), sample, config, None, ("validate/v1", sample.clip_id), alone)
-    return {name: torch.from_numpy(values) for name, values in found.items()}
+    found, _ = read_beside(
+        lambda s: shards.read(s, config.verify_sha256, denied), sample, config, None, ("validate/v1", sample.clip_id), alone
+    )
+    return Turn(number, pixels, counted, {name: torch.from_numpy(values) for name, values in found.items()})
 
 
 def _emptied(turn: Turn, stand_in: int) -> Turn:

@@ -27,7 +27,7 @@ def main(out: Path) -> None:
     run = read_run(out)
     device = join_group(run.config.engine.timeout_s)
     with locked(out, WORKER_LOCK) if os.environ["RANK"] == "0" else nullcontext():
-        Run(run.config, run.dataset, out, run.samples, run.manifest_version, device).train()
+        Run(run, out, device).train()
     torch.distributed.destroy_process_group()
 
 

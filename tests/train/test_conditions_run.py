@@ -16,6 +16,7 @@ from manifests.records import Caption, Clip, Member, Shard
 from manifests.schema import to_table
 from manifests.shards import Payload, write_shard
 from manifests.tables import ManifestStore
+from pipelines.evaluate_models import Clips, EvaluateConfig, measure_models
 from tests.train.conftest import encode_jpg, encode_mp4, moving_pattern
 from training.config import TrainConfig
 from training.data.batch import BatchLoader, DataConfig
@@ -25,6 +26,8 @@ from training.edits import TASKS, EditConfig
 from training.errors import TrainingError
 from training.exposure import Exposure
 from training.flow import SamplerConfig
+from training.folder import read_run
+from training.generation import MoviePipeline
 from training.identity import PersonalConfig
 from training.launch import train
 from training.metrics import read_log
@@ -234,18 +237,20 @@ def test_latents_with_a_broken_picture_beside_them_are_replaced(conditioned: Pat
 
 
 def test_an_editor_trains_and_is_shown(conditioned: Path, tae: Path, tmp_path: Path) -> None:
-    """Pictures become animated edits and marks, videos pairs, by step; held-out edits are measured and a picture of one is there."""
+    """Pictures become animated edits and marks, videos pairs, by step; held-out edits are measured and a picture of one is there; an
+    evaluation finds the loss that the run did."""
     out = run(RUN, conditioned, tae, tmp_path / "run")
     rows, measured = read_log(out, "train"), read_log(out, "validate")
     assert [r["media"] for r in rows] == ["video", "image"] * 3
     assert measured[-1]["ema_loss"] < measured[0]["loss"] and (out / "pictures" / "step-00000006.png").exists()
     weights = load_file(out / "export" / "weights.safetensors")
     assert float(weights["context.weight"].abs().max()) > 0 and float(weights["tasks.time.weight"].abs().max()) > 0
+    assert evaluated(out, tae, conditioned)["edit_test loss"] == pytest.approx(measured[-1]["ema_loss_video"], rel=1e-5)
 
 
 def test_a_frozen_tower_stays_bit_for_bit_and_its_successor_trains_it(conditioned: Path, tae: Path, tmp_path: Path) -> None:
     """Under weight decay and on two processes a frozen tower is, in the export, what it began as, while the transformer moved; a stage from
-    it, which begins where it ended, with the tower trained moves that too."""
+    it, which begins where it ended, with the tower trained moves that too; an evaluation finds the loss that the run did."""
     first = run(PERSONAL, conditioned, tae, tmp_path / "first")
     export, begun = load_file(first / "export" / "weights.safetensors"), first_weights(PERSONAL)
     assert all(torch.equal(v, begun[n]) for n, v in export.items() if n.startswith("tower."))
@@ -258,6 +263,15 @@ def test_a_frozen_tower_stays_bit_for_bit_and_its_successor_trains_it(conditione
     assert not torch.equal(moved["tower.blocks.0.qkv.weight"], export["tower.blocks.0.qkv.weight"])
     before, after = read_log(first, "validate")[-1], read_log(last, "validate")[0]
     assert after["loss"] == pytest.approx(before["ema_loss"], rel=1e-5)
+    assert evaluated(first, tae, conditioned)["personal_test loss"] == pytest.approx(before["ema_loss_video"], rel=1e-5)
+
+
+def evaluated(out: Path, tae: Path, dataset: Path) -> dict[str, float]:
+    """What `dailies evaluate` measures of the run's export on the run's held-out clips."""
+    found = read_run(out)
+    held_out = Plan(found.config.plan_settings(0), found.samples).held_out[: found.config.data.validate_clips]
+    clips = Clips(dataset=dataset, version=0, samples=held_out)
+    return {m.name: m.value for m in measure_models(MoviePipeline.from_folders([out, tae]), clips, EvaluateConfig())}
 
 
 def first_weights(config: TrainConfig) -> dict[str, torch.Tensor]:

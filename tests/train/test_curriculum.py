@@ -9,11 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from safetensors.torch import load_file
 
+from manifests.release_file import read_release
 from manifests.tables import ManifestStore
+from pipelines.release import release
 from training import checkpoint
+from training.data.index import frozen_version, load_samples
+from training.errors import TrainingError
+from training.exports import find_exports
+from training.folder import adopt, read_run
 from training.metrics import read_log
 
 pytestmark = [pytest.mark.train, pytest.mark.timeout(900)]
@@ -22,6 +29,7 @@ ROOT = Path(checkpoint.__file__).parent.parent
 SMALL = "processes=1, validate_every=100, checkpoint_every=1, pictures=0, data.n_frames=9, data.resize_px=48, data.global_batch=2, data.validate_clips=2"
 CURRICULUM = f"""# @package _global_
 preset: tiny
+release: v1
 stages:
   tae:
     overrides: [steps=1, {SMALL}, model.base_channels=4, model.norm_groups=1]
@@ -64,9 +72,14 @@ def output(*arguments: object, status: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def data(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of its own, as exposures are written to it."""
+    """A dataset of its own, as exposures are written to it, with a release and a clip that was dropped since."""
     copy = tmp_path_factory.mktemp("curriculum") / "dataset"
     shutil.copytree(dataset, copy)
+    release(copy, "v1", None, None, lambda step: None)
+    store = ManifestStore(copy)
+    clips = store.read("clips")
+    dropped = ["drop", *clips["decision"].to_pylist()[1:]]
+    store.commit("decide", replace={"clips": clips.set_column(clips.column_names.index("decision"), "decision", pa.array(dropped))})
     return copy
 
 
@@ -100,6 +113,24 @@ def test_a_killed_curriculum_goes_on_and_stops_at_a_gate(trained: Path) -> None:
     gate = json.loads((trained / "video_sft" / "gate.json").read_text())
     assert not gate["passed"] and [r["run"] for r in gate["runs"]] == ["run-0", "run-1"]
     assert [r["step"] for r in read_log(trained / "t2v_256", "train")] == [0, 1, 2]
+
+
+def test_every_stage_trains_on_the_release(trained: Path, data: Path) -> None:
+    """Whatever was decided or recorded since, all stages have the release's version and clips, their exports name it and its root, and
+    neither another name nor another release is taken for it."""
+    version, known = frozen_version(data, "v1")
+    assert known and known["merkle_root"] == read_release(data / "releases" / "v1").root and version < ManifestStore(data).version()
+    for folder in (trained / "tae", trained / "t2v_256", trained / "video_sft" / "run-1"):
+        run = read_run(folder)
+        assert (run.manifest_version, run.release) == (version, known) and run.samples == load_samples(data, version)
+        assert json.loads((folder / "export" / "config.json").read_text())["release"] == known
+    assert len(load_samples(data, ManifestStore(data).version())) == len(load_samples(data, version)) - 1
+    assert {e.stage: e.note["release"] for e in find_exports([trained])} == dict.fromkeys(("tae", "t2v_256", "video_sft"), known)
+    for name in ("v2", "../v1", "/v1"):
+        with pytest.raises(TrainingError, match="expected a release"):
+            frozen_version(data, name)
+    with pytest.raises(TrainingError, match="expected release v1, which this run began with, found release v2"):
+        adopt(run.config, data, folder, "v2")
 
 
 def test_runs_are_averaged(trained: Path) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from typer.testing import CliRunner
 
 from pipelines.cli import app
-from pipelines.evaluate import TextAgreement, frame_consistency, vmaf_motion
+from pipelines.evaluate_films import TextAgreement, frame_consistency, vmaf_motion
 from tests.text_makers import metaclip
 from training.errors import TrainingError
 from training.flow import SamplerConfig
@@ -66,11 +66,12 @@ def test_models_are_compared_on_the_same_clips_and_prompts(dataset: Path, tae: P
         "--json",
     ]
     result = CliRunner().invoke(app, command, catch_exceptions=False)
-    whole, disturbed = json.loads(result.stdout)
+    whole, disturbed = json.loads(result.stdout)["columns"]
     of = [{m["name"]: m["value"] for m in column["measures"]} for column in (whole, disturbed)]
     assert set(of[0]) == set(of[1]) == {"tae PSNR, dB", "tae SSIM", "t2v_256 loss", "frame consistency", "motion"}
     assert of[0]["tae PSNR, dB"] > of[1]["tae PSNR, dB"]
-    assert json.loads((tmp_path / "out/evaluation.json").read_text())[0]["measures"] == whole["measures"]
+    written = json.loads((tmp_path / "out/evaluation.json").read_text())
+    assert written["columns"][0]["measures"] == whole["measures"] and written["manifest_version"] == 0 and written["clips"]
     for column in (whole, disturbed):
         assert (tmp_path / "out" / column["films"][0]["film"]).exists()
     page = (tmp_path / "out/index.html").read_text()

@@ -12,13 +12,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from manifests.deny import deny
+from pipelines.evaluate_models import Clips, EvaluateConfig, measure_models
 from tests.sound_events import build_sound_dataset, draw_bounces
 from training import checkpoint
 from training.conditions import load_prompts
 from training.config import TrainConfig
 from training.data.batch import DataConfig
+from training.data.plan import Plan
 from training.errors import TrainingError
 from training.flow import SamplerConfig
+from training.folder import read_run
+from training.generation import MoviePipeline
 from training.launch import train
 from training.metrics import LOG, read_log
 from training.models.codec import CodecConfig
@@ -115,7 +120,7 @@ def test_the_codec_s_log_tells_both_updates_and_what_is_heard(codec: Path) -> No
     assert next(k for k in measured[0] if k not in ("kind", "step")) == "si_sdr_db" and {"mel", "ema_mel", "si_sdr_audio_db"} <= set(
         measured[0]
     )
-    assert {p.suffix for p in (codec / "pictures").iterdir()} == {".png", ".flac"}
+    assert {p.suffix for p in (codec / "pictures").iterdir()} == {".png", ".flac", ".json"}
     exported = load_file(codec / "export" / "weights.safetensors")
     assert not any(name.startswith("discriminator") for name in exported) and "bottleneck.in_proj.weight" in exported
 
@@ -174,3 +179,23 @@ def test_other_surroundings_are_refused(films: Path, codec: Path, tmp_path: Path
         train(dataclasses.replace(audio(codec), sound=SOUND), films, tmp_path / "a")
     with pytest.raises(TrainingError, match="expected the export of a finished run"):
         train(audio(tmp_path), films, tmp_path / "b")
+
+
+def test_an_evaluation_finds_what_the_runs_did(films: Path, codec: Path, generator: Path) -> None:
+    """On the held-out films: the codec's SI-SDR and mel distance and the generator's loss as their logs end; and how near the sound that is
+    made for them is to their own, and that it begins, or not, with the bounces that are heard and seen."""
+    found = read_run(generator)
+    samples = Plan(found.config.plan_settings(0), found.samples).held_out[: found.config.data.validate_clips]
+    clips = Clips(dataset=films, version=0, samples=samples)
+    measured = {m.name: m for m in measure_models(MoviePipeline.from_folders([codec, generator]), clips, EvaluateConfig())}
+    ends = {name: read_log(folder, "validate")[-1] for name, folder in (("codec", codec), ("audio", generator))}
+    assert measured["codec SI-SDR, dB"].value == pytest.approx(ends["codec"]["ema_si_sdr_db"], rel=1e-4)
+    assert measured["codec mel distance"].value == pytest.approx(ends["codec"]["ema_mel"], rel=1e-4)
+    assert measured["audio loss"].value == pytest.approx(ends["audio"]["ema_loss"], rel=1e-4)
+    assert measured["audio mel distance"].value > 0
+    for name in ("the film's sound", "events seen"):
+        onsets = measured[f"audio onsets, F1 with {name}"]
+        assert 0 <= onsets.value <= 1 and f"{len(samples)} held-out films" in onsets.note
+    denied = samples[0].clip_id
+    deny(films, [denied], 1)
+    assert [s.clip_id for s, _ in clips.turns(found.config.data, 9, ("video",))] == [s.clip_id for s in samples[1:]]

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -19,9 +20,11 @@ from manifests.explain import explain
 from manifests.records import Clip
 from manifests.schema import from_table, to_table
 from manifests.tables import ManifestStore
+from pipelines import plan
 from pipelines.cli import app
 from pipelines.decide import settings_in_force
 from pipelines.picks import PickError, candidates, column_of, pick
+from pipelines.seeds import candidates_near, read_seeds
 
 SET = "low_res"
 
@@ -136,3 +139,39 @@ def test_the_command_gives_a_sheet_and_takes_it_back(dataset: Path, tmp_path: Pa
     assert (done.exit_code, json.loads(done.stdout)["yes"], json.loads(done.stdout)["no"]) == (0, 3, 4)
     assert run.invoke(app, ["pick", str(dataset), "high_res"]).exit_code == 2
     assert run.invoke(app, ["pick", str(dataset), SET, "--file", str(_file(tmp_path, ("a", "b"), head="x,y"))]).exit_code == 2
+
+
+def _describe(dataset: Path, vectors: dict[str, list[float]]) -> None:
+    """The curation's descriptions of the clips, as its stage writes them."""
+    folder = dataset / "work" / plan.DESCRIBE.name / plan.DESCRIBE.digest(settings_in_force(ManifestStore(dataset)))
+    folder.mkdir(parents=True)
+    schema = plan.DESCRIBE.writes["rows"]
+    rows = [dict.fromkeys(schema.names) | {"clip_id": clip, "concept": vector} for clip, vector in vectors.items()]
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "part-0.parquet")
+
+
+def test_seeds_balance_concepts(dataset: Path, tmp_path: Path) -> None:
+    """Of three clips like the one seed and ten like the other, each concept gets its two nearest, nearest first; a clip without a vector is no
+    candidate, a seed is none either, and the sheet can be filled in and given back."""
+    clips = _wanted(dataset, 17)
+    rare, common, blank, seeds = clips[:3], clips[3:13], clips[13], clips[14:16]
+    vectors = {c: [1.0, 0.01 * (i + 1)] for i, c in enumerate(rare)} | {c: [0.01 * (i + 1), 1.0] for i, c in enumerate(common)}
+    _describe(dataset, vectors | {seeds[0]: [2.0, 0.0], seeds[1]: [0.0, 1.0]})
+    file = _file(tmp_path, (seeds[0], "walking"), (seeds[1], "cooking"), head="clip_id,concept")
+    command = ["pick", str(dataset), SET, "--seeds", str(file), "--each", "2"]
+    rows = list(csv.DictReader(CliRunner().invoke(app, command, catch_exceptions=False).stdout.splitlines()))
+    assert [(r["concept"], r["clip_id"], r["seed"]) for r in rows] == [
+        ("cooking", common[0], seeds[1]), ("cooking", common[1], seeds[1]), ("walking", rare[0], seeds[0]), ("walking", rare[1], seeds[0])
+    ]  # fmt: skip
+    assert all(float(r["cosine"]) > 0.99 for r in rows)
+    near = candidates_near(ManifestStore(dataset), SET, file, 100)
+    assert len(near) == 13 and blank not in {r["clip_id"] for r in near}
+    filled = tmp_path / "filled.csv"
+    filled.write_text("clip_id,picked,reason\n" + "".join(f"{r['clip_id']},yes,\n" for r in rows))
+    assert pick(dataset, SET, filled).yes == 4
+    with pytest.raises(PickError, match="expected clips with a concept vector"):
+        candidates_near(ManifestStore(dataset), SET, _file(tmp_path, (blank, "x"), head="clip_id,concept"), 5)
+    with pytest.raises(PickError, match="expected the columns clip_id and concept"):
+        read_seeds(_file(tmp_path, ("a", "b"), head="clip,concept"))
+    with pytest.raises(PickError, match="expected at least one seed"):
+        read_seeds(_file(tmp_path, head="clip_id,concept"))

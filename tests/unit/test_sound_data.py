@@ -17,7 +17,6 @@ from tests.sound_events import (
     encode_film,
     film_of_clip,
     frames_of,
-    onsets_s,
     sound_of,
 )
 from training.data.batch import BatchLoader, DataConfig
@@ -26,6 +25,7 @@ from training.data.plan import Plan, PlanSettings, replay
 from training.data.sound import HOP, decode_sound, load_sound
 from training.errors import SampleError, TrainingError
 from training.hearing import encode_flac, write_sounds
+from training.onsets import heard_s
 from training.tasks.task import Heard
 from training.validate import load_held_out
 
@@ -75,7 +75,7 @@ def test_a_window_of_a_film_begins_with_its_picture() -> None:
     window = decode_sound(data, "x", "mp4", Fraction(RATE_HZ, 4), 40_000)
     assert np.corrcoef(window, sound[12_000:52_000])[0, 1] > 0.999
     late = decode_sound(encode_film(frames_of(FILM), sound, late_s=0.3), "x", "mp4", Fraction(0), 72_000)
-    assert onsets_s(late) == pytest.approx([0.7, 1.4], abs=0.011)
+    assert heard_s(late) == pytest.approx([0.7, 1.4], abs=0.011)
 
 
 def test_stereo_is_averaged_and_other_rates_are_brought_to_ours(tmp_path: Path) -> None:

@@ -271,7 +271,7 @@ def test_four_samples_are_learnt_with_their_pictures() -> None:
 def maker() -> SoundMaker:
     """A maker of an untrained model, whose window is 0.8 s."""
     return SoundMaker(
-        model=drawn_model(), codec=codec(), texts=TextCache([ByteText(16, 12)]), watcher=PlainWatcher(2), sampler=STAGE.sampler, quality=7.0,
+        model=drawn_model(), codec=codec(), texts=TextCache([ByteText(16, 12)]), watcher=PlainWatcher(2), stage=dataclasses.replace(STAGE, quality=7.0),
         trained_frames=FRAMES, shown_frames=10, size_px=8, device=torch.device("cpu"),
     )  # fmt: skip
 
@@ -286,7 +286,7 @@ def test_what_fits_is_made_at_once() -> None:
         x_0, t = keyed.normal((1, 4, 30), "sound/v1", 3), task()
         asked = t.asked(Heard(torch.zeros(1, 30 * 1920), torch.zeros(1, 3, 0, 8, 8), torch.zeros(1, 1)), [""], None)[1]
         asked = asked._replace(prompts=[sound_prompt("rain", 7.0)], context=torch.zeros(1, 4, 30))
-        plain = flow.solve(guided_velocity(made.model, made.texts, asked, 2.0, torch.float32), x_0, made.sampler)
+        plain = flow.solve(guided_velocity(made.model, made.texts, asked, 2.0, torch.float32), x_0, made.stage.sampler)
         torch.testing.assert_close(torch.from_numpy(sound), made.codec.decode(plain)[0])
 
 

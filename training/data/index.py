@@ -68,6 +68,26 @@ class Sample:
         return None
 
 
+def frozen_version(dataset: Path, release: str = "") -> tuple[int, dict[str, str] | None]:
+    """(manifest version, name and Merkle root of the release of that name), or the dataset's newest version and None without a name.
+
+    TrainingError when there is no manifest, or no such release.
+    """
+    from manifests.release_file import RELEASES, ReleaseError, checked_name, read_release
+    from manifests.tables import ManifestStore
+
+    if not release:
+        version = ManifestStore(dataset).version()
+        if version < 0:
+            raise TrainingError(f"{dataset}: expected a committed manifest, found none")
+        return version, None
+    try:
+        found = read_release(dataset / RELEASES / checked_name(release))
+    except (ReleaseError, ValueError) as error:
+        raise TrainingError(f"{dataset}: expected a release {release!r} of `dailies release`, found none: {error}") from error
+    return found.version, {"name": found.name, "merkle_root": found.root}
+
+
 def load_samples(dataset: Path, version: int) -> list[Sample]:
     """The samples of a dataset at a manifest version, in index order: the members of the clips that it keeps.
 

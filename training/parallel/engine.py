@@ -133,7 +133,10 @@ class Engine:
         prefix: str = "",
     ) -> None:
         """`blocks` are the classes whose parameters are gathered together: fewer, larger messages, and fewer hooks. `prefix` stands before
-        the names of parameters, so that several engines can share a checkpoint."""
+        the names of parameters, so that several engines can share a checkpoint.
+
+        The weights are those of rank 0's `module`; the others' may be memory that nobody has written. No device ever holds more of the whole
+        than one block, no host but the first more than its share."""
         import deepspeed
         from deepspeed.utils import set_z3_leaf_modules
 
@@ -141,20 +144,19 @@ class Engine:
             raise TrainingError("engine: expected a module without buffers, as checkpoints hold parameters only")
         self.rank, self.world, self.device = torch.distributed.get_rank(), torch.distributed.get_world_size(), device
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        shapes = {prefix + name: tuple(p.shape) for name, p in module.named_parameters()}
-        masters = None if self.dtype == torch.float32 else {prefix + n: p.detach().clone().flatten() for n, p in module.named_parameters()}
+        self.shapes = {prefix + name: tuple(p.shape) for name, p in module.named_parameters()}
         adamw = torch.optim.AdamW(_groups(module), lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay)
         set_z3_leaf_modules(module, list(blocks), raise_if_not_found=False)  # a discriminator has none
         settings = deepspeed_json(config, optim)
-        self._engine, self._zero, _, _ = deepspeed.initialize(model=module.to(device), optimizer=adamw, config=settings)
-        self.shapes = shapes
+        masters = self._share_out(module, blocks, settings, prefix)
+        self._engine, self._zero, _, _ = deepspeed.initialize(model=module, optimizer=adamw, config=settings)
         self.parameters: dict[str, nn.Parameter] = {prefix + n: p for n, p in self._engine.module.named_parameters()}
         if config.compile:
             for block in self._engine.module.modules():
                 if isinstance(block, blocks):
                     block.compile()
         if masters:  # DeepSpeed makes the float32 copies from rounded weights: give them back what rounding took
-            self._set_weights({n: v[slice(*self.span(n))].to(device) for n, v in masters.items()})
+            self._set_weights(masters)
 
     def __call__(self, *inputs: Any) -> Any:
         """The module's output; differentiable."""
@@ -250,6 +252,28 @@ class Engine:
         """From now on a collective of all ranks, of DeepSpeed's copy of their group or of these that waits longer ends the run."""
         own = getattr(self._engine, "seq_data_parallel_group", None)
         set_timeout(seconds, [None, *(g for g in (own, *groups) if g is not None)])
+
+    def _share_out(
+        self, module: nn.Module, blocks: tuple[type[nn.Module], ...], settings: dict[str, Any], prefix: str
+    ) -> dict[str, Tensor]:
+        """Every rank holds its share of rank 0's weights; returns the shares in float32 where the weights are rounded, else nothing.
+
+        Given the module whole, DeepSpeed would put all of it on every device first: 120 GB for 30 B parameters.
+        """
+        import deepspeed
+
+        masters, names = {}, {p: prefix + n for n, p in module.named_parameters()}
+        for part in (*(m for m in module.modules() if isinstance(m, blocks)), module):
+            own = [p for p in part.parameters() if not hasattr(p, "ds_id")]
+            for parameter in own:
+                whole = parameter.data.to(self.device)
+                torch.distributed.broadcast(whole, 0)
+                if self.dtype != torch.float32:
+                    masters[names[parameter]] = whole.flatten()[slice(*self.span(names[parameter]))].clone()
+                parameter.data = whole.to(self.dtype)
+            if own:
+                deepspeed.zero.Init(module=part, config_dict_or_path=settings, dtype=self.dtype)
+        return masters
 
     def _set_weights(self, pieces: dict[str, Tensor]) -> None:
         """The float32 copies hold these pieces, and the weights that forward uses are rounded from them."""

@@ -63,8 +63,8 @@ class AutoencoderTask:
         with torch.device("meta"):
             self._shapes = TAE(model)  # no memory: latent shapes come from it
 
-    def modules(self) -> dict[str, nn.Module]:
-        """The autoencoder, and its discriminator where there is a weight on it."""
+    def modules(self, drawn: bool = True) -> dict[str, nn.Module]:
+        """The autoencoder, and its discriminator where there is a weight on it; both are small and always drawn."""
         return {name: self.module() if name == MODEL else self._discriminator() for name in self.updates}
 
     def module(self) -> nn.Module:

@@ -41,8 +41,8 @@ class CodecTask:
         self.updates: tuple[str, ...] = (MODEL, ADVERSARY) if config.loss.gan_weight else (MODEL,)
         self._made: dict[tuple[object, ...], Tensor] = {}
 
-    def modules(self) -> dict[str, nn.Module]:
-        """The codec, and its discriminator where there is a weight on it."""
+    def modules(self, drawn: bool = True) -> dict[str, nn.Module]:
+        """The codec, and its discriminator where there is a weight on it; both are small and always drawn."""
         return {name: self.module() if name == MODEL else self._discriminator() for name in self.updates}
 
     def module(self) -> nn.Module:

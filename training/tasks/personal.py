@@ -34,7 +34,7 @@ class PersonalTask(TextToVideoTask):
     def _personal(self) -> PersonalConfig:
         return cast(PersonalConfig, self._config.personal)
 
-    def module(self) -> PersonalTransformer:
+    def module(self, drawn: bool = True) -> PersonalTransformer:
         """Transformer and tower: with their parent's weights, the tower with its public ones or drawn by key where the parent has none."""
         personal = self._personal
         try:
@@ -42,6 +42,8 @@ class PersonalTask(TextToVideoTask):
                 learns = {"train_tower": personal.train_tower, "train_backbone": personal.train_backbone}
                 model = PersonalTransformer(self._config.model, personal.tower, **learns)
             model = model.to_empty(device="cpu")
+            if not drawn:
+                return model
             initialise(model, self._seed)
             initialise_tower(model.tower, self._seed)
             parent = dict(self._parent or {})

@@ -73,15 +73,17 @@ class SoundTask:
         self._codec, self._watcher, self._prompts, self._texts, self._parent = codec, watcher, prompts, texts, parent
         self.measures = ("loss{}", *(f"loss{{}}_t{round(100 * t):02d}" for t in config.validate_times))
 
-    def modules(self) -> dict[str, nn.Module]:
+    def modules(self, drawn: bool = True) -> dict[str, nn.Module]:
         """What is trained."""
-        return {"sound": self.module()}
+        return {"sound": self.module(drawn)}
 
-    def module(self) -> nn.Module:
-        """The transformer: drawn by key, or with its parent's weights."""
+    def module(self, drawn: bool = True) -> nn.Module:
+        """The transformer: drawn by key, or with its parent's weights; not `drawn`, its shapes alone."""
         with torch.device("meta"):
             model = SoundTransformer(self._config.model)
         model = model.to_empty(device="cpu")
+        if not drawn:
+            return model
         initialise(model, self._seed)
         if self._parent is not None:
             try:
@@ -125,7 +127,7 @@ class SoundTask:
         if flow.dropped(self._config.full_mask, *key, "hide all"):
             return 0, length
         least = self._config.least_mask
-        n = round(length * (least + (1 - least) * float(keyed.stream(*key, "hidden share").random())))
+        n = round(length * (least + (1 - least) * keyed.uniform(*key, "hidden share")))
         where = keyed.integer(0, 3, *key, "hidden place")  # continued, led up to, filled in
         low = (length - n, 0, keyed.integer(0, length - n + 1, *key, "hidden start"))[where]
         return low, low + n

@@ -45,8 +45,11 @@ class Task(Protocol):
     measures: tuple[str, ...]
     """Names of what `score` measures; `{}` in each stands for the kind of media ('', '_video', '_image')."""
 
-    def modules(self) -> dict[str, nn.Module]:
-        """The modules to train, initialised, on the CPU, by their updates' names; the first is the model, which is averaged and exported."""
+    def modules(self, drawn: bool = True) -> dict[str, nn.Module]:
+        """The modules to train, on the CPU, by their updates' names; the first is the model, which is averaged and exported.
+
+        Initialised, or, not `drawn`, of the same shapes with nothing read or written: a process that gets its weights from another needs no
+        memory for them."""
 
     def loss(self, update: str, engines: Mapping[str, Any], batch: Batch, pixels: Tensor) -> SampleLoss:
         """The loss of each sample in an update; `engines` are around `modules()`, `pixels` are the batch's on its device."""

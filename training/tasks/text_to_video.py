@@ -79,15 +79,17 @@ class TextToVideoTask:
         """What is given beside each held-out clip, as a batch of one has it; whoever measures sets it."""
         self.measures = ("loss{}", *(f"loss{{}}_t{round(100 * t):02d}" for t in config.validate_times))
 
-    def modules(self) -> dict[str, nn.Module]:
+    def modules(self, drawn: bool = True) -> dict[str, nn.Module]:
         """What is trained."""
-        return {"transformer": self.module()}
+        return {"transformer": self.module(drawn)}
 
-    def module(self) -> nn.Module:
-        """The transformer: drawn by key, or with its parent's weights and grown positions."""
+    def module(self, drawn: bool = True) -> nn.Module:
+        """The transformer: drawn by key, or with its parent's weights and grown positions; not `drawn`, its shapes alone."""
         with torch.device("meta"):
             model = Transformer(self._config.model)
         model = model.to_empty(device="cpu")
+        if not drawn:
+            return model
         initialise(model, self._seed)
         if self._parent is not None:
             try:

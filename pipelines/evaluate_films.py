@@ -1,0 +1,110 @@
+"""What is measured of a film that was made: does it hold together, does it move, does its sound begin where something happens."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.evaluate_models import Measured, ssim
+
+if TYPE_CHECKING:
+    from training.film import Film
+
+_CLIP_FRAMES = 4
+_MOTION_KERNEL = np.array([0.054488685, 0.244201342, 0.402619947, 0.244201342, 0.054488685], np.float32)
+"""The five taps of VMAF's motion filter."""
+
+CONSISTENCY, MOTION, AGREEMENT, ONSETS = "frame consistency", "motion", "text agreement", "onsets, F1 with events seen"
+_NOTES: dict[str, tuple[str, bool | None]] = {
+    CONSISTENCY: ("SSIM of neighbouring frames; a still film has 1", None),
+    MOTION: ("VMAF motion in levels; the paper keeps clips above 2", None),
+    AGREEMENT: ("CLIP cosine of prompt and frames", True),
+    ONSETS: ("sound that begins within 0.12 s of a sudden change of motion", True),
+}
+"""Of each measure what it is, and whether more is better; None where neither is."""
+
+
+def measure_film(film: "Film", prompt: str, agreement: "TextAgreement | None") -> dict[str, float]:
+    """Frame consistency, motion, with a model text agreement, and with sound and something to be seen the agreement of onsets."""
+    from training.onsets import agreement as f1
+    from training.onsets import heard_s, seen_s
+
+    frames, found = film.frames, dict[str, float]()
+    if len(frames) > 1:
+        found |= {CONSISTENCY: frame_consistency(frames), MOTION: vmaf_motion(frames)}
+    if agreement is not None:
+        found[AGREEMENT] = agreement(frames, prompt)
+    if film.sound is not None and (events := seen_s(frames, float(film.fps))):
+        found[ONSETS] = f1(heard_s(film.sound), events)
+    return found
+
+
+def means(films: Sequence[dict[str, Any]]) -> list[Measured]:
+    """The measures of films, averaged over those that have them."""
+    found = []
+    for name, (note, better) in _NOTES.items():
+        values = [f[name] for f in films if name in f]
+        if values:
+            found.append(Measured(name=name, value=float(np.mean(values)), note=f"{note}, {len(values)} films", higher_is_better=better))
+    return found
+
+
+def frame_consistency(frames_THW3: NDArray[np.uint8]) -> float:
+    """The mean SSIM of neighbouring frames, 1 for a still picture."""
+    import torch
+
+    x = torch.from_numpy(frames_THW3.astype(np.float32)).permute(0, 3, 1, 2) / 255
+    return ssim(x[:-1], x[1:])
+
+
+def vmaf_motion(frames_THW3: NDArray[np.uint8]) -> float:
+    """The mean absolute difference of neighbouring blurred luma frames, in levels: FFmpeg's `vmafmotion` without its minimum."""
+    luma = frames_THW3.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    for axis in (1, 2):
+        pad = [(0, 0)] * 3
+        pad[axis] = (2, 2)
+        wide = np.pad(luma, pad, mode="reflect")
+        luma = sum(k * np.take(wide, np.arange(i, i + luma.shape[axis]), axis) for i, k in enumerate(_MOTION_KERNEL))
+    return float(np.abs(np.diff(luma, axis=0)).mean())
+
+
+class TextAgreement:
+    """The cosine between a prompt and a film's frames in an open_clip model of a local folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """TrainingError when the folder does not hold one."""
+        import open_clip
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        from training.errors import TrainingError
+
+        try:
+            described = json.loads((folder / "open_clip_config.json").read_bytes())
+            config = described.get("model_cfg", described)
+            self._model = open_clip.model.CLIP(**config).eval().requires_grad_(False)
+            self._model.load_state_dict(load_file(folder / "open_clip_model.safetensors"), strict=True)
+        except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+            raise TrainingError(f"{folder}: expected an open_clip model (config and safetensors), found {str(error)[:300]}") from error
+        preprocess = described.get("preprocess_cfg", {})
+        self._mean = preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN)
+        self._std = preprocess.get("std", open_clip.OPENAI_DATASET_STD)
+        self._side = int(config["vision_cfg"].get("image_size", 224))
+        self._tokenizer, self._length = open_clip.SimpleTokenizer(), int(config["text_cfg"].get("context_length", 77))
+
+    def __call__(self, frames_THW3: NDArray[np.uint8], prompt: str) -> float:
+        """The mean over four evenly spaced frames, in [-1, 1]."""
+        import torch
+        import torch.nn.functional as F
+
+        chosen = frames_THW3[np.linspace(0, len(frames_THW3) - 1, _CLIP_FRAMES).round().astype(int)]
+        x = torch.from_numpy(chosen.astype(np.float32)).permute(0, 3, 1, 2) / 255
+        x = F.interpolate(x, size=(self._side, self._side), mode="bicubic", antialias=True, align_corners=False)
+        mean, std = (torch.tensor(v)[:, None, None] for v in (self._mean, self._std))
+        with torch.no_grad():
+            pictures = self._model.encode_image((x - mean) / std, normalize=True)
+            text = self._model.encode_text(self._tokenizer([prompt], context_length=self._length), normalize=True)
+        return float((pictures @ text.T).mean())
