@@ -102,7 +102,7 @@ def test_the_log_tells_loss_by_time_and_validation(images: Path) -> None:
         assert any(f"loss_bin{i}" in row for i in range(4)) and row["loss"] > 0
     assert {"loss", "loss_image", "loss_video", "loss_t10", "loss_t90", "ema_loss", "ema_loss_t50"} <= set(measured[0])
     assert 1.5 < measured[0]["loss"] < 2.8 and measured[1]["loss"] < measured[0]["loss"]
-    assert [p.name for p in sorted((images / "pictures").iterdir())] == ["step-00000000.png", "step-00000012.png"]
+    assert [p.name for p in sorted((images / "pictures").glob("*.png"))] == ["step-00000000.png", "step-00000012.png"]
 
 
 def test_prompts_are_the_captions_of_the_manifest(images: Path, videos: tuple[TrainConfig, Path]) -> None:
