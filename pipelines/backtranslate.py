@@ -56,6 +56,8 @@ class BacktranslateConfig:
     min_psnr_db: float = 5.0
     """An edit farther from it kept nothing: noise is about 8 dB from a picture."""
     samples_per_shard: int = 64
+    release: str = ""
+    """Name of the dataset's release whose clips are edited; the newest version if empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +87,9 @@ def backtranslate(
         raise ManifestError(f"models: expected the export of a stage of editing, found {sorted({e.stage for e in pipeline.exports})}")
     editor = pipeline.generator(editors[-1])
     store = ManifestStore(dataset)
-    samples = _samples(dataset, store, editor, config)
-    settings = {"dataset": str(dataset.resolve()), "editor": editor.export.note, "config": dataclasses.asdict(config)}
+    samples, frozen = _samples(dataset, editor, config)
+    chosen = {name: value for name, value in dataclasses.asdict(config).items() if name != "release"}
+    settings = {"dataset": str(dataset.resolve()), "editor": editor.export.note, "config": chosen} | ({"release": frozen} if frozen else {})
     run_id = register(store, out, settings)
     _claim(out, run_id)
     if (version := ManifestStore(out).version_of_run(run_id)) is not None:
@@ -148,13 +151,13 @@ def register(store: ManifestStore, out: Path, settings: dict[str, Any]) -> str:
     return run_id
 
 
-def _samples(dataset: Path, store: ManifestStore, editor: "Generator", config: BacktranslateConfig) -> "list[Sample]":
-    from training.data.index import load_samples, split_holdout
+def _samples(dataset: Path, editor: "Generator", config: BacktranslateConfig) -> "tuple[list[Sample], dict[str, str] | None]":
+    """(the clips to be edited, the release that they are of)"""
+    from training.data.index import frozen_version, load_samples, split_holdout
 
-    if store.version() < 0:
-        raise ManifestError(f"{dataset}: expected a dataset with a manifest, found none; make one with `dailies curate`")
+    version, frozen = frozen_version(dataset, config.release)
     denied, frames = DenyList(dataset).clips(), int(editor.trained["n_frames"])
-    samples = load_samples(dataset, store.version())
+    samples = load_samples(dataset, version)
     if share := editor.trained.get("holdout_share"):  # what the editor was measured on is not what the next stage trains on
         samples = split_holdout(samples, float(share))[0]
     found = [s for s in samples if s.kind == "video" and (not config.sets or s.set_name in config.sets)]
@@ -162,7 +165,7 @@ def _samples(dataset: Path, store: ManifestStore, editor: "Generator", config: B
     if not usable:
         raise ManifestError(f"{dataset}: expected videos of at least {frames} frames, found none among {len(found)}")
     usable.sort(key=lambda s: ids.uniform("backtranslate/v1", config.seed, s.clip_id))
-    return usable[: config.clips or None]
+    return usable[: config.clips or None], frozen
 
 
 def _edit(dataset: Path, sample: "Sample", editor: "Generator", config: BacktranslateConfig, work: Path) -> Row:

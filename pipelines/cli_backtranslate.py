@@ -23,6 +23,7 @@ def backtranslate(
     out: Annotated[Path, typer.Option("--out", help="Folder of the new dataset, made or continued.")],
     sets: Annotated[list[str] | None, typer.Option("--set", help="Set whose videos are edited; may be repeated. All if not given.")] = None,
     clips: Annotated[int, typer.Option("--clips", help="At most so many clips; 0 for all.", min=0)] = 0,
+    release: Annotated[str, typer.Option("--release", help="Name of a release of the dataset; its newest version if not given.")] = "",
     seed: Annotated[int, typer.Option("--seed", help="Keys which clips, edits and noise.")] = 0,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 …")] = "cpu",
     as_json: AsJson = False,
@@ -42,6 +43,6 @@ def backtranslate(
     from training.errors import TrainingError
 
     with errors(ManifestError, TrainingError):
-        config = BacktranslateConfig(sets=tuple(sets or ()), clips=clips, seed=seed)
+        config = BacktranslateConfig(sets=tuple(sets or ()), clips=clips, seed=seed, release=release)
         result = run(dataset, models, out, config, device, Progress(quiet=as_json))
     print(json.dumps(result) if as_json else "\n".join(f"{k:<16} {v}" for k, v in result.items()))

@@ -156,8 +156,8 @@ def evaluate(
     from pipelines.progress import Progress
     from training.errors import TrainingError
 
-    if data is None and prompts is None:
-        raise typer.BadParameter("expected --data DATASET, --prompts FILE, or both")
+    if (data is None and prompts is None) or (release and data is None):
+        raise typer.BadParameter("expected --data DATASET, --prompts FILE, or both; --release is one of --data")
     with errors(TrainingError, PromptError):
         listed = read_prompts(prompts)[:first] if prompts is not None else []
         config = EvaluateConfig(clips=clips, lpips=lpips, clip=clip, wishes={"steps": steps, "upsample": upsample}, seed=seed)

@@ -76,6 +76,8 @@ def pick(
     from pipelines.picks import pick as run
     from pipelines.seeds import candidates_near
 
+    if seeds is not None and file is not None:
+        raise typer.BadParameter("expected --seeds, which prints candidates, or --file, which takes what people said; found both")
     store = store_of(dataset)
     with errors(PickError, DecideError, OSError):
         if file is None:

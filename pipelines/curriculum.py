@@ -192,7 +192,7 @@ def run(curriculum: Curriculum, data: Path, out: Path, quiet: bool, launcher: st
                 launcher=launcher,
                 codec=_result(curriculum, out, spec.codec),
                 artefacts=_result(curriculum, out, spec.artefacts),
-                release="" if spec.backtranslate else curriculum.release,
+                release="" if spec.backtranslate else curriculum.release,  # of the dataset: the edits were made of its clips
             )
             if "launch" in result:
                 say(f"stage {name}: to be trained by\n  {result['launch']}\nthen run this command again")
@@ -261,7 +261,14 @@ def _backtranslate(curriculum: Curriculum, spec: StageSpec, data: Path, out: Pat
 
     editor, tae = (folder for folder in (_result(curriculum, out, spec.backtranslate), _result(curriculum, out, spec.tae)) if folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    backtranslate(data, (tae, editor), clips, BacktranslateConfig(clips=spec.backtranslate_clips), device, Progress(quiet=quiet))
+    backtranslate(
+        data,
+        (tae, editor),
+        clips,
+        BacktranslateConfig(clips=spec.backtranslate_clips, release=curriculum.release),
+        device,
+        Progress(quiet=quiet),
+    )
 
 
 def _average(name: str, spec: StageSpec, folder: Path) -> None:

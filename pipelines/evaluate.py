@@ -50,8 +50,6 @@ class Evaluation:
     manifest_version: int | None
     release: dict[str, str] | None
     """Name and Merkle root of the release, where one was named."""
-    clips: list[str]
-    """The held-out clips."""
     columns: list[Column]
 
 
@@ -81,7 +79,7 @@ def evaluate(
         measures: list[Measured] = []
         if held_out is not None:
             say(f"{name}: held-out clips")
-            measures += measure_models(pipeline, held_out, config)
+            measures += measure_models(pipeline, held_out, config, say)
         made = []
         if prompts and _makes_films(pipeline):
             say(f"{name}: {len(prompts)} films")
@@ -92,15 +90,15 @@ def evaluate(
                 cells.append((film.prompt, name, film, found))
             measures += means(made)
         columns.append(Column(name=name, models=[e.note for e in pipeline.exports], measures=measures, films=made))
-    known = [s.clip_id for s in held_out.samples] if held_out else []
-    evaluation = Evaluation(manifest_version=version, release=frozen, clips=known, columns=columns)
+    seen = {clip for column in columns for measured in column.measures for clip in measured.clips}
+    evaluation = Evaluation(manifest_version=version, release=frozen, columns=columns)
     write_atomic(out / JSON, json.dumps(asdict(evaluation), indent=1).encode())
     groups = []
     for prompt in dict.fromkeys(prompts):
         beside = [_placed(shown(f.path, name, f.made_from, found), f"{name}/") for p, name, f, found in cells if p == prompt]
         groups.append(Group(prompt=prompt, films=tuple(beside)))
     of = "" if version is None else f" of release {frozen['name']}" if frozen else f" of version {version}"
-    lead = f"{len(names)} set{'s' if len(names) != 1 else ''} of models, {len(known)} held-out clips{of}, {len(groups)} prompts."
+    lead = f"{len(names)} set{'s' if len(names) != 1 else ''} of models, {len(seen)} held-out clips{of}, {len(groups)} prompts."
     write_page(out / PAGE, "Evaluation", lead, groups, _table(columns))
     return evaluation
 

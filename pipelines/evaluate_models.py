@@ -4,8 +4,9 @@ Each model sees the clips in the form that it was trained on: first windows, cen
 (a picture of the person, what a clip was edited from, the pictures of a sound). What cannot be read, or was taken down, is passed over.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -48,6 +49,8 @@ class Measured:
     note: str
     higher_is_better: bool | None
     """None where neither is better."""
+    clips: tuple[str, ...] = ()
+    """The held-out clips that it is the mean of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +61,8 @@ class Clips:
     version: int
     samples: "Sequence[Sample]"
 
-    def turns(self, settings: "DataConfig", count: int, kinds: Sequence[str]) -> "Iterator[tuple[Sample, Turn]]":
-        """The first `count` that are of these kinds and long enough, as a model is shown them."""
+    def turns(self, settings: "DataConfig", count: int, takes: "Callable[[Sample], bool]") -> "Iterator[tuple[Sample, Turn]]":
+        """The first `count` that are taken and long enough, as a model is shown them."""
         from training.data.index import SOUND_FRAMES_PER_S
         from training.errors import SampleError
         from training.validate import load_turn
@@ -67,9 +70,11 @@ class Clips:
         denied, found = DenyList(self.dataset), 0
         needed_us = settings.sound_frames * 1_000_000 // SOUND_FRAMES_PER_S
         for sample in self.samples:
-            short = sample.kind == "video" and (sample.n_frames or 0) < settings.n_frames and not settings.sound_frames
-            silent = settings.sound_frames and not (sample.has_sound and (sample.sound_us or 0) >= needed_us)
-            if sample.kind not in kinds or short or silent:
+            if settings.sound_frames:
+                fits = bool(sample.has_sound) and (sample.sound_us or 0) >= needed_us
+            else:
+                fits = sample.kind != "video" or settings.shapes == "buckets" or (sample.n_frames or 0) >= settings.n_frames
+            if not fits or not takes(sample):
                 continue
             try:
                 turn = load_turn(self.dataset, sample, settings, denied=denied)
@@ -81,11 +86,21 @@ class Clips:
                 return
 
 
-def measure_models(pipeline: "MoviePipeline", clips: Clips, config: EvaluateConfig) -> list[Measured]:
-    """The measures of every export that says what it was trained on: autoencoders, generators of every kind, codecs, generators of sound."""
-    of_kind = {"autoencoder": _autoencoder, "generator": _generator, "codec": _codec, "sound": _sound}
-    exports = [e for e in pipeline.exports if "trained_on" in e.described]
-    return [m for kind, measure in of_kind.items() for e in exports if _kind(e) == kind for m in measure(pipeline, e, clips, config)]
+def measure_models(
+    pipeline: "MoviePipeline", clips: Clips, config: EvaluateConfig, say: Callable[[str], None] = lambda text: None
+) -> list[Measured]:
+    """The measures of every export that says what it was trained on: autoencoders, generators of every kind, codecs, generators of sound.
+    One whose autoencoder, codec or weights are not there is left out, and `say` is told why."""
+    from training.errors import TrainingError
+
+    found: list[Measured] = []
+    for kind, measure in {"autoencoder": _autoencoder, "generator": _generator, "codec": _codec, "sound": _sound}.items():
+        for export in (e for e in pipeline.exports if "trained_on" in e.described and _kind(e) == kind):
+            try:
+                found += measure(pipeline, export, clips, config)
+            except TrainingError as error:
+                say(f"{export.stage}: not measured, {error}")
+    return found
 
 
 def ssim(a_N3HW: "torch.Tensor", b_N3HW: "torch.Tensor") -> float:
@@ -123,8 +138,9 @@ def _autoencoder(pipeline: "MoviePipeline", export: "Export", clips: Clips, conf
 
     tae = load_tae(export.folder, export.stage)[0].to(pipeline.device, pipeline.dtype).eval()
     distance = Perceptual("vgg", config.lpips) if config.lpips else None
-    rows = []
-    for _, turn in clips.turns(_form(export), config.clips, ("video", "image")):
+    rows, of = [], []
+    for sample, turn in clips.turns(_form(export), config.clips, lambda s: s.kind != "audio"):
+        of.append(sample.clip_id)
         with torch.no_grad():
             made = tae(turn.given(pipeline.device, pipeline.dtype))[0].float().clamp(-1, 1).cpu()
         a, b = ((x.transpose(0, 1) + 1) / 2 for x in (made[0], turn.pixels))
@@ -134,8 +150,8 @@ def _autoencoder(pipeline: "MoviePipeline", export: "Export", clips: Clips, conf
         return []
     notes = (("PSNR, dB", "reconstruction of held-out clips", True), ("SSIM", "the same", True), ("LPIPS", "the same", False))
     return [
-        Measured(name=f"{export.stage} {name}", value=float(value), note=f"{note}, {len(rows)} clips", higher_is_better=better)
-        for (name, note, better), value in zip(notes, np.mean(rows, 0), strict=False)
+        Measured(name=f"{export.stage} {name}", value=float(v), note=f"{note}, {len(of)} clips", higher_is_better=better, clips=tuple(of))
+        for (name, note, better), v in zip(notes, np.mean(rows, 0), strict=False)
     ]
 
 
@@ -143,6 +159,7 @@ def _generator(pipeline: "MoviePipeline", export: "Export", clips: Clips, config
     import torch
 
     from training.conditions import read_prompts
+    from training.generation import load_generator
     from training.tasks.flow_config import KINDS
 
     kind = next((k for k in KINDS if export.described.get(k)), None)
@@ -150,10 +167,12 @@ def _generator(pipeline: "MoviePipeline", export: "Export", clips: Clips, config
     if kind == "personal":
         more = {"reference_px": int(export.described["personal"]["tower"]["image_px"])}
     form = _form(export, **more)
-    turns = list(clips.turns(form, config.clips, ("image", "video") if form.n_frames == 1 else ("video",)))
+    turns = list(clips.turns(form, config.clips, partial(_taken, kind, form.n_frames, export.described.get("edit") or {})))
     if not turns:
         return []
-    generator = pipeline.generator(export)
+    generator = load_generator(
+        export, pipeline.beside, pipeline.device, pipeline.dtype
+    )  # and let go after it: each has encoders of its own
     task = generator.task.with_prompts(read_prompts(clips.dataset, clips.version, [s for s, _ in turns], form))
     scores = []
     for sample, turn in turns:
@@ -161,7 +180,17 @@ def _generator(pipeline: "MoviePipeline", export: "Export", clips: Clips, config
         with torch.no_grad():
             scores.append(float(task.score(generator.model, sample, turn.pixels[None].to(pipeline.device), pipeline.dtype)[0]))
     note = f"mean over fixed times and noise under {_GIVEN[kind]}, {len(scores)} held-out clips"
-    return [Measured(name=f"{export.stage} loss", value=float(np.mean(scores)), note=note, higher_is_better=False)]
+    of = tuple(s.clip_id for s, _ in turns)
+    return [Measured(name=f"{export.stage} loss", value=float(np.mean(scores)), note=note, higher_is_better=False, clips=of)]
+
+
+def _taken(kind: str | None, n_frames: int, edit: Mapping[str, Any], sample: "Sample") -> bool:
+    """Whether a kind of generator is measured on the clip: an editor on what it can edit, or has been edited, and not on its caption alone."""
+    if kind == "edit":
+        return sample.kind == "image" or (
+            sample.kind == "video" and (bool(edit.get("stills_of")) or sample.other("source.mp4") is not None)
+        )
+    return sample.kind == "video" or (sample.kind == "image" and n_frames == 1)
 
 
 _GIVEN = {
@@ -180,18 +209,19 @@ def _codec(pipeline: "MoviePipeline", export: "Export", clips: Clips, config: Ev
     from training.sound_latents import load_codec
 
     codec = load_codec(export.folder)[0].to(pipeline.device).eval()
-    rows = []
-    for _, turn in clips.turns(_sound_form(export), config.clips, ("video", "audio")):
+    rows, of = [], []
+    for sample, turn in clips.turns(_sound_form(export), config.clips, lambda s: s.kind != "image"):
+        of.append(sample.clip_id)
         with torch.no_grad():
             made = codec(turn.beside["sound"][None].to(pipeline.device))[0].float().cpu()
         wanted = turn.beside["sound"][None].float()
         rows.append((si_sdr_db(made[0], wanted[0]), float(mel_distance(made, wanted)[0])))
     if not rows:
         return []
-    db, distance = (float(v) for v in np.mean(rows, 0))
+    notes = (("SI-SDR, dB", f"reconstruction of held-out sound, {len(of)}", True), ("mel distance", _MEL, False))
     return [
-        Measured(name=f"{export.stage} SI-SDR, dB", value=db, note=f"reconstruction of held-out sound, {len(rows)}", higher_is_better=True),
-        Measured(name=f"{export.stage} mel distance", value=distance, note=_MEL, higher_is_better=False),
+        Measured(name=f"{export.stage} {name}", value=float(v), note=note, higher_is_better=better, clips=tuple(of))
+        for (name, note, better), v in zip(notes, np.mean(rows, 0), strict=True)
     ]
 
 
@@ -210,38 +240,40 @@ def _sound(pipeline: "MoviePipeline", export: "Export", clips: Clips, config: Ev
     import torch
 
     from training.exports import by_digest
+    from training.generation import Request, sampler_of
     from training.models.spectral import mel_distance
     from training.sound_conditions import read_sound_prompts
     from training.sound_generation import load_sound_maker
     from training.tasks.task import Heard
 
-    turns = list(clips.turns(_sound_form(export), config.clips, ("video", "audio")))
+    turns = list(clips.turns(_sound_form(export), config.clips, lambda s: s.kind != "image"))
     if not turns:
         return []
     codec = by_digest(pipeline.beside, export.described["latents"]["codec_sha256"], f"the codec of {export.folder}")
     maker = load_sound_maker(codec.folder, export.folder, pipeline.device)
-    if steps := config.wishes.get("steps"):
-        sampler = replace(maker.stage.sampler, steps=steps, linear_steps=max(steps, maker.stage.sampler.linear_steps))
-        maker = replace(maker, stage=replace(maker.stage, sampler=sampler))
+    wished = Request(prompt="", steps=config.wishes.get("steps"))
+    maker = replace(maker, stage=replace(maker.stage, sampler=sampler_of(maker.stage.sampler, wished)))
     task = maker.task(export.stage, read_sound_prompts(clips.dataset, clips.version, [s for s, _ in turns]))
-    losses, made = [], []
+    losses, made, films = [], [], []
     for sample, turn in turns:
         heard = cast(Heard, turn.given(pipeline.device, torch.float32))
         with torch.no_grad():
             losses.append(float(task.score(maker.model, sample, heard, torch.float32)[0]))
             if sample.kind == "video":
                 made.append((task.sample(maker.model, sample, heard)[0].float().cpu(), turn))
+                films.append(sample.clip_id)
     note = f"mean over fixed times and noise under captions and pictures, {len(losses)} held-out sounds"
-    found = [Measured(name=f"{export.stage} loss", value=float(np.mean(losses)), note=note, higher_is_better=False)]
+    of = tuple(s.clip_id for s, _ in turns)
+    found = [Measured(name=f"{export.stage} loss", value=float(np.mean(losses)), note=note, higher_is_better=False, clips=of)]
     if made:
         distances = [float(mel_distance(sound[None], turn.beside["sound"][None])[0]) for sound, turn in made]
         name, note = f"{export.stage} mel distance", f"made for the pictures of {len(made)} held-out films, beside their own sound; {_MEL}"
-        found.append(Measured(name=name, value=float(np.mean(distances)), note=note, higher_is_better=False))
-        found += _onsets(export.stage, made, maker)
+        found.append(Measured(name=name, value=float(np.mean(distances)), note=note, higher_is_better=False, clips=tuple(films)))
+        found += _onsets(export.stage, made, films, maker)
     return found
 
 
-def _onsets(stage: str, made: "Sequence[tuple[torch.Tensor, Turn]]", maker: "SoundMaker") -> list[Measured]:
+def _onsets(stage: str, made: "Sequence[tuple[torch.Tensor, Turn]]", films: Sequence[str], maker: "SoundMaker") -> list[Measured]:
     """F1 of when made sound begins, with when the film's own does and with what happens in it; in the note, with other films': chance."""
     from training.onsets import agreement, heard_s, seen_s
 
@@ -257,5 +289,6 @@ def _onsets(stage: str, made: "Sequence[tuple[torch.Tensor, Turn]]", maker: "Sou
             others = [agreement(heard[i], wanted[j]) for i in with_any for j in with_any if i != j]
             chance = f"; {np.mean(others):.2f} with another film's" if others else ""
             note = f"sound that begins within 0.12 s, {len(with_any)} held-out films{chance}"
-            found.append(Measured(name=f"{stage} onsets, F1 with {name}", value=f1, note=note, higher_is_better=True))
+            of = tuple(films[i] for i in with_any)
+            found.append(Measured(name=f"{stage} onsets, F1 with {name}", value=f1, note=note, higher_is_better=True, clips=of))
     return found

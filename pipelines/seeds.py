@@ -1,7 +1,7 @@
 """Candidates for a set that people choose, near clips that they named: the second step of Movie Gen's finetuning set, where concepts are balanced
 by the nearest neighbours of a few seeds of each (Movie Gen, Finetuning data).
 
-The seeds are a CSV of clip_id and concept; a seed without a concept is one of its own. Every concept gets the same number of candidates, as
+The seeds are a CSV of clip_id and concept; a seed whose concept is empty is one of its own. Every concept gets the same number of candidates, as
 far as there are any: its nearest by the cosine of concept vectors to any of its seeds. A clip is a candidate of the concept that it is
 nearest to and of no other.
 """
@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from curation.rights import clean_text
 from manifests.tables import ManifestStore
 from pipelines import plan, work
 from pipelines.decide import settings_in_force
 from pipelines.picks import MAX_FILE_BYTES, PickError, candidates
 from pipelines.stage import Place
 
+_MAX_CONCEPT = 100
 _BLOCK = 65_536
 """Candidates compared with the seeds at once: 256 MB of cosines with a thousand seeds."""
 
@@ -64,13 +66,14 @@ def read_seeds(file: Path) -> dict[str, str]:
         raise PickError(f"{file}: expected at most {MAX_FILE_BYTES >> 20} MiB of seeds, found {file.stat().st_size} bytes")
     try:
         rows = csv.DictReader(file.read_text("utf-8-sig").splitlines(), strict=True)
-        if "clip_id" not in (rows.fieldnames or ()):
-            raise PickError(f"{file}: expected the columns clip_id and concept, found {', '.join(rows.fieldnames or ()) or 'none'}")
-        named = {}
+        if missing := {"clip_id", "concept"} - set(rows.fieldnames or ()):
+            raise PickError(f"{file}: expected the columns clip_id and concept, found none named {' or '.join(sorted(missing))}")
+        named: dict[str, str] = {}
         for row in rows:
             clip = (row["clip_id"] or "").strip().lower()
-            if clip:
-                named[clip] = (row.get("concept") or "").strip() or clip
+            concept = clean_text(row["concept"] or "", _MAX_CONCEPT).lstrip("=+-@") or clip  # a sheet would run a formula
+            if clip and named.setdefault(clip, concept) != concept:
+                raise PickError(f"{file}, line {rows.line_num}: clip {clip[:40]!r} is a seed of two concepts: keep one of the lines")
     except (UnicodeDecodeError, csv.Error) as error:
         raise PickError(f"{file}: expected a CSV file in UTF-8, found {error}") from error
     if not named:

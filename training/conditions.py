@@ -53,7 +53,7 @@ def prepare(config: "TrainConfig", dataset: Path, out: Path, samples: list[Sampl
         if config.parent:
             from training.latents import read_export
 
-            description, _ = read_export(Path(config.parent), "image_ae")
+            description, _ = read_export(Path(config.parent), "image_ae", mapped=True)
             write_atomic(out / PARENT, json.dumps({"sha256": description["sha256"]}).encode())
         if config.principal_clips:
             _write_principal(config, dataset, out, Plan(config.plan_settings(version), samples).samples)
@@ -217,7 +217,7 @@ def _scale(
     if flow.upsample and flow.upsample.artefacts:
         digests["artefacts_sha256"] = load_tae(Path(flow.upsample.artefacts))[1]
     if flow.parent:
-        description, _ = read_export(Path(flow.parent), "")
+        description, _ = read_export(Path(flow.parent), "", mapped=True)
         digests["parent_sha256"] = description["sha256"]
         latents = description.get("latents") or {}
         if latents.get("tae_sha256") == sha256:

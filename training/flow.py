@@ -56,7 +56,7 @@ def logit_normal(mean: float, std: float, *key: object) -> float:
 
 def dropped(rate: float, *key: object) -> bool:
     """Whether this draw's condition is replaced by the empty one: true with probability `rate`, by key."""
-    return keyed.uniform(*key) < rate
+    return bool(keyed.stream(*key).random() < rate)
 
 
 def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:

@@ -71,16 +71,18 @@ def read_run(out: Path) -> RunFolder:
     )
 
 
-def adopt(config: TrainConfig, dataset: Path, out: Path, release: str = "") -> None:
+def adopt(config: TrainConfig, dataset: Path, out: Path, release: dict[str, str] | None = None) -> None:
     """`run.json` holds this configuration; TrainingError when it is not the run's own but for fields that may change, or the run is of
-    another release than one that is named."""
+    another release than this one, where one is given."""
     run: dict[str, Any] = json.loads((out / RUN).read_bytes())
     if run["dataset"] != str(dataset.resolve()):
         raise TrainingError(f"{out}: expected the dataset this run began with, {run['dataset']}, found {dataset.resolve()}")
-    began = (run.get("release") or {}).get("name", "")
-    if release and release != began:
-        what = f"release {began}" if began else f"version {run['manifest_version']} without a release"
-        raise TrainingError(f"{out}: expected {what}, which this run began with, found release {release}; use another folder")
+    if release and release != run.get("release"):
+        began = (
+            "release {name}, root {merkle_root}".format(**run["release"]) if run.get("release") else f"version {run['manifest_version']}"
+        )
+        found = "release {name}, root {merkle_root}".format(**release)
+        raise TrainingError(f"{out}: expected {began}, which this run began with, found {found}; use another folder")
     # read and written again: settings that came after the run began have their defaults
     old, new = (_flat(json.loads(json.dumps(to_json_value(c)))) for c in (_config(out, run), config))
     changed = [name for name in sorted(old | new) if new.get(name) != old.get(name) and name not in MAY_CHANGE]

@@ -1,14 +1,13 @@
 """Randomness by key: every draw is a function of what it is for, so nothing random has to be saved or restored.
 
 A key is any list of integers and strings, by habit (seed, stage, purpose, sample, epoch). The stream is Philox with the first 128
-bits of the key's SHA-256; a single number is those bits themselves, as making a generator for it costs six times as much. Torch's own CPU generator is not used: it keeps 32 bits of a seed, so 2**40 + 5 draws what 5 draws.
+bits of the key's SHA-256. Torch's own CPU generator is not used: it keeps 32 bits of a seed, so 2**40 + 5 draws what 5 draws.
 """
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from manifests import ids
 from manifests.ids import digest
 
 if TYPE_CHECKING:
@@ -31,9 +30,4 @@ def integer(low: int, high: int, *key: object) -> int:
     """A whole number, low <= n < high, uniform over keys."""
     if high <= low:
         raise ValueError(f"integer: expected low < high, found {low} and {high}")
-    return low + int(digest("keyed/v1", *key), 16) % (high - low)  # of 2**128 numbers: as good as uniform
-
-
-def uniform(*key: object) -> float:
-    """A number in [0, 1), 53 bits of the key's SHA-256."""
-    return ids.uniform("keyed/v1", *key)
+    return low + int(stream(*key).integers(high - low))

@@ -88,23 +88,25 @@ class LatentCodec:
         return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None, None]
 
 
-def read_export(folder: Path, stage: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """(description, weights) of an export that is whole and of a stage beginning with `stage`; a run's folder may be given too. Weights are
-    mapped from the file: what is not looked at takes no memory."""
-    from safetensors.torch import load_file
+def read_export(folder: Path, stage: str, mapped: bool = False) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(description, weights) of an export that is whole and of a stage beginning with `stage`; a run's folder may be given too.
+
+    `mapped` weights take no memory until they are looked at, and are to be copied at once: they change with the file."""
+    from safetensors.torch import load, load_file
 
     place = folder / "export" if (folder / "export" / CONFIG).exists() else folder
     try:
         description = json.loads((place / CONFIG).read_bytes())
         with (place / WEIGHTS).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            data = b"" if mapped else file.read()
+            found = hashlib.file_digest(file, "sha256").hexdigest() if mapped else hashlib.sha256(data).hexdigest()
     except (OSError, ValueError) as error:
         raise TrainingError(f"{folder}: expected the export of a finished run ({CONFIG}, {WEIGHTS}), found {error}") from error
     if not str(description.get("stage")).startswith(stage):
         raise TrainingError(f"{place}: expected the export of stage {stage}, found {description.get('stage')}")
     if found != description.get("sha256"):
         raise TrainingError(f"{place / WEIGHTS}: expected SHA-256 {description.get('sha256')}, found {found}")
-    return description, load_file(place / WEIGHTS)
+    return description, load_file(place / WEIGHTS) if mapped else load(data)
 
 
 def load_tae(folder: Path, stage: str = "tae") -> tuple[TAE, str]:

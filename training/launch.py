@@ -67,7 +67,7 @@ def die_with_parent(parent: int, libc: ctypes.CDLL | None = None) -> None:
 
 def _prepare(config: TrainConfig, dataset: Path, out: Path, release: str) -> None:
     if has_run(out):
-        adopt(config, dataset, out, release)
+        adopt(config, dataset, out, frozen_version(dataset, release)[1] if release else None)
         return
     version, known = frozen_version(dataset, release)
     samples = load_samples(dataset, version)

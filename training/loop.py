@@ -224,13 +224,20 @@ class Run:
             name = self.task.measures[0].format("")
             log.info("step %d/%d %s %s, averaged weights %s", step, self.config.steps, name, *map(_short, (values[name], averaged[name])))
             if made:
-                shown = self.held_out.turns[: len(made)]
-                note_shown(self.out, [self.held_out.samples[turn.number].clip_id for turn in shown])  # before there is anything to see
-                path = self.out / PICTURES / f"step-{step:08d}.png"
-                if heard := [t.beside["sound"] for t in shown if "sound" in t.beside]:
-                    write_sounds(path, heard, made)
-                else:
-                    write_pictures(path, [t.pixels for t in shown], made)
+                self.keep_pictures(step, made)
+
+    def keep_pictures(self, step: int, made: list[torch.Tensor]) -> None:
+        """What was made lies beside what it was made of, unless one of the clips was taken down in the meantime."""
+        shown = self.held_out.turns[: len(made)]
+        clips = [self.held_out.samples[turn.number].clip_id for turn in shown]
+        if set(self.denied.clips()) & set(clips):
+            return
+        note_shown(self.out, clips)  # before there is anything to see
+        path = self.out / PICTURES / f"step-{step:08d}.png"
+        if heard := [t.beside["sound"] for t in shown if "sound" in t.beside]:
+            write_sounds(path, heard, made)
+        else:
+            write_pictures(path, [t.pixels for t in shown], made)
 
     def save(self, done: int) -> None:
         """A complete checkpoint after `done` steps is on disk, and older ones than `keep` are gone."""

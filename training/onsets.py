@@ -23,7 +23,7 @@ def heard_s(sound_N: NDArray[np.float32], least: float = _LEAST, apart_s: float 
     largest such rise, and the first within `apart_s`. None in silence."""
     hop = RATE_HZ // 100
     level = np.sqrt(np.square(sound_N[: len(sound_N) // hop * hop].reshape(-1, hop)).mean(1))
-    before = np.concatenate([np.zeros(4), level[:-4]])
+    before = np.concatenate([np.zeros(4), level])[: len(level)]
     return _peaks(np.maximum(level - before, 0), 100.0, least, apart_s, 1e-4)
 
 

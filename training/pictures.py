@@ -13,27 +13,31 @@ import numpy as np
 from torch import Tensor
 
 from manifests.files import write_atomic
+from training.folder import has_run
 
 MAX_FRAMES = 8
 _GAP_PX = 2
-PICTURES, _SHOWN = "pictures", "shown.json"
+PICTURES, _SHOWN, _OURS = "pictures", "shown.json", "step-*"
 
 
 def note_shown(out: Path, clip_ids: Collection[str]) -> None:
-    """The run in `out` says that its pictures show these clips, and those that it said before."""
+    """The run in `out` says that its pictures show these clips, and those that it said before. A run that has pictures of before it could
+    say so goes on saying nothing, which stands for all."""
     path = out / PICTURES / _SHOWN
-    known = _shown(path) or set()
-    if not known >= set(clip_ids):
-        write_atomic(path, json.dumps(sorted(known | set(clip_ids))).encode())
+    known = _shown(path)
+    if known is None and next(path.parent.glob(_OURS), None) is not None:
+        return
+    if not (known or set()) >= set(clip_ids) or known is None:
+        write_atomic(path, json.dumps(sorted((known or set()) | set(clip_ids))).encode())
 
 
 def forget_pictures(out: Path, clip_ids: Collection[str]) -> int:
     """No picture or sound of these clips is left in the run; how many files went. A sheet shows several clips, so all of the run's go; those
     of a run that does not say whom they show go too, as unknown is no."""
     known, folder = _shown(out / PICTURES / _SHOWN), out / PICTURES
-    if known is not None and not known & set(clip_ids):
-        return 0
-    files = [path for path in sorted(folder.glob("*")) if path.is_file() and path.name != _SHOWN]
+    if not has_run(out) or (known is not None and not known & set(clip_ids)):
+        return 0  # where a run once was there may be somebody's own pictures now
+    files = [path for path in sorted(folder.glob(_OURS)) if path.is_file()]
     for path in [*files, folder / _SHOWN]:
         path.unlink(missing_ok=True)
     return len(files)

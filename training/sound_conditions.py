@@ -72,7 +72,7 @@ def make_sound_task(config: "TrainConfig", out: Path) -> "Task":
     _same(sound.codec, "codec", known["codec_sha256"], sha256)
     parent = None
     if sound.parent:
-        description, parent = read_export(Path(sound.parent), "audio")
+        description, parent = read_export(Path(sound.parent), "audio", mapped=True)
         _same(sound.parent, "parent", known["parent_sha256"], description["sha256"])
     watcher = _watcher(sound)
     _same(sound.watch.metaclip or "watch", "watcher", known["watch_key"], watcher.key)
@@ -95,7 +95,7 @@ def _scale(config: "TrainConfig", sound: "SoundStage", dataset: Path, plan: Plan
     if codec.config.hop * 25 != 48_000:
         raise TrainingError(f"{sound.codec}: expected a codec of 25 latents a second, found one of {48_000 / codec.config.hop:g}")
     if sound.parent:
-        description, _ = read_export(Path(sound.parent), "audio")
+        description, _ = read_export(Path(sound.parent), "audio", mapped=True)
         latents = description.get("latents") or {}
         if latents.get("codec_sha256") != sha256:
             raise TrainingError(f"{sound.parent}: expected a parent trained on codec {sha256}, found {latents.get('codec_sha256')}")

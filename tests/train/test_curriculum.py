@@ -129,8 +129,13 @@ def test_every_stage_trains_on_the_release(trained: Path, data: Path) -> None:
     for name in ("v2", "../v1", "/v1"):
         with pytest.raises(TrainingError, match="expected a release"):
             frozen_version(data, name)
-    with pytest.raises(TrainingError, match="expected release v1, which this run began with, found release v2"):
-        adopt(run.config, data, folder, "v2")
+    for other in ({**known, "name": "v2"}, {**known, "merkle_root": "0" * 64}):  # another one, or one of that name made anew
+        with pytest.raises(TrainingError, match=f"expected release v1.* which this run began with, found release {other['name']}"):
+            adopt(run.config, run.dataset, folder, other)
+    moved = shutil.copytree(data / "releases", data.parent / "moved" / "releases")
+    ManifestStore(moved.parent).commit("other", append={"clips": ManifestStore(data).read("clips")})
+    with pytest.raises(TrainingError, match="another dataset's"):
+        frozen_version(moved.parent, "v1")
 
 
 def test_runs_are_averaged(trained: Path) -> None:

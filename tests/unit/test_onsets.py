@@ -37,3 +37,5 @@ def test_agreement_counts_each_once() -> None:
     assert agreement([], []) == 1.0 and agreement([0.5], []) == 0.0 == agreement([], [0.5])
     assert agreement([0.5, 2.0], [0.6, 2.2]) == pytest.approx(0.5)
     assert heard_s(np.zeros(48_000, np.float32)) == []
+    for n in (0, 100, 1440):
+        assert heard_s(np.full(n, 0.5, np.float32)) == ([0.0] if n >= 480 else [])

@@ -171,7 +171,11 @@ def test_seeds_balance_concepts(dataset: Path, tmp_path: Path) -> None:
     assert pick(dataset, SET, filled).yes == 4
     with pytest.raises(PickError, match="expected clips with a concept vector"):
         candidates_near(ManifestStore(dataset), SET, _file(tmp_path, (blank, "x"), head="clip_id,concept"), 5)
-    with pytest.raises(PickError, match="expected the columns clip_id and concept"):
-        read_seeds(_file(tmp_path, ("a", "b"), head="clip,concept"))
+    for head in ("clip,concept", "clip_id,Concept"):
+        with pytest.raises(PickError, match="expected the columns clip_id and concept"):
+            read_seeds(_file(tmp_path, ("a", "b"), head=head))
+    with pytest.raises(PickError, match="line 3: clip 'a' is a seed of two concepts"):
+        read_seeds(_file(tmp_path, ("a", "b"), ("A", "c"), head="clip_id,concept"))
+    assert read_seeds(_file(tmp_path, ("a", "=1+1"), ("b", ""), head="clip_id,concept")) == {"a": "1+1", "b": "b"}
     with pytest.raises(PickError, match="expected at least one seed"):
         read_seeds(_file(tmp_path, head="clip_id,concept"))

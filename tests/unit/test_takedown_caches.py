@@ -92,10 +92,9 @@ def place(tmp_path: Path) -> Place:
     run.mkdir()
     (run / "run.json").write_text(json.dumps({"config": settings}))
     write_prompts(run, {s.clip_id: other_prompt(s) for s in samples})
-    (run / "pictures").mkdir()
+    note_shown(run, [made.clips[0].clip_id])
     for step in (0, 8):
         (run / "pictures" / f"step-{step:08d}.png").write_bytes(b"picture")
-    note_shown(run, [made.clips[0].clip_id])
     for s in samples:
         LatentCache(latents, "f" * 64, "fp32").write(s, DATA, torch.zeros(4, 1, 4, 4))
         FolderCache(payloads, 10).put(s.sha256, b"payload")
@@ -130,18 +129,23 @@ def test_caches_and_runs_forget_what_was_taken_down(place: Place) -> None:
 def test_pictures_go_with_whom_they_show(tmp_path: Path) -> None:
     """Sheets of held-out clips go when one of these clips does, and when nobody knows whom they show; those of other clips stay, and a run
     that goes on adds to what it said."""
-    for name in ("mine", "other", "unknown", "none"):
+    names = ("mine", "other", "unknown", "older", "none", "no run")
+    for name in names:
         (tmp_path / name / "pictures").mkdir(parents=True)
-    for name in ("mine", "other", "unknown"):
-        (tmp_path / name / "pictures" / "step-00000008.png").write_bytes(b"picture")
-    (tmp_path / "mine" / "pictures" / "step-00000008-0-held_out.flac").write_bytes(b"sound")
+        if name != "no run":
+            (tmp_path / name / "run.json").write_text("{}")
     note_shown(tmp_path / "mine", ["a"])
     note_shown(tmp_path / "mine", ["b"])
     note_shown(tmp_path / "other", ["c"])
-    found = {name: forget_pictures(tmp_path / name, {"a", "d"}) for name in ("mine", "other", "unknown", "none", "absent")}
-    assert found == {"mine": 2, "other": 0, "unknown": 1, "none": 0, "absent": 0}
+    for name in ("mine", "other", "unknown", "older", "no run"):
+        (tmp_path / name / "pictures" / "step-00000008.png").write_bytes(b"picture")
+    (tmp_path / "mine" / "pictures" / "step-00000008-0-held_out.flac").write_bytes(b"sound")
+    (tmp_path / "mine" / "pictures" / "own.jpg").write_bytes(b"somebody's")
+    note_shown(tmp_path / "older", ["c"])  # goes on with pictures of whom nobody knows
+    found = {name: forget_pictures(tmp_path / name, {"a", "d"}) for name in (*names, "absent")}
+    assert found == {"mine": 2, "other": 0, "unknown": 1, "older": 1, "none": 0, "no run": 0, "absent": 0}
     assert [p.name for p in sorted((tmp_path / "other" / "pictures").iterdir())] == ["shown.json", "step-00000008.png"]
-    assert not list((tmp_path / "mine" / "pictures").iterdir())
+    assert [p.name for p in (tmp_path / "mine" / "pictures").iterdir()] == ["own.jpg"]
 
 
 def test_forgetting_again_finds_nothing(place: Place) -> None:

@@ -47,7 +47,7 @@ def load_reference(
 ) -> tuple[NDArray[np.uint8], str]:
     """The picture of the clip's person, (3, R, R), and the id of the other clip that it is of, empty where it is the clip's own. A partner
     that cannot be read leaves the clip with its own."""
-    others = partners.of(sample) if cross_share and keyed.uniform(*key, "cross") < cross_share else []
+    others = partners.of(sample) if cross_share and keyed.stream(*key, "cross").random() < cross_share else []
     if others:
         other = others[keyed.integer(0, len(others), *key, "partner")]
         try:

@@ -71,7 +71,7 @@ class Sample:
 def frozen_version(dataset: Path, release: str = "") -> tuple[int, dict[str, str] | None]:
     """(manifest version, name and Merkle root of the release of that name), or the dataset's newest version and None without a name.
 
-    TrainingError when there is no manifest, or no such release.
+    TrainingError when there is no manifest, or no such release of this dataset: its tables are the version's. `dailies verify` checks the rest.
     """
     from manifests.release_file import RELEASES, ReleaseError, checked_name, read_release
     from manifests.tables import ManifestStore
@@ -85,6 +85,14 @@ def frozen_version(dataset: Path, release: str = "") -> tuple[int, dict[str, str
         found = read_release(dataset / RELEASES / checked_name(release))
     except (ReleaseError, ValueError) as error:
         raise TrainingError(f"{dataset}: expected a release {release!r} of `dailies release`, found none: {error}") from error
+    store, root = ManifestStore(dataset), dataset.absolute()
+    known = found.name == release and found.version in store.readable()
+    for table, entries in found.tables.items():
+        if not known or {str(Path(p).relative_to(root)) for p in store.files(table, found.version)} != {e.path for e in entries}:
+            raise TrainingError(
+                f"{dataset / RELEASES / release}: expected the release {release!r} of this dataset, found one of other tables than those of "
+                f"version {found.version}: it is another dataset's, or was made anew"
+            )
     return found.version, {"name": found.name, "merkle_root": found.root}
 
 

@@ -32,7 +32,7 @@ def make_task(config: TrainConfig, out: Path) -> Task:
     _same(config.flow.tae, "tae", digests["tae_sha256"], sha256)
     parent = None
     if config.flow.parent:
-        description, parent = read_export(Path(config.flow.parent), "")
+        description, parent = read_export(Path(config.flow.parent), "", mapped=True)
         _same(config.flow.parent, "parent", digests["parent_sha256"], description["sha256"])
     folder = Path(config.flow.text_cache) if config.flow.text_cache else None
     texts = TextCache(load_encoders(config.flow.text), folder)

@@ -127,7 +127,7 @@ class SoundTask:
         if flow.dropped(self._config.full_mask, *key, "hide all"):
             return 0, length
         least = self._config.least_mask
-        n = round(length * (least + (1 - least) * keyed.uniform(*key, "hidden share")))
+        n = round(length * (least + (1 - least) * float(keyed.stream(*key, "hidden share").random())))
         where = keyed.integer(0, 3, *key, "hidden place")  # continued, led up to, filled in
         low = (length - n, 0, keyed.integer(0, length - n + 1, *key, "hidden start"))[where]
         return low, low + n

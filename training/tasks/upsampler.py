@@ -57,7 +57,7 @@ class UpsamplerTask(TextToVideoTask):
 
     def low(self, x_T3HW: Tensor, key: Key) -> Tensor:
         """What a clip is given as, (T, 3, H / factor, W / factor), drawn by key."""
-        if self._artefacts is not None and keyed.uniform(*key, "artefacts") < self._upsample.artefacts_share:
+        if self._artefacts is not None and keyed.stream(*key, "artefacts").random() < self._upsample.artefacts_share:
             small = smaller(x_T3HW.float(), self._upsample.factor).transpose(0, 1)[None].to(x_T3HW.dtype)
             return self._artefacts.decode(self._artefacts.encode(small).to(small.dtype), small.shape[2])[0].transpose(0, 1)
         return degrade(x_T3HW, self._upsample, *key)
