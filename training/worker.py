@@ -12,7 +12,10 @@ from training.launch import die_with_parent
 
 def main(out: Path) -> None:
     """The run in the folder has been trained to its end by this process and its siblings."""
-    die_with_parent(os.getppid())
+    parent = os.getppid()
+    die_with_parent(parent)
+    if "TORCHELASTIC_RUN_ID" in os.environ and is_orphan(parent):  # torchrun was killed before this process came to ask for its own end
+        os._exit(1)
     _log_to_stdout(logging.INFO if os.environ["RANK"] == "0" else logging.WARNING)
     import torch
 
@@ -29,6 +32,14 @@ def main(out: Path) -> None:
     with locked(out, WORKER_LOCK) if os.environ["RANK"] == "0" else nullcontext():
         Run(run, out, device).train()
     torch.distributed.destroy_process_group()
+
+
+def is_orphan(parent: int) -> bool:
+    """Whether the process is another than the torchrun that starts workers; False where nobody may know (not Linux)."""
+    try:
+        return b"torch" not in Path(f"/proc/{parent}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _log_to_stdout(level: int) -> None:

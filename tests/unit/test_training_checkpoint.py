@@ -1,6 +1,8 @@
 """Checkpoints are whole or refused, readable by any number of ranks, and the log after a kill is the log without one."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from training.folder import adopt, locked, mark_done, read_run, steps_done, writ
 from training.metrics import LOG, MetricsWriter, read_log
 from training.parallel.slices import read_span, span
 from training.pictures import write_pictures
+from training.worker import is_orphan
 
 SHAPES = {"a.weight": (5, 3), "b.bias": (1,), "c": (7,)}
 
@@ -189,3 +192,15 @@ def test_pictures_put_originals_above_reconstructions(tmp_path: Path) -> None:
     sheet = np.asarray(Image.open(tmp_path / "p.png"))
     assert sheet.shape == (4 * 18, 8 * 18, 3)
     assert (sheet[5, 5, 0], sheet[18 + 5, 5, 0], sheet[36 + 5, 5, 0]) == (255, 128, 0)
+
+
+def test_a_worker_without_its_launcher_is_an_orphan() -> None:
+    """A process that torchrun started has it as its parent; where that is something else by now, or gone and unknown, it is told apart."""
+    command = [sys.executable, "-c", "import time; time.sleep(60)", "torch.distributed.run"]
+    with subprocess.Popen(command) as launcher:
+        assert not is_orphan(launcher.pid)
+        launcher.kill()
+    assert not is_orphan(launcher.pid)  # nobody may know
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
+        assert is_orphan(other.pid)
+        other.kill()
