@@ -101,8 +101,7 @@ def generate(
             "guidance": guidance,
             "upsample": upsample,
         }
-        wishes |= {"sound": sound, "sound_text": sound_text}
-        wishes |= {"photo": str(photo) if photo else None, "clip": str(edit) if edit else None}
+        wishes |= {"sound": sound, "sound_text": sound_text, "photo": photo and str(photo), "clip": edit and str(edit)}
         rewriting = RewriteConfig(base_url=rewriter, model=rewriter_model) if rewriter else None
         signer = load_signer(sign) if sign else None
         credentials = Credentials(chain=certificate, key=certificate_key) if certificate and certificate_key else None

@@ -150,7 +150,13 @@ def _autoencoder(pipeline: "MoviePipeline", export: "Export", clips: Clips, conf
         return []
     notes = (("PSNR, dB", "reconstruction of held-out clips", True), ("SSIM", "the same", True), ("LPIPS", "the same", False))
     return [
-        Measured(name=f"{export.stage} {name}", value=float(v), note=f"{note}, {len(of)} clips", higher_is_better=better, clips=tuple(of))
+        Measured(
+            name=f"{export.stage} {name}",
+            value=float(v),
+            note=f"{note}, {_count(len(of), 'clip')}",
+            higher_is_better=better,
+            clips=tuple(of),
+        )
         for (name, note, better), v in zip(notes, np.mean(rows, 0), strict=False)
     ]
 
@@ -179,7 +185,7 @@ def _generator(pipeline: "MoviePipeline", export: "Export", clips: Clips, config
         task.held = {sample.clip_id: {name: value[None] for name, value in turn.beside.items()}}
         with torch.no_grad():
             scores.append(float(task.score(generator.model, sample, turn.pixels[None].to(pipeline.device), pipeline.dtype)[0]))
-    note = f"mean over fixed times and noise under {_GIVEN[kind]}, {len(scores)} held-out clips"
+    note = f"mean over fixed times and noise under {_GIVEN[kind]}, {_count(len(scores), 'held-out clip')}"
     of = tuple(s.clip_id for s, _ in turns)
     return [Measured(name=f"{export.stage} loss", value=float(np.mean(scores)), note=note, higher_is_better=False, clips=of)]
 
@@ -218,7 +224,7 @@ def _codec(pipeline: "MoviePipeline", export: "Export", clips: Clips, config: Ev
         rows.append((si_sdr_db(made[0], wanted[0]), float(mel_distance(made, wanted)[0])))
     if not rows:
         return []
-    notes = (("SI-SDR, dB", f"reconstruction of held-out sound, {len(of)}", True), ("mel distance", _MEL, False))
+    notes = (("SI-SDR, dB", f"reconstruction of {_count(len(of), 'held-out sound')}", True), ("mel distance", _MEL, False))
     return [
         Measured(name=f"{export.stage} {name}", value=float(v), note=note, higher_is_better=better, clips=tuple(of))
         for (name, note, better), v in zip(notes, np.mean(rows, 0), strict=True)
@@ -262,12 +268,15 @@ def _sound(pipeline: "MoviePipeline", export: "Export", clips: Clips, config: Ev
             if sample.kind == "video":
                 made.append((task.sample(maker.model, sample, heard)[0].float().cpu(), turn))
                 films.append(sample.clip_id)
-    note = f"mean over fixed times and noise under captions and pictures, {len(losses)} held-out sounds"
+    note = f"mean over fixed times and noise under captions and pictures, {_count(len(losses), 'held-out sound')}"
     of = tuple(s.clip_id for s, _ in turns)
     found = [Measured(name=f"{export.stage} loss", value=float(np.mean(losses)), note=note, higher_is_better=False, clips=of)]
     if made:
         distances = [float(mel_distance(sound[None], turn.beside["sound"][None])[0]) for sound, turn in made]
-        name, note = f"{export.stage} mel distance", f"made for the pictures of {len(made)} held-out films, beside their own sound; {_MEL}"
+        name, note = (
+            f"{export.stage} mel distance",
+            f"made for the pictures of {_count(len(made), 'held-out film')}, beside their own sound; {_MEL}",
+        )
         found.append(Measured(name=name, value=float(np.mean(distances)), note=note, higher_is_better=False, clips=tuple(films)))
         found += _onsets(export.stage, made, films, maker)
     return found
@@ -288,7 +297,12 @@ def _onsets(stage: str, made: "Sequence[tuple[torch.Tensor, Turn]]", films: Sequ
             f1 = float(np.mean([agreement(heard[i], wanted[i]) for i in with_any]))
             others = [agreement(heard[i], wanted[j]) for i in with_any for j in with_any if i != j]
             chance = f"; {np.mean(others):.2f} with another film's" if others else ""
-            note = f"sound that begins within 0.12 s, {len(with_any)} held-out films{chance}"
+            note = f"sound that begins within 0.12 s, {_count(len(with_any), 'held-out film')}{chance}"
             of = tuple(films[i] for i in with_any)
             found.append(Measured(name=f"{stage} onsets, F1 with {name}", value=f1, note=note, higher_is_better=True, clips=of))
     return found
+
+
+def _count(n: int, what: str) -> str:
+    """'1 film', '2 films'."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
