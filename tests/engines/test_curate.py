@@ -3,6 +3,7 @@
 import collections
 import itertools
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -183,8 +184,6 @@ def test_the_same_command_again_says_nothing_is_left(samples: Path, curated, dai
 
 def test_a_changed_threshold_decides_again_without_opening_media(samples: Path, curated, dailies, tmp_path: Path) -> None:
     """With one threshold changed there is a new version with a new funnel, in which clips have moved; no medium was opened."""
-    import shutil
-
     copy, log = tmp_path / "dataset", tmp_path / "media.log"
     shutil.copytree(curated.path, copy)
     again = dailies("curate", samples, "--out", copy, "--json", "rules.motion.threshold=8", env={"DAILIES_MEDIA_LOG": str(log)})
@@ -208,25 +207,8 @@ def _parts(dataset: Path) -> dict[str, set[str]]:
     return found
 
 
-def test_a_changed_setting_measures_that_measure_only(samples: Path, curated, dailies, tmp_path: Path) -> None:
-    """With one setting of the border measure changed, only that measure has new outputs, one for each clip, and no medium is opened."""
-    import shutil
-
-    copy, log = tmp_path / "dataset", tmp_path / "media.log"
-    shutil.copytree(curated.path, copy)
-    before = _parts(copy)
-    again = dailies("curate", samples, "--out", copy, "--json", "measures.borders.plain_levels=12.5", env={"DAILIES_MEDIA_LOG": str(log)})
-    assert again.status == 0, again.err
-    new = {stage: parts - before[stage] for stage, parts in _parts(copy).items() if parts - before[stage]}
-    assert set(new) <= {"measure-borders", "shards"}, set(new)
-    assert sum(pq.read_metadata(p).num_rows for p in new["measure-borders"]) == again.json["clips"]
-    assert not log.exists()
-
-
 def test_a_new_clip_length_cuts_from_what_was_scanned(samples: Path, curated, dailies, tmp_path: Path) -> None:
     """Clips of at most 4.5 s are cut from the stored tracks: other clips, no medium decoded; only encoding reads the new spans."""
-    import shutil
-
     copy, log = tmp_path / "dataset", tmp_path / "media.log"
     shutil.copytree(curated.path, copy)
     again = dailies("curate", samples, "--out", copy, "--json", "split.clips.max_us=4500000", env={"DAILIES_MEDIA_LOG": str(log)})
@@ -236,6 +218,43 @@ def test_a_new_clip_length_cuts_from_what_was_scanned(samples: Path, curated, da
     videos = clips.filter(pc.field("kind") == "video")
     assert pc.max(pc.subtract(videos.column("end_us"), videos.column("start_us"))).as_py() <= 4_500_000
     assert {purpose for purpose, _ in read_media_log(log)} <= {"encode"}
+
+
+def test_what_is_new_is_measured_and_nothing_else(samples: Path, curated, dailies, tmp_path: Path) -> None:
+    """With a film of something else and a smaller copy of a sample added, and one setting of the border measure changed: those two files alone
+    are decoded, every clip has new borders, and of the other stages only the new files have outputs. The film is grouped with nothing, the
+    copy with its original, of which one is kept, and every clip of nothing like it keeps its verdict."""
+    copy, more, log = tmp_path / "dataset", tmp_path / "more", tmp_path / "media.log"
+    shutil.copytree(curated.path, copy)
+    more.mkdir()
+    life = "life=size=768x768:rate=24:mold=10:ratio=0.1:death_color=#C83232:life_color=#00ff00:random_seed=7,boxblur=3"
+    _ffmpeg("-f", "lavfi", "-t", "6", "-i", life, "-c:v", "libx264", "-pix_fmt", "yuv420p", more / "life.mp4")
+    _ffmpeg("-i", samples / "pan_right.mp4", "-vf", "scale=iw*3/4:-2", "-crf", "26", "-an", more / "smaller.mp4")
+    for name in ("life.mp4", "smaller.mp4"):  # nothing is decoded without a licence
+        shutil.copy(samples / "pan_right.mp4.json", more / f"{name}.json")
+    before = _parts(copy)
+    changed = ("--config", "tiny", "--json", "measures.borders.plain_levels=12.5")
+    again = dailies("curate", samples, more, "--out", copy, *changed, env={"DAILIES_MEDIA_LOG": str(log)})
+    assert again.status == 0, again.err
+    assert {Path(f).name for purpose, f in read_media_log(log) if purpose == "decode"} == {"life.mp4", "smaller.mp4"}
+    store = ManifestStore(copy)
+    names = {a.asset_no: Path(a.uri).name for a in from_table(Asset, store.read("assets"))}
+    found: list[Clip] = from_table(Clip, store.read("clips"))
+    of = {name: [c for c in found if names[c.asset_no] == name] for name in ("life.mp4", "smaller.mp4", "pan_right.mp4")}
+    fresh = {
+        stage: sum(pq.read_metadata(p).num_rows for p in parts - before[stage] if Path(p).name.count(".") == 1)
+        for stage, parts in _parts(copy).items()
+    }
+    assert fresh["scan"] == 2 and fresh["measure-borders"] == len(found) == again.json["clips"]
+    assert fresh["measure-motion"] == fresh["measure-camera"] == len(of["life.mp4"] + of["smaller.mp4"])
+    assert of["life.mp4"] and all(c.dup_group is None for c in of["life.mp4"])
+    groups = {c.dup_group for c in of["pan_right.mp4"]}
+    assert of["smaller.mp4"] and None not in groups and {c.dup_group for c in of["smaller.mp4"]} <= groups
+    keepers = [c.dup_group for c in found if c.dup_group in groups and c.dup_rank == 0]
+    assert sorted(keepers) == sorted(groups)  # one of each; the sharpest, whichever came last
+    was = {c.clip_id: c.decision for c in from_table(Clip, ManifestStore(curated.path).read("clips"))}
+    assert all(was[c.clip_id] == c.decision for c in found if c.clip_id in was and c.dup_group not in groups)
+    assert dailies("verify", copy).status == 0
 
 
 def test_a_replay_gives_what_is_stored(curated, dailies) -> None:

@@ -31,7 +31,7 @@ def test_ten_kills_leave_the_dataset_of_an_uninterrupted_run(samples: Path, cura
     kills = 0
     while kills < KILLS:
         process = _start(samples, out)
-        if _ended(process, draw.uniform(1.0, 20.0)):
+        if _ended(process, draw.uniform(1.0, 16.0)):
             _assert_equal(out, curated.path)
             shutil.rmtree(out)  # it got through between two kills: the remaining ones hit a new run
         else:
