@@ -196,8 +196,9 @@ def test_pictures_put_originals_above_reconstructions(tmp_path: Path) -> None:
 
 def test_a_worker_without_its_launcher_is_an_orphan() -> None:
     """A process that torchrun started has it as its parent; where that is something else by now, or gone and unknown, it is told apart."""
-    command = [sys.executable, "-c", "import time; time.sleep(60)", "torch.distributed.run"]
-    with subprocess.Popen(command) as launcher:
+    command = [sys.executable, "-c", "import time; print('runs', flush=True); time.sleep(60)", "torch.distributed.run"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as launcher:
+        assert launcher.stdout and launcher.stdout.readline()  # before it runs, the system has no command line of it
         assert not is_orphan(launcher.pid)
         launcher.kill()
     assert not is_orphan(launcher.pid)  # nobody may know
