@@ -29,12 +29,13 @@ demo: setup ## samples -> curate -> report -> TAE and text-to-video training -> 
 PYTEST = PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python -m pytest
 
 # Units run side by side, each with one thread: threads that wait for each other on shared cores take minutes. Engines and training take
-# turns at waiting, so they run at the same time, training with the commands of the documents, which makes both about as long; training is
-# told of when engines are done. 5: no test was chosen.
+# turns at waiting, so they run at the same time, training with the commands of the documents, which makes both about as long, on one curation of
+# the samples; training is told of when engines are done. 5: no test was chosen.
 test: setup ## every test: units, engines, training
 	@OMP_NUM_THREADS=1 $(PYTEST) tests/unit -n auto --maxprocesses 4 --dist loadfile $(ARGS) || [ $$? -eq 5 ]
-	@log=$$(mktemp); { $(PYTEST) tests/train tests/engines/test_docs.py $(ARGS) > $$log 2>&1; } & train=$$!; \
-		$(PYTEST) tests/engines --ignore=tests/engines/test_docs.py $(ARGS); engines=$$?; wait $$train; train=$$?; cat $$log; rm -f $$log; \
+	@shared=$$(mktemp -d); export DAILIES_SAMPLES=$${DAILIES_SAMPLES:-$$shared/samples} DAILIES_CURATED=$$shared/curated; \
+		log=$$(mktemp); { $(PYTEST) tests/train tests/engines/test_docs.py $(ARGS) > $$log 2>&1; } & train=$$!; \
+		$(PYTEST) tests/engines --ignore=tests/engines/test_docs.py $(ARGS); engines=$$?; wait $$train; train=$$?; cat $$log; rm -rf $$log $$shared; \
 		for status in $$engines $$train; do [ $$status -eq 0 ] || [ $$status -eq 5 ] || exit $$status; done
 
 test-paddle: setup ## PaddleOCR's reader, in an environment of its own (it pins its own OpenCV)

@@ -1,10 +1,13 @@
 """Shared by all tests: where the real media lie, the generated samples (once a session), and how a command is run."""
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +67,8 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     kept = os.environ.get("DAILIES_SAMPLES")
     folder = Path(kept) if kept else tmp_path_factory.mktemp("samples")
-    generate(folder)
+    with alone(folder):
+        generate(folder)
     return folder
 
 
@@ -85,12 +89,25 @@ class Curated:
 
 @pytest.fixture(scope="session")
 def curated(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Curated:
-    """`dailies curate SAMPLES --config tiny`, with every opening of a medium logged."""
-    out = tmp_path_factory.mktemp("curated") / "dataset"
-    log = out.parent / "media.log"
-    done = run_dailies("curate", samples, "--out", out, "--config", "tiny", "--json", env={"DAILIES_MEDIA_LOG": str(log)})
-    assert done.status == 0, done.err
-    return Curated(out, done.json, read_media_log(log))
+    """`dailies curate SAMPLES --config tiny`, with every opening of a medium logged; DAILIES_CURATED names a folder that test sessions share."""
+    kept = os.environ.get("DAILIES_CURATED")
+    folder = Path(kept) if kept else tmp_path_factory.mktemp("curated")
+    out, log, summary = folder / "dataset", folder / "media.log", folder / "summary.json"
+    with alone(folder):
+        if not summary.exists():
+            done = run_dailies("curate", samples, "--out", out, "--config", "tiny", "--json", env={"DAILIES_MEDIA_LOG": str(log)})
+            assert done.status == 0, done.err
+            summary.write_text(json.dumps(done.json))
+    return Curated(out, json.loads(summary.read_text()), read_media_log(log))
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Inside, no other test session fills the folder: what one made, the next finds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(folder.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def read_media_log(log: Path) -> list[tuple[str, str]]:

@@ -158,16 +158,14 @@ def test_each_asset_is_decoded_once(assets: dict[str, Asset], curated) -> None:
     assert not dropped_by_facts & set(decoded)
 
 
-def test_shards_hold_what_the_manifest_says(curated, dailies) -> None:
+def test_shards_hold_what_the_manifest_says(curated, dailies, tmp_path: Path) -> None:
     """`dailies verify` finds no fault; after one changed byte it names the shard and the member and exits 1."""
-    assert dailies("verify", curated.path).status == 0
-    shard = sorted((curated.path / "shards").rglob("*.tar"))[0]
+    copy = shutil.copytree(curated.path, tmp_path / "dataset")
+    assert dailies("verify", copy).status == 0
+    shard = sorted((copy / "shards").rglob("*.tar"))[0]
     original = shard.read_bytes()
-    try:
-        shard.write_bytes(original[:1000] + bytes([original[1000] ^ 1]) + original[1001:])
-        broken = dailies("verify", curated.path, "--json")
-    finally:
-        shard.write_bytes(original)
+    shard.write_bytes(original[:1000] + bytes([original[1000] ^ 1]) + original[1001:])
+    broken = dailies("verify", copy, "--json")
     assert broken.status == 1
     assert shard.name in broken.out
 

@@ -44,14 +44,14 @@ class Case:
 
 @pytest.fixture(scope="module")
 def case(samples: Path, curated: Any, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """Six videos of which clips are kept, in a folder of their own with the rest of the samples."""
+    """Six videos of which clips are kept, those with an address first, in a folder of their own with the rest of the samples."""
     root = tmp_path_factory.mktemp("takedown") / "dataset"
     shutil.copytree(curated.path, root)
     store = ManifestStore(root)
     assets: list[Asset] = from_table(Asset, store.read("assets"))
     clips: list[Clip] = from_table(Clip, store.read("clips"))
     kept = {c.asset_no for c in clips if c.decision == "keep" and c.kind == "video"}
-    mine = [a for a in assets if a.asset_no in kept][:6]
+    mine = sorted((a for a in assets if a.asset_no in kept), key=lambda a: (a.source_url is None, a.uri))[:6]
     plan = _train(store)
     numbers = {a.asset_no for a in mine}
     return Case(
