@@ -18,7 +18,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.decode import media_folder
 from benchmarks.figures import Figure, as_table
 
-SUBJECTS = ("shots", "motion", "effects", "borders", "camera", "text", "quality", "people", "copies", "audio", "captions", "hostile")
+SUBJECTS = (
+    "shots",
+    "motion",
+    "effects",
+    "borders",
+    "camera",
+    "text",
+    "quality",
+    "people",
+    "copies",
+    "keepers",
+    "audio",
+    "captions",
+    "hostile",
+)
 
 
 def main() -> None:

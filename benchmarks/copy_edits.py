@@ -43,19 +43,19 @@ def read(path: Path) -> Film:
     return film
 
 
-def write(path: Path, film: Film, crf: int) -> None:
-    """The film as H.264 with its own times."""
+def write(path: Path, film: Film, crf: int, encoder: str = "libx264", options: dict[str, str] | None = None) -> None:
+    """The film as H.264, or by another encoder with its options, with its own times."""
     import av
 
     height, width = (n // 2 * 2 for n in film[0][1].shape[:2])
-    base = Fraction(1, 90_000)
+    base = Fraction(1, 30_000)  # MPEG-4 takes no finer one
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=30, options={"crf": str(crf), "preset": "veryfast"})
+        stream = container.add_stream(encoder, rate=30, options={"crf": str(crf), "preset": "veryfast"} if options is None else options)
         stream.width, stream.height, stream.pix_fmt, stream.thread_count = width, height, "yuv420p", 1
         stream.time_base = stream.codec_context.time_base = base
         for at, picture in film:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]), format="rgb24")
-            frame.pts, frame.time_base = round(at * 90_000), base
+            frame.pts, frame.time_base = round(at / base), base
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import buckets, concepts, duplicates, known_pairs, mix, sets
+from curation import buckets, concepts, duplicates, keepers, known_pairs, mix, sets
 from manifests import ids
 from pipelines import plan
 from pipelines.picks import column_of
@@ -50,8 +50,7 @@ def stop() -> None:
 def _label_duplicates(run: "Curation", clips: pa.Table, described: pa.Table) -> None:
     """Groups by PDQ hashes, and by the descriptors of a copy-detection network where one was run; pairs of earlier runs are not looked for."""
     rows = merge_rows(clips, described, "clip_id", ("pdq", "pdq_frame", "pdq_own"))
-    # Quality decides the keeper: sharpness of the picture as decoded, then its size (ours).
-    quality = pc.fill_null(rows.column("sharpness"), 0.0).cast(pa.float64())
+    quality = keepers.copy_quality(rows, run.assets)
     pixels = pc.multiply(pc.fill_null(rows.column("width"), 0).cast(pa.int64()), pc.fill_null(rows.column("height"), 0).cast(pa.int64()))
     table = (
         rows.select(["clip_id", "kind", "pdq", "pdq_frame", "pdq_own"]).append_column("quality", quality).append_column("n_pixels", pixels)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation import buckets, captions, concepts, credentials, duplicates, embeddings, facts, ingest, rights, text
+from curation import buckets, captions, concepts, credentials, duplicates, embeddings, facts, ingest, keepers, rights, text
 from curation.encode import encode_clip
 from curation.ffmpeg_program import EncodeError
 from curation.keyframes import KeyFrame, of_clip
@@ -22,6 +22,7 @@ from curation.split import split_asset
 from curation.tracks import Tracks, by_name
 from manifests.records import Asset, Clip
 from manifests.rules import Rule, decide
+from manifests.schema import to_table
 from manifests.shards import Payload, write_shard
 from pipelines.measures import MEASURES, run_measure
 from pipelines.settings import CurateConfig
@@ -88,7 +89,7 @@ def _walk_clip(file: Path, asset: Asset, clip: Clip, tracks: Tracks, frames: lis
     if not (yield from _decided(config.policy(), ("content",), clip)):
         return
     # 8, 9 table stages see the whole dataset; a table of one clip shows their shape
-    clip = _tables(clip, described, config)
+    clip = _tables(clip, asset, described, config)
     yield from _shown("  8-9 duplicates, concepts, sets", clip, "dup_rank cluster_no keep_probability draw set_name bucket")
     if clip.set_name is None:
         return
@@ -99,12 +100,12 @@ def _walk_clip(file: Path, asset: Asset, clip: Clip, tracks: Tracks, frames: lis
     yield from _encoded(file, asset, clip, said.text or "", config)
 
 
-def _tables(clip: Clip, described: embeddings.Descriptor, config: CurateConfig) -> Clip:
+def _tables(clip: Clip, asset: Asset, described: embeddings.Descriptor, config: CurateConfig) -> Clip:
     alike = pa.table(
         {
             "clip_id": [clip.clip_id],
             "kind": [clip.kind],
-            "quality": [float(clip.sharpness or 0)],
+            "quality": keepers.copy_quality(to_table(Clip, [clip]), to_table(Asset, [asset])),
             "n_pixels": [(clip.width or 0) * (clip.height or 0)],
             "pdq": pa.array([described.pdq], pa.list_(pa.binary())),
             "pdq_frame": pa.array([described.pdq_frame], pa.list_(pa.int32())),

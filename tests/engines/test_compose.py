@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from curation.concepts import ConceptsConfig
-from manifests.records import Clip
+from manifests.records import Asset, Clip
 from manifests.schema import to_table
 from pipelines import tables
 from pipelines.config import load
@@ -51,11 +51,13 @@ def curation(folder: Path) -> Fed:
         width, height = (1080, 1920) if i == 7 else (1920, 1080)
         clips.append(
             Clip(
-                clip_id=f"{i:032x}", asset_id="a", kind="video", start_us=0, end_us=16_000_000, width=width, height=height,
-                keyframe_part="k", sharpness=float(i == 2), has_people=float(i == 3) if i < 6 else None, **MEASURED,
+                clip_id=f"{i:032x}", asset_id="fine" if i == 2 else "coarse", kind="video", start_us=0, end_us=16_000_000, width=width, height=height,
+                keyframe_part="k", effective_resolution=1, has_people=float(i == 3) if i < 6 else None, **MEASURED,
             )
         )  # fmt: skip
     run.clips = to_table(Clip, clips)
+    facts: dict[str, Any] = {"asset_sha256": b"", "asset_md5": b"", "uri": "film.mp4", "vcodec": "h264", "duration_us": 16_000_000}
+    run.assets = to_table(Asset, [Asset(asset_id=name, size_bytes=n, **facts) for name, n in (("coarse", 10**6), ("fine", 10**7))])
     ids = run.clips["clip_id"]
     hashes = np.random.Generator(np.random.Philox(key=1)).integers(0, 256, (8, 32), dtype=np.uint8)
     hashes[1] = hashes[0]
@@ -78,7 +80,7 @@ def curation(folder: Path) -> Fed:
 
 
 def test_a_curation_composes_its_sets(tmp_path: Path) -> None:
-    """Hash and vector make one group with the sharpest as keeper; the clip with people is kept by concepts and has set, tokens and all sets
+    """Hash and vector make one group whose keeper is the one with most bits; the clip with people is kept by concepts and has set, tokens and all sets
     that take it; what was not measured is said."""
     run = curation(tmp_path)
     said = tables.compose(run)
