@@ -17,6 +17,7 @@ from curation.tracks import Track
 from manifests.events import Block
 from manifests.purgeable import url_key
 from manifests.records import Asset
+from manifests.takedown import sources_of
 
 CANONICAL, AREA = "pdq", "pdq_area"
 MIN_QUALITY = 50
@@ -49,11 +50,10 @@ class Blocklist:
         return cls(files, frozenset(by_kind.get("url", [])), *(HashIndex(w) if len(w) else None for w in words))
 
     def blocks(self, asset: Asset) -> bool:
-        """Whether the file is on the list, by its bytes or by an address it was found at."""
+        """Whether the file is on the list, by its bytes or by an address that it or a copy of it was found at."""
         if asset.asset_sha256.hex() in self.files or asset.asset_md5.hex() in self.files:
             return True
-        addresses = (asset.uri, asset.source_url, asset.canonical_url, asset.page_url)
-        return bool(self.urls) and any(url_key(a) in self.urls for a in addresses if a and "://" in a)
+        return bool(self.urls) and any(url_key(a) in self.urls for a in sources_of(asset)["addresses"] if "://" in a)
 
     @property
     def has_pictures(self) -> bool:

@@ -12,6 +12,7 @@ import glob
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +28,16 @@ from manifests import ids
 from manifests.columns import column
 from manifests.records import Asset
 from manifests.shards import list_members
+from manifests.takedown import SOURCE_COLUMNS, SourceKind, sources_of
 
 if TYPE_CHECKING:
     from curation.rights_table import RightsTable
 
 _DOCUMENTS = {".json", ".txt", ".csv", ".tsv", ".md", ".parquet", ".xml", ".yaml", ".yml", ".srt", ".vtt", ".log", ".html", ".pdf"}
 """Names in a folder that are never media: sidecars, tables and texts. Everything else is listed and judged by its content."""
+
+MAX_SOURCES = 1 << 16
+"""Characters kept of where further copies of a file were found: ours; a file in a thousand folders still fits, a table stays readable."""
 
 _URI_COLUMNS = ("uri", "path", "file", "url")
 
@@ -113,7 +118,7 @@ def complete(asset: Asset, source: str, config: IngestConfig, table: "RightsTabl
 
 
 def merge_copies(assets: Iterable[Asset]) -> list[Asset]:
-    """Each content once, by asset id: the first address stands, copies are counted, and the strictest rights of all copies hold."""
+    """Each content once, by asset id: the first address stands, copies are counted, and the strictest rights of all hold."""
     groups: dict[str, list[Asset]] = {}
     for asset in assets:
         groups.setdefault(asset.asset_id, []).append(asset)
@@ -183,19 +188,70 @@ def _list_lines(path: Path, given: str) -> Iterator[Listing]:
 
 def _list_table(path: Path, given: str) -> Iterator[Listing]:
     if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8") as source:
-            rows: list[dict[str, Any]] = list(csv.DictReader(source))
-        names = list(rows[0]) if rows else list(_URI_COLUMNS)
+        names, lines = read_csv(path, "a list in CSV")
+        rows: Iterable[dict[str, Any]] = (row for _, row in lines)
     else:
-        table = pq.read_table(path)
-        rows, names = table.to_pylist(), table.schema.names
+        names, rows = _read_parquet(path)
     name = next((n for n in _URI_COLUMNS if n in names), None)
     if name is None:
-        raise InputError(f"{path}: expected a column named one of {', '.join(_URI_COLUMNS)}; found {', '.join(map(str, names))}")
+        raise InputError(f"{path}: expected a column named one of {', '.join(_URI_COLUMNS)}; found {', '.join(names) or 'none'}")
     for row in rows:
         if row[name]:
-            stated = {str(k): v for k, v in row.items() if k != name and isinstance(v, (str, int)) and v != ""}
-            yield _entry(str(row[name]), path.parent, given, json.dumps(stated, sort_keys=True) if stated else None)
+            # A table has every column in every row: an empty cell states nothing, where a key of a sidecar would.
+            stated = {n: _whole(v) for n, v in row.items() if n in rights.FIELDS and n != name and v is not None and v != ""}
+            yield _entry(_plain(row[name]), path.parent, given, json.dumps(stated, sort_keys=True, default=_plain) if stated else None)
+
+
+def read_csv(path: Path, what: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The columns of a CSV table and its rows, each with its line. InputError names the file, the line, what was expected and found.
+
+    A row with another number of values than columns is refused, and a name given twice: which of them counts would be a guess.
+    """
+    try:
+        data = path.read_bytes()
+        text = data.decode().removeprefix("\ufeff")
+    except OSError as error:
+        raise InputError(f"{path}: expected {what}, found one that cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path} line {line}: expected {what} as UTF-8, found the byte 0x{data[error.start]:02x}") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows = []
+    try:
+        names = next(reader, [])
+        _check_columns(path, names)
+        for values in filter(None, reader):
+            if len(values) != len(names):
+                found = f"{len(values)} for {len(names)}"
+                raise InputError(f"{path} line {reader.line_num}: expected as many values as columns, found {found}")
+            rows.append((reader.line_num, dict(zip(names, values, strict=True))))
+    except csv.Error as error:
+        raise InputError(f"{path} line {max(reader.line_num, 1)}: expected {what}, found what is none: {error}") from error
+    return names, rows
+
+
+def _read_parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    try:
+        names = pq.read_schema(path).names
+        _check_columns(path, names)
+        return names, pq.read_table(path, partitioning=None).to_pylist()
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        raise InputError(f"{path}: expected a table in Parquet, found one that cannot be read: {error}") from error
+
+
+def _check_columns(path: Path, names: list[str]) -> None:
+    if doubled := sorted(n for n, times in Counter(names).items() if n and times > 1):
+        raise InputError(f"{path}: expected every column once, found {', '.join(doubled)} more than once")
+
+
+def _whole(value: Any) -> Any:
+    """1 for 1.0: whole numbers of which some are missing are floats in many a table."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _plain(value: Any) -> str:
+    """A value of Parquet that JSON has no type for, as the text a CSV would hold."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _list_tar(path: Path, given: str) -> Iterator[Listing]:
@@ -213,7 +269,7 @@ def _list_tar(path: Path, given: str) -> Iterator[Listing]:
             key=ids.digest("listing/v2", uri, stat.st_size, stat.st_mtime_ns, stated),
             uri=uri,
             source=given,
-            fields_json=json.dumps(stated | {"title": stated.get("title", name)}, sort_keys=True),
+            fields_json=json.dumps({"title": name} | stated, sort_keys=True),
         )
 
 
@@ -228,9 +284,10 @@ def _member_fields(document: bytes | None, caption: bytes | None) -> dict[str, A
     if document is not None and len(document) <= rights.MAX_SIDECAR_BYTES:
         with contextlib.suppress(ValueError, RecursionError):  # a broken sidecar states nothing, and the licence stays unknown
             loaded = json.loads(document)
-            fields = {k: v for k, v in loaded.items() if isinstance(v, (str, int))} if isinstance(loaded, dict) else {}
-    if caption:
-        fields.setdefault("caption", caption[: rights.MAX_TEXT].decode("utf-8", "replace"))
+            # Every field of whatever type, as of a sidecar: what is not understood reserves. Others can be large, and say nothing here.
+            fields = {k: v for k, v in loaded.items() if k in rights.FIELDS} if isinstance(loaded, dict) else {}
+    if caption and not isinstance(fields.get("caption"), str):
+        fields["caption"] = caption[: rights.MAX_TEXT].decode("utf-8", "replace")
     return fields
 
 
@@ -300,7 +357,7 @@ def _hash(uri: str, fetched: Path, config: IngestConfig) -> tuple[bytes, bytes, 
 
 def _keep(source: Any, fetched: Path, config: IngestConfig) -> tuple[bytes, bytes, int]:
     fetched.mkdir(parents=True, exist_ok=True)
-    temporary = fetched / f".{os.getpid()}.tmp"
+    temporary = fetched / f".fetch.{os.getpid()}.tmp"  # a takedown clears away what a killed run left under such a name
     copied = 0
     with temporary.open("wb") as sink:
         while block := source.read(1 << 20):
@@ -315,8 +372,30 @@ def _keep(source: Any, fetched: Path, config: IngestConfig) -> tuple[bytes, byte
 
 
 def _merge(copies: list[Asset]) -> Asset:
-    """The first copy with the strictest statements of all, and whichever Content Credentials say most."""
+    """The first copy with the strictest statements of all, whichever Content Credentials say most, and where the others were found."""
     stated = rights.of_asset(copies[0])
     for copy in copies[1:]:
         stated = rights.merge(stated, rights.of_asset(copy))
-    return dataclasses.replace(rights.put(copies[0], stated), n_copies=len(copies))
+    merged = dataclasses.replace(rights.put(copies[0], stated), n_copies=len(copies))
+    return with_sources(merged, copies) if len(copies) > 1 else merged
+
+
+def with_sources(asset: Asset, copies: Iterable[Asset]) -> Asset:
+    """The asset with the addresses, paths, channels and creators of its copies, for whoever asks for theirs to be taken down.
+
+    What is beyond MAX_SOURCES characters is left out and counted. The order of the copies does not matter.
+    """
+    copies, own = [asset, *copies], sources_of(dataclasses.replace(asset, other_sources=None))
+    everywhere: dict[SourceKind, set[str]] = {kind: {t for c in copies for t in sources_of(c)[kind]} for kind in SOURCE_COLUMNS}
+    # Who published it comes first: the names are few, and they find the file also where an address is beyond the limit.
+    others = [(kind, t) for kind in reversed(SOURCE_COLUMNS) for t in sorted(everywhere[kind] - set(own[kind]))]
+    told: dict[str, Any] = {}
+    size, left_out = 0, max((json.loads(c.other_sources).get("left_out", 0) for c in copies if c.other_sources), default=0)
+    for n, (kind, text) in enumerate(others):
+        size += len(json.dumps(text, ensure_ascii=False)) + 2
+        if size > MAX_SOURCES:
+            left_out = max(left_out, len(others) - n)
+            break
+        told.setdefault(kind, []).append(text)
+    told |= {"left_out": left_out} if left_out else {}
+    return dataclasses.replace(asset, other_sources=json.dumps(told, ensure_ascii=False) if told else None)

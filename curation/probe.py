@@ -107,7 +107,7 @@ def _probe_video(path: str, container: "InputContainer", stream: Any, cfg: Media
     return MediaFacts(
         kind="video",
         container=container.format.name,
-        vcodec=stream.codec_context.name,
+        vcodec=stream.codec_context.codec.canonical_name,  # 'av1', by whichever decoder
         duration_us=_duration_us(path, container, stream, base, start, cfg),
         start_us=None if start is None else round(start * base * 1_000_000),
         width=width,

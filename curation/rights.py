@@ -14,7 +14,7 @@ from typing import Any
 
 from curation.credentials import Credentials
 from curation.licences import Class, parse_licence
-from curation.optouts import SIGNALS, read_signals
+from curation.optouts import SIGNALS, read_signals, reserves
 from manifests.records import Asset
 
 MAX_SIDECAR_BYTES = 1 << 20
@@ -126,8 +126,9 @@ _SIGNAL_ALIASES = {
 }
 _SPECIAL = {"licence_class", "licence_evidence", "aipref_raw", "aipref_parsed", "aipref_parser", "training_permission", "optout_state"}
 _SPECIAL |= {"optout_signals", "x_robots_tag", "tdm_reservation", "robots_verdict"}
-_INTEGERS = ("http_status", "synthetic_flag", "personal_data_flag", "minors_flag")
-_STRICTEST = ("licence_class", "optout_state", "tdm_reservation", "synthetic_flag", "personal_data_flag", "minors_flag")
+_FLAGS = ("synthetic_flag", "personal_data_flag", "minors_flag")
+_INTEGERS = ("http_status", *_FLAGS)
+_STRICTEST = ("licence_class", "optout_state", "tdm_reservation", *_FLAGS)
 _TEXTS = tuple(n for n in Rights.__slots__ if n not in _SPECIAL and n not in _INTEGERS and n not in ("licence_expr", "licence_confidence"))
 
 FIELDS = frozenset(
@@ -157,7 +158,11 @@ def from_fields(fields: Mapping[str, Any], evidence: str) -> Rights:
 
     licence = first("licence_expr")
     expression, licence_class = parse_licence(licence) if licence else (None, None)
-    signals = {_SIGNAL_ALIASES.get(n, n): v for n, v in fields.items()}
+    signals: dict[str, Any] = {}
+    for name, value in fields.items():
+        signal = _SIGNAL_ALIASES.get(name, name)
+        if signals.get(signal) is None or (value is not None and reserves(signal, str(value))):  # under two names: the stricter counts
+            signals[signal] = value
     values: dict[str, Any] = {n: first(n) for n in _TEXTS}
     values |= {n: _integer(fields.get(n)) for n in _INTEGERS}
     values |= read_signals(signals, clean_text)
@@ -168,6 +173,18 @@ def from_fields(fields: Mapping[str, Any], evidence: str) -> Rights:
         licence_confidence=_share(fields.get("licence_confidence")),
         **values,
     )
+
+
+def misread(fields: Mapping[str, str]) -> str | None:
+    """What was expected and found where the value of a typed field would state nothing; None where all of them are understood."""
+    for name, value in fields.items():
+        if name in _FLAGS and _integer(value) not in (0, 1):
+            return f"{name}: expected 0 or 1, found {clean_text(value, 100)!r}"
+        if name in _INTEGERS and _integer(value) is None:
+            return f"{name}: expected a whole number, found {clean_text(value, 100)!r}"
+        if name == "licence_confidence" and _share(value) is None:
+            return f"{name}: expected a number from 0 to 1, found {clean_text(value, 100)!r}"
+    return None
 
 
 def merge(mine: Rights, theirs: Rights) -> Rights:
@@ -287,6 +304,8 @@ def _number(value: Any, kind: Callable[[Any], Any]) -> Any:
 
 def _integer(value: Any) -> int | None:
     found: int | None = _number(value, int)
+    if found is None and isinstance(value, str) and (number := _number(value, float)) is not None and number.is_integer():
+        found = int(number)  # '1.0': what becomes of 1 in a column that also has empty cells
     return found if found is not None and abs(found) < 1 << 31 else None
 
 

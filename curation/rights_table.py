@@ -5,13 +5,12 @@ One row a statement. `file` names files: a path relative to the table's folder, 
 because a mistyped `training` would be a licence to train.
 """
 
-import csv
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from curation.ingest import InputError, uri_of
-from curation.rights import FIELDS, Rights, from_fields
+from curation.ingest import InputError, read_csv, uri_of
+from curation.rights import FIELDS, Rights, from_fields, misread
 from manifests.records import Asset
 
 KEYS = ("file", "sha256")
@@ -68,24 +67,19 @@ def _matches(row: _Row, uri: str, name: str) -> bool:
 
 def _read(path: Path) -> list[_Row]:
     """Every row. InputError names the table, the line, what was expected and what was found."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as source:
-            reader = csv.DictReader(source, strict=True)
-            names = reader.fieldnames or []
-            if unknown := sorted({str(n) for n in names} - FIELDS - set(KEYS)):
-                raise InputError(f"{path}: expected columns among {', '.join([*KEYS, *sorted(FIELDS)])}; found {', '.join(unknown)}")
-            if not set(names) & set(KEYS):
-                raise InputError(f"{path}: expected a column named file or sha256, found {', '.join(names) or 'none'}")
-            return [_row(path, reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: expected a rights table in CSV, found one that cannot be read: {error}") from error
+    names, rows = read_csv(path, "a rights table in CSV")
+    if unknown := sorted(set(names) - FIELDS - set(KEYS)):
+        raise InputError(f"{path}: expected columns among {', '.join([*KEYS, *sorted(FIELDS)])}; found {', '.join(unknown)}")
+    if not set(names) & set(KEYS):
+        raise InputError(f"{path}: expected a column named file or sha256, found {', '.join(names) or 'none'}")
+    return [_row(path, line, row) for line, row in rows]
 
 
-def _row(path: Path, line: int, fields: dict[str, str | None]) -> _Row:
-    if None in fields or None in fields.values():
-        raise InputError(f"{path} line {line}: expected as many values as columns, found another number")
+def _row(path: Path, line: int, fields: dict[str, str]) -> _Row:
     stated = {n: v for n, v in fields.items() if v and n not in KEYS}
     file, digest = fields.get("file") or None, (fields.get("sha256") or "").strip().lower() or None
+    if wrong := misread(stated):
+        raise InputError(f"{path} line {line}: {wrong}")
     try:
         sha256 = None if digest is None else bytes.fromhex(digest)
     except ValueError:

@@ -6,7 +6,8 @@ and which rows were erased from its trees, under which takedown. The release its
     amend(folder, Amendment(takedown_no=3, reason_code="copyright", at=now, paths=(...), clip_ids=(...), asset_sha256=(...)), key)
 
 is called after the media and tables were scrubbed. It does the rest inside the release's folder: it destroys the salts of the erased
-rows, takes the assets out of `attribution.csv`, adds their hashes to `removals.jsonl` and withdraws `report.html`.
+rows, takes the assets out of `attribution.csv`, adds their hashes to `removals.jsonl` and withdraws `report.html`, and the texts that name sources
+where one of those is gone.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from manifests import signing, treefile
-from manifests.exports import attribution, removals
+from manifests.exports import attribution, data_card, eu_summary, removals
 from manifests.files import write_atomic
 from manifests.leaves import ASSETS, CLIPS, TREES
 from manifests.release_file import AMENDMENTS, RELEASE_JSON, RELEASES, Entry, Release, ReleaseError, hash_file, read_release
@@ -36,6 +37,7 @@ _WITHDRAWN = (
     "<!doctype html><meta charset=utf-8><title>Withdrawn</title><p>This report showed something that was taken down since and is "
     "withdrawn. <code>dailies report DATASET</code> writes one of the present state.\n"
 )
+_NAMED_A_SOURCE = "Withdrawn: it named a source of which nothing is left after a takedown. A new release says what there is now.\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,8 @@ class Amendment:
     clip_ids: tuple[str, ...] = ()
     asset_sha256: tuple[bytes, ...] = ()
     keys_too: bool = False
+    sources_gone: bool = False
+    """Whether nothing is left of one of the sources: then what names sources is withdrawn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +92,15 @@ def amend(release_folder: Path, amendment: Amendment, key: Path | None = None) -
     for tree in TREES:
         treefile.erase(release_folder, tree, found[tree.name], keys_too=amendment.keys_too)
     _clean_exports(release_folder, amendment)
-    own = [*(treefile.rows_path(t) for t in TREES), attribution.NAME, removals.NAME, REPORT]
+    own = [
+        *(treefile.rows_path(t) for t in TREES),
+        attribution.NAME,
+        removals.NAME,
+        REPORT,
+        data_card.NAME,
+        eu_summary.MD_NAME,
+        eu_summary.JSON_NAME,
+    ]
     candidates = [(release_folder.parent.parent, p) for p in amendment.paths] + [(release_folder, p) for p in own]
     changes = [c for root, path in candidates if path in before.files and (c := _change(root, path, before.files[path])) is not None]
     if not changes and not any(erased.values()):
@@ -184,6 +196,12 @@ def _clean_exports(folder: Path, amendment: Amendment) -> None:
             lambda data: data if amendment.keys_too else removals.with_hashes(data, gone, amendment.takedown_no, amendment.reason_code),
         ),
         (REPORT, lambda data: _WITHDRAWN.encode() if gone or amendment.clip_ids else data),
+        *((name, lambda data: _NAMED_A_SOURCE.encode()) for name in (data_card.NAME, eu_summary.MD_NAME) if amendment.sources_gone),
+        *(
+            (name, lambda data: json.dumps({"withdrawn": _NAMED_A_SOURCE}).encode())
+            for name in (eu_summary.JSON_NAME,)
+            if amendment.sources_gone
+        ),
     ):
         path = folder / name
         if path.is_file():

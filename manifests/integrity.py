@@ -1,19 +1,35 @@
-"""Whether what lies on disk is what the manifest says: every shard's hash, every member's offset, size and hash, every count."""
+"""Whether what lies on disk is what the manifest says: every shard's hash, every member's offset, size and hash, every count.
+
+And whether the tables' own files have the sizes that Delta's log says: by them Delta's readers find a file's footer.
+Also whether a takedown's receipt is the one that was written and signed.
+"""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake import DeltaTable
 
+from manifests import signing
 from manifests.rebuild import compare
 from manifests.records import Member, Shard
 from manifests.schema import from_table
 from manifests.shards import list_members
+from manifests.signing import SigningError, Statement
 from manifests.tables import ManifestStore
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import SSlibKey  # type: ignore[attr-defined]
+
+RECEIPT = "urn:dailies:takedown:v1"
+"""Type of the statement that signs a takedown's receipt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +44,42 @@ class Fault:
         return f"{self.path}: expected {self.expected}, found {self.found}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What a takedown's receipt is. `signers` are the keys its envelope names, `signed_by` the one whose signature was seen to hold."""
+
+    takedown_no: int | None
+    sha256: str
+    signers: tuple[str, ...]
+    signed_by: str | None
+    faults: tuple[Fault, ...]
+
+
 def verify(store: ManifestStore, version: int | None = None, on_shard: Callable[[Shard], None] | None = None) -> list[Fault]:
-    """Every fault of the version's shards; an empty list says that all hashes, offsets and counts hold."""
+    """Every fault of the version's shards, and of the tables' files (of every readable version if none is given); none where all holds."""
+    try:
+        rows = _verify_rows(store, version, on_shard)
+    except (pa.ArrowException, OSError) as error:  # of a file that was cut off, for instance: its size names it
+        rows = [Fault(f"{store.folder.name}/", "tables that can be read", str(error).splitlines()[0])]
+    return [*_verify_sizes(store, version), *rows]
+
+
+def _verify_sizes(store: ManifestStore, version: int | None) -> Iterator[Fault]:
+    """Every file that Delta's log adds is there, in the size it says. Pyarrow looks for a footer at the real end and notices nothing."""
+    states = [s for s in store.versions() if not s.get("purged") and version in (None, s["version"])]
+    expected: dict[str, int] = {}
+    for table, delta_version in sorted({pair for s in states for pair in s["tables"].items()}):
+        actions = pa.table(DeltaTable((store.folder / table).absolute().as_uri(), version=delta_version).get_add_actions())
+        for name, size in zip(actions.column("path").to_pylist(), actions.column("size_bytes").to_pylist(), strict=True):
+            expected[f"{store.folder.name}/{table}/{unquote(name)}"] = size
+    for path, size in sorted(expected.items()):
+        file = store.root / path
+        found = file.stat().st_size if file.is_file() else None
+        if found != size:
+            yield Fault(path, f"{size} bytes, as Delta's log says", "no file" if found is None else f"{found} bytes")
+
+
+def _verify_rows(store: ManifestStore, version: int | None, on_shard: Callable[[Shard], None] | None) -> list[Fault]:
     members: dict[int, list[Member]] = {}
     for member in from_table(Member, store.read("members", version)):
         members.setdefault(member.shard_no, []).append(member)
@@ -106,3 +156,59 @@ def _verify_ledger(store: ManifestStore, version: int | None) -> Iterator[Fault]
 def _sha256(path: Path) -> bytes:
     with path.open("rb") as source:
         return hashlib.file_digest(source, "sha256").digest()
+
+
+def check_receipt(path: Path, key: "SSlibKey | None") -> Receipt:
+    """Whether a receipt is the one its envelope speaks of; with a key given, only if that key signed it.
+
+    `path` is the receipt or its envelope, which lie side by side: 000001.json and 000001.dsse.json.
+    """
+    stem = path.name.removesuffix(".json").removesuffix(".dsse")
+    receipt, envelope = path.with_name(f"{stem}.json"), path.with_name(f"{stem}.dsse.json")
+    faults: list[Fault] = []
+    data, sealed = (_read(p, faults) for p in (receipt, envelope))
+    number: int | None = None
+    signers: tuple[str, ...] = ()
+    signed_by: str | None = None
+    if data is not None:
+        number = _takedown_no(data)
+        if number is None:
+            faults.append(Fault(receipt.name, "the receipt of a takedown", "something else"))
+    if sealed is not None:
+        try:
+            signers = tuple(signing.signers_of(json.loads(sealed)))
+            if data is not None:
+                faults += _check_said(signing.unseal(json.loads(sealed), None), receipt.name, envelope.name, data, number)
+            if key is not None:
+                signing.unseal(json.loads(sealed), key)
+                signed_by = str(key.keyid)
+        except (SigningError, ValueError, RecursionError) as error:
+            faults.append(Fault(envelope.name, "a signature that holds" if key else "an envelope that can be read", str(error)))
+    digest = "" if data is None else hashlib.sha256(data).hexdigest()
+    return Receipt(takedown_no=number, sha256=digest, signers=signers, signed_by=signed_by, faults=tuple(faults))
+
+
+def _read(path: Path, faults: list[Fault]) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        faults.append(Fault(path.name, "a takedown's receipt and its envelope side by side", str(error.strerror)))
+        return None
+
+
+def _takedown_no(data: bytes) -> int | None:
+    try:
+        number = json.loads(data)["takedown_no"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return number if type(number) is int else None
+
+
+def _check_said(said: Statement, receipt: str, envelope: str, data: bytes, number: int | None) -> Iterator[Fault]:
+    """The statement is about these bytes. The subject's name is that of the case: a copy may be called otherwise."""
+    if said.predicate_type != RECEIPT:
+        yield Fault(envelope, "a statement about a takedown's receipt", f"one of type {said.predicate_type}")
+    elif (found := hashlib.sha256(data).hexdigest()) != said.sha256:
+        yield Fault(receipt, f"sha256 {said.sha256}, as {envelope} says", found)
+    elif number is not None and (said.subject, said.predicate) != (f"{number:06d}.json", {"takedown_no": number}):
+        yield Fault(envelope, f"a statement about {number:06d}.json of takedown {number}", f"one about {said.subject}: {said.predicate}")

@@ -104,6 +104,16 @@ def one_row(tree: Tree, files: Files, key: bytes) -> Rows:
     return Rows(keys, fields.view(np.uint8).reshape(len(fields), tree.fields.itemsize))
 
 
+def out_of_order(keys: Bytes2) -> npt.NDArray[np.intp]:
+    """The places of the keys that are not greater than the key before them; of keys in order, each of them once, there are none."""
+    words = np.ascontiguousarray(keys).view(">u8").reshape(len(keys), keys.shape[1] // 8)
+    above = np.zeros(max(len(keys) - 1, 0), bool)
+    for word in range(words.shape[1] - 1, -1, -1):  # the first word counts most, so it is compared last
+        low, high = words[:-1, word], words[1:, word]
+        above = (low < high) | ((low == high) & above)
+    return np.flatnonzero(~above) + 1
+
+
 def key_commitments(salts: Bytes2, keys: Bytes2) -> Bytes2:
     """What stands in the leaf for the key."""
     return merkle.hash_rows(2, salts, keys)
@@ -194,7 +204,10 @@ def _media(clips: pa.Table, key: bytes | None) -> pc.Expression:
 
 def _asset_rows(files: Files, key: bytes | None = None) -> tuple[Bytes2, npt.NDArray[Any]]:
     names = ["asset_sha256", "size_bytes", "kind", "decision", "first_fail_rule", "licence_class", "licence_expr"]
-    where = None if key is None else pc.field("asset_sha256") == pa.scalar(key, pa.binary())
+    # What could not be read at all has no bytes to be known by, and no clips: it stands in the tables, not in the tree.
+    where = (
+        pc.field("asset_sha256") != pa.scalar(b"", pa.binary()) if key is None else pc.field("asset_sha256") == pa.scalar(key, pa.binary())
+    )
     assets = _read("assets", files, [*names, "optout_state", "source_no", "n_copies"], where)
     out = np.zeros(assets.num_rows, ASSET_FIELDS)
     for name in ("size_bytes", "first_fail_rule", "source_no", "n_copies"):

@@ -25,6 +25,7 @@ FILE_BYTES = 256 << 20
 """A file ends with the row group that reaches one of these: what one task of an engine reads well."""
 
 _LEVEL = 6  # of zstd: 2 % smaller than level 3 on clips; level 9 takes twice its time for another 1 %
+_LEAST_LEVEL = 19
 _FEW = 16  # a dictionary pays when each value is met that often
 _SAMPLE_ROWS = 65_536
 
@@ -55,10 +56,13 @@ class Written:
                 self.highest[name] = max(ends["max"], self.highest.get(name, ends["max"]))
 
 
-def write_rows(folder: Path, stem: str, rows: Rows, schema: pa.Schema, looked_up: tuple[str, ...] = ()) -> list[Written]:
+def write_rows(
+    folder: Path, stem: str, rows: Rows, schema: pa.Schema, looked_up: tuple[str, ...] = (), least: bool = False
+) -> list[Written]:
     """The files `<stem>-<n>.parquet` that hold the rows in order, at least one; each appears whole or not at all.
 
-    No more than a row group is held at once. `looked_up` are the columns that get a Bloom filter.
+    No more than a row group is held at once. `looked_up` are the columns that get a Bloom filter. The `least` file has neither those nor
+    statistics, and is packed for as long as it takes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Written] = []
@@ -66,7 +70,7 @@ def write_rows(folder: Path, stem: str, rows: Rows, schema: pa.Schema, looked_up
     group = next(groups, None)
     while group is not None or not written:
         written.append(Written(folder / f"{stem}-{len(written):03d}.parquet"))
-        group = _write_file(written[-1], schema.empty_table() if group is None else group, groups, looked_up)
+        group = _write_file(written[-1], schema.empty_table() if group is None else group, groups, () if least else looked_up, least)
     sync_folder(folder)
     return written
 
@@ -83,12 +87,12 @@ def write_parquet(path: Path, data: pa.Table) -> None:
     sync_folder(path.parent)
 
 
-def _write_file(written: Written, group: pa.Table, groups: Iterator[pa.Table], looked_up: tuple[str, ...]) -> pa.Table | None:
+def _write_file(written: Written, group: pa.Table, groups: Iterator[pa.Table], looked_up: tuple[str, ...], least: bool) -> pa.Table | None:
     """The file holds this row group and those that follow up to its limit; returns the first that belongs to the next file."""
     temporary = _temporary(written.path)
     following: pa.Table | None = group
     try:
-        with pq.ParquetWriter(temporary, group.schema, **_layout(group, looked_up)) as writer:
+        with pq.ParquetWriter(temporary, group.schema, **_layout(group, looked_up, least)) as writer:
             while following is not None and written.n_rows + following.num_rows <= FILE_ROWS and written.size_bytes < FILE_BYTES:
                 writer.write_table(following, row_group_size=ROW_GROUP_ROWS)
                 written.count(following)
@@ -101,7 +105,7 @@ def _write_file(written: Written, group: pa.Table, groups: Iterator[pa.Table], l
     return following
 
 
-def _layout(group: pa.Table, looked_up: tuple[str, ...]) -> dict[str, Any]:
+def _layout(group: pa.Table, looked_up: tuple[str, ...], least: bool) -> dict[str, Any]:
     """How a writer encodes rows like these."""
     encodings: dict[str, str] = {}
     dictionaries: list[str] = []
@@ -116,7 +120,8 @@ def _layout(group: pa.Table, looked_up: tuple[str, ...]) -> dict[str, Any]:
     options = {name: {"ndv": max(1, min(group.num_rows, ROW_GROUP_ROWS)), "fpp": 0.02} for name in looked_up}
     return {
         "compression": "zstd",
-        "compression_level": _LEVEL,
+        "compression_level": _LEAST_LEVEL if least else _LEVEL,
+        "write_statistics": not least,
         "use_dictionary": dictionaries or False,
         "column_encoding": encodings or None,
         "bloom_filter_options": options or None,

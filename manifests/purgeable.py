@@ -17,6 +17,7 @@ PURGEABLE: dict[str, tuple[str, ...]] = {
         "page_url",
         "platform_id",
         "channel_id",
+        "other_sources",
         "title",
         "creator",
         "rights_holder",
@@ -29,24 +30,29 @@ PURGEABLE: dict[str, tuple[str, ...]] = {
         "acquired_by",
         "etag",
         "optout_checks",
+        "optout_signals",
+        "aipref_raw",
+        "licence_verified_by",
+        "contract_id",
+        "user_agent",
         "error_detail",
     ),
     "clips": ("error_detail", "action"),
     "captions": ("camera_prefix", "frame_digest"),
     "picks": ("reason",),
+    "sources": ("supplier",),
 }
-"""Columns that become null. Of assets `uri` too is replaced, of captions `text`: they are never null."""
+"""Columns that become null. Of assets `uri` too is replaced, of captions `text`, of sources `name`: they are never null."""
 
 
-def removed_uri(asset_id: str) -> str:
-    """What stands where the address of a removed file stood."""
-    return f"removed:{asset_id}"
+REMOVED_URI = "removed"
+"""What stands where the address of a removed file stood: the same for all, so that no table grows by what is taken out of it."""
 
 
 def redact(asset: Asset) -> Asset:
     """The asset without what names or describes it."""
     nothing: dict[str, Any] = dict.fromkeys(PURGEABLE["assets"])
-    return dataclasses.replace(asset, uri=removed_uri(asset.asset_id), **nothing)
+    return dataclasses.replace(asset, uri=REMOVED_URI, **nothing)
 
 
 def normal_url(url: str) -> str:

@@ -57,6 +57,9 @@ class Asset:
     platform: str | None = _text("platform it was published on")
     platform_id: str | None = _text("its id there (purgeable)")
     channel_id: str | None = _text("the channel or account it was published by (purgeable)")
+    other_sources: str | None = _text(
+        "where else the same bytes were found and who published them there: JSON lists of addresses, channels and creators (purgeable)"
+    )
     rights_holder: str | None = _text("who holds the rights, where it is not the creator (purgeable)")
     licence_evidence_uri: str | None = _text("page, contract or answer that the licence was read from")
     licence_evidence_sha256: str | None = _text("SHA-256 of a copy of it, hexadecimal")

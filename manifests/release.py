@@ -18,14 +18,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 
 from manifests import leaves, report, signing, treefile
+from manifests.deny import DenyList
 from manifests.exports import attribution, croissant, data_card, eu_summary, openlineage, removals
 from manifests.exports.facts import Facts, collect, hours
 from manifests.exports.openlineage import StageRun
 from manifests.files import sync_folder
-from manifests.leaves import TREES
+from manifests.leaves import TREES, Tree
+from manifests.merkle import Bytes2
 from manifests.query import connect, rows
 from manifests.release_check import check_root, check_signature
 from manifests.release_file import (
@@ -94,6 +99,7 @@ def make_release(store: ManifestStore, request: Request, images: Images, said: S
     with _one_at_a_time(folder.parent):
         if folder.exists():
             return _same(folder, version, tables, shards, signer)
+        _check_denied(root, [root / e.path for e in tables["clips"]])
         earlier = newest_release(root)
         temporary = _fresh(folder.parent, name)
         try:
@@ -106,6 +112,22 @@ def make_release(store: ManifestStore, request: Request, images: Images, said: S
             raise
         sync_folder(folder.parent)
     return Made(folder=folder, release=release, already=False)
+
+
+def _check_denied(root: Path, clips: list[Path]) -> None:
+    """No clip that is released is one that nobody may train on."""
+    denied = DenyList(root).clips()
+    kept = pc.field("clip_id").isin(pa.array(sorted(denied), pa.string())) & (pc.field("decision") == "keep")
+    if (
+        denied
+        and clips
+        and (found := pds.dataset([str(p) for p in clips], format="parquet").to_table(["clip_id"], filter=kept).column(0).to_pylist())
+    ):
+        cases = ", ".join(str(n) for n in sorted({denied[c] for c in found}))
+        raise ReleaseError(
+            f"expected no kept clip that may not be trained on, found {len(found)}, the first {found[0]}, by takedown {cases}; "
+            "`dailies decide DATASET --commit`, or the next curation, drops those that show the same as what was taken down"
+        )
 
 
 def newest_release(dataset: Path) -> Release | None:
@@ -139,6 +161,7 @@ def _fill(
     for tree in TREES:
         said(tree.name)
         of_tree = leaves.rows_of(tree, files)
+        _check_keys(tree, of_tree.keys)
         trees[tree.name] = {"rows": len(of_tree.keys), "root": treefile.write_tree(folder, tree, of_tree).hex()}
     chain = [*earlier.chain, earlier.root] if earlier else []
     told_tables, told_shards = {n: plain(e) for n, e in tables.items() if e}, plain(shards)
@@ -183,6 +206,15 @@ def _fill(
         "shards": told_shards,
         "files": plain(own),
     }
+
+
+def _check_keys(tree: Tree, keys: Bytes2) -> None:
+    """Each key stands once, in order: what a proof of absence relies on."""
+    if len(places := leaves.out_of_order(keys)):
+        raise ReleaseError(
+            f"{tree.name}: expected each {tree.name[:-1]} to stand once in the tables, found {bytes(keys[places[0]]).hex()} twice; "
+            "a release of that could prove nothing absent"
+        )
 
 
 def _write_exports(

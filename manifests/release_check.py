@@ -153,7 +153,7 @@ def check_root(release: Release) -> Iterator[Fault]:
     found = combined_root(release.chain, roots, tables, plain(release.shards))
     if found != release.root:
         yield Fault(RELEASE_JSON, f"the Merkle root {release.root}", f"{found} from its own trees, tables and shards")
-    previous = release.raw["previous"]
+    previous = release.raw.get("previous")
     last = release.chain[-1] if release.chain else None
     if (previous.get("merkle_root") if isinstance(previous, dict) else previous) != last:
         yield Fault(RELEASE_JSON, f"the previous release to have the root {last}", str(previous))
@@ -167,7 +167,7 @@ def _check_chain(folder: Path, release: Release, latest_known: str | None) -> It
             f"the release with root {latest_known} or one that follows it",
             f"root {release.root}, which neither is nor follows it: an older or foreign release",
         )
-    previous = release.raw["previous"]
+    previous = release.raw.get("previous")
     if isinstance(previous, dict) and folder.absolute().parent.name == RELEASES:
         for other in sorted(p for p in folder.absolute().parent.iterdir() if p.name == previous.get("name")):
             try:
@@ -262,8 +262,29 @@ def _check_trees(folder: Path, dataset: Path, release: Release, amended: Amended
             yield Fault(treefile.rows_path(tree), f"{said.rows} rows", f"{len(file)}")
         if (root := treefile.root_of_rows(file).hex()) != said.root:
             yield Fault(treefile.rows_path(tree), f"the root {said.root} over {tree.name}", root)
+        yield from _check_order(tree, file)
+        yield from _check_states(tree, file, amended)
         if tree in compared:
             yield from _check_rows(tree, file, files)
+
+
+def _check_order(tree: Tree, file: treefile.TreeFile) -> Iterator[Fault]:
+    """Keys ascend, each of them once: out of order, a leaf could stand where no proof of absence meets it.
+
+    Rows whose key was erased are passed over: what is left of them is the commitment to a key, which has no order.
+    """
+    keys = file.rows["key"][file.rows["state"] != treefile.GONE]
+    places = leaves.out_of_order(keys)
+    named = [bytes(keys[i]).hex() for i in places[:MAX_NAMED]]
+    yield from _name(tree, named, len(places), "a leaf above the one before it", "one that is not: nothing is proved absent by this tree")
+
+
+def _check_states(tree: Tree, file: treefile.TreeFile, amended: Amended) -> Iterator[Fault]:
+    """Only rows that an amendment names were erased: of any other, row and order would go unchecked without a reason."""
+    erased = np.flatnonzero(file.rows["state"] != treefile.LIVE)
+    places = erased[~np.isin(erased, sorted(amended.erased[tree.name]))]
+    said = ["(key erased)" if file.rows["state"][i] == treefile.GONE else bytes(file.rows["key"][i]).hex() for i in places[:MAX_NAMED]]
+    yield from _name(tree, said, len(places), "a leaf that can be proved, as no amendment names it", "one that was erased")
 
 
 def _check_row_counts(dataset: Path, release: Release, amended: Amended) -> Iterator[Fault]:

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 
 from manifests.files import sync_folder
 from manifests.parquet import write_rows
-from manifests.purgeable import PURGEABLE, removed_uri
+from manifests.purgeable import PURGEABLE, REMOVED_URI
 from manifests.shards import list_members
-from manifests.tables import ManifestStore
+from manifests.tables import ManifestError, ManifestStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,10 @@ class Change:
             for n in table.schema.names
         ]
         return pa.table(columns, schema=table.schema)
+
+
+class ScrubError(ManifestError):
+    """A file that cannot be scrubbed where it stands."""
 
 
 _PARQUET_TAIL = 8  # length of the footer and PAR1
@@ -117,11 +121,15 @@ def rewrite_in_place(path: Path, change: Change, looked_up: tuple[str, ...], scr
         if all(change(t) is t for t in map(file.read_row_group, met)):
             return False
         schema, size = file.schema_arrow, path.stat().st_size
-        for lean in (False, True):  # without statistics and Bloom filters it is smaller than it was for certain
+        for least in (False, True):  # the second has no statistics: it is smaller, unless hardly anything was taken out
             shutil.rmtree(scratch, ignore_errors=True)
-            made = _write(file, schema, change, () if lean else looked_up, scratch, path.stem, lean)
-            if made.stat().st_size <= size:
+            batches = (batch for table in _groups(file) for batch in change(table).to_batches())
+            (written,) = write_rows(scratch, path.stem, pa.RecordBatchReader.from_batches(schema, batches), schema, looked_up, least)
+            if written.size_bytes <= size:
                 break
+        else:  # a larger file under this name would be none that Delta's readers can open
+            raise ScrubError(f"{path}: expected the scrubbed rows to fit into {size} bytes, found {written.size_bytes}")
+    made = written.path
     _fill_up(made, size)
     os.replace(made, path)
     sync_folder(path.parent)
@@ -131,9 +139,7 @@ def rewrite_in_place(path: Path, change: Change, looked_up: tuple[str, ...], scr
 
 def forget_assets(assets: Collection[str]) -> Change:
     """Rows of `assets` lose their text and address."""
-    return Change(
-        "asset_id", _texts(assets), lambda t: _with(_without_text(t, "assets"), "uri", [removed_uri(i) for i in _list(t, "asset_id")])
-    )
+    return Change("asset_id", _texts(assets), lambda t: _with(_without_text(t, "assets"), "uri", [REMOVED_URI] * t.num_rows))
 
 
 def forget_captions(clips: Collection[int]) -> Change:
@@ -167,8 +173,12 @@ def rehash_shards(hashes: dict[str, bytes]) -> Change:
 
 
 def forget_sources(sources: Collection[int]) -> Change:
-    """Rows of `sources` of which nothing is left lose their name: a single file's is its own."""
-    return Change("source_no", _numbers(sources, pa.int32()), lambda t: _with(t, "name", [f"removed:{n}" for n in _list(t, "source_no")]))
+    """Rows of `sources` of which nothing is left lose their name, which a single file's is its own, and who supplied them."""
+
+    def change(t: pa.Table) -> pa.Table:
+        return _with(_without_text(t, "sources"), "name", [f"removed:{n}" for n in _list(t, "source_no")])
+
+    return Change("source_no", _numbers(sources, pa.int32()), change)
 
 
 def _texts(values: Collection[str]) -> pa.Array:
@@ -199,22 +209,6 @@ def _list(table: pa.Table, name: str) -> list[Any]:
 def _groups(file: pq.ParquetFile) -> Iterator[pa.Table]:
     for number in range(file.metadata.num_row_groups):
         yield file.read_row_group(number)
-
-
-def _write(
-    file: pq.ParquetFile, schema: pa.Schema, change: Change, looked_up: tuple[str, ...], scratch: Path, stem: str, lean: bool
-) -> Path:
-    if lean:
-        scratch.mkdir(parents=True)
-        with pq.ParquetWriter(
-            scratch / f"{stem}.parquet", schema, compression="zstd", compression_level=19, write_statistics=False
-        ) as sink:
-            for table in _groups(file):
-                sink.write_table(change(table))
-        return scratch / f"{stem}.parquet"
-    batches = (batch for table in _groups(file) for batch in change(table).to_batches())
-    (written,) = write_rows(scratch, stem, pa.RecordBatchReader.from_batches(schema, batches), schema, looked_up)
-    return written.path
 
 
 def _fill_up(path: Path, size: int) -> None:

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,14 @@ _IDENTITY = (
 )
 
 
+SourceKind = Literal["addresses", "channels", "creators"]
+SOURCE_COLUMNS: dict[SourceKind, tuple[str, ...]] = {
+    "addresses": ("uri", "source_url", "canonical_url", "page_url"),
+    "channels": ("channel_id",),
+    "creators": ("creator",),
+}
+"""What names an owner, or the place where something of theirs was found; `other_sources` holds the same of further copies."""
+
 _SELECTED = (
     "asset_id",
     "asset_sha256",
@@ -57,6 +66,7 @@ _SELECTED = (
     "page_url",
     "channel_id",
     "creator",
+    "other_sources",
 )
 """What selectors look at."""
 
@@ -93,11 +103,11 @@ class Selector:
         value = self.value.strip()
         if self.kind == "url":
             wanted = normal_url(value)
-            return any(
-                a is not None and normal_url(a) == wanted for a in (asset.source_url, asset.canonical_url, asset.page_url, asset.uri)
-            )
+            return any(normal_url(a) == wanted for a in sources_of(asset)["addresses"])
         if self.kind == "channel":
-            return value.casefold() in {t.casefold() for t in (asset.channel_id, asset.creator) if t}
+            sources = sources_of(asset)
+            names = {*sources["channels"], *(name for c in sources["creators"] for name in (c, *c.split(";")))}  # 'A; B' is by both
+            return value.casefold() in {n.strip().casefold() for n in names}
         if self.kind == "asset":
             return asset.asset_id.startswith(value.lower())
         return value.lower() in (asset.asset_sha256.hex(), asset.asset_md5.hex(), asset.asset_id)
@@ -175,6 +185,13 @@ class Radius:
     def shards(self) -> tuple[str, ...]:
         """The shards that hold some of the clips, of the newest version."""
         return tuple(sorted({c.shard for c in self.clips if c.shard}))
+
+
+def sources_of(asset: Asset) -> dict[SourceKind, list[str]]:
+    """Where the bytes of the asset were found and who published them, of every copy: addresses and paths, channels, creators."""
+    other = json.loads(asset.other_sources) if asset.other_sources else {}
+    own = {n: [t for column in columns if (t := getattr(asset, column))] for n, columns in SOURCE_COLUMNS.items()}
+    return {n: list(dict.fromkeys([*values, *other.get(n, ())])) for n, values in own.items()}
 
 
 def survey(store: ManifestStore, selectors: Sequence[Selector], first_step: FirstStep) -> Radius:

@@ -3,11 +3,15 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from manifests.tables import ManifestStore
 from pipelines.console import AsJson, Dataset, Overrides, Version, cell, errors, plain, print_table, store_of
+
+if TYPE_CHECKING:
+    from manifests.release_file import Release
 
 app = typer.Typer()
 
@@ -143,11 +147,14 @@ def report(dataset: Dataset) -> None:
 def verify(
     target: Annotated[
         Path | None,
-        typer.Argument(help="Folder of a dataset, or of a release of it (dataset/releases/NAME); or a film of `dailies generate`."),
+        typer.Argument(
+            help="Folder of a dataset, or of a release of it (dataset/releases/NAME); a takedown's receipt "
+            "(dataset/takedowns/000001.json); or a film of `dailies generate`."
+        ),
     ] = None,
     version: Version = None,
     key: Annotated[
-        Path | None, typer.Option("--key", help="Release, proof or film: the provider's public key, which has to have signed it.")
+        Path | None, typer.Option("--key", help="Release, proof, receipt or film: the provider's public key, which has to have signed it.")
     ] = None,
     latest_known: Annotated[
         str | None, typer.Option("--latest-known", help="Release: Merkle root of the newest release you know of.")
@@ -161,10 +168,11 @@ def verify(
     data: Annotated[Path | None, typer.Option("--data", help="Release: folder of its dataset, if it was moved away from it.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check that what lies on disk is what was written: of a dataset, of a release, or of a proof. Offline; says which file or row is not.
+    """Check that what lies on disk is what was written: of a dataset, release, receipt or proof. Offline; says which file or row is not.
 
-    A dataset: every shard's hash, every member's offset, size and hash, and every count against the manifest.
+    A dataset: every shard's hash, every member's offset, size and hash, every count against the manifest, every table file's size.
     A release: signature, every file, every row, every shard, and that it is no older one than you know.
+    A takedown's receipt (takedowns/000001.json): that its bytes are those that 000001.dsse.json beside it signs.
     A film (FILE.mp4): that its note speaks of these pictures and this sound, and says which models made them.
     """
     from manifests.release_check import is_release
@@ -175,6 +183,8 @@ def verify(
         raise typer.BadParameter("expected the folder of a dataset or release, or --proof FILE, found none")
     elif target.suffix == ".mp4":
         _verify_film(target, key, as_json)
+    elif target.suffix == ".json":
+        _verify_receipt(target, key, as_json)
     elif is_release(target):
         _verify_release(target, key, latest_known, after, data, as_json)
     else:
@@ -202,15 +212,53 @@ def _verify_film(film: Path, key: Path | None, as_json: bool) -> None:
     )
 
 
+def _verify_receipt(path: Path, key: Path | None, as_json: bool) -> None:
+    from manifests.integrity import check_receipt
+    from manifests.signing import SigningError, load_public
+
+    with errors(SigningError):
+        public = None if key is None else load_public(key)
+    found = check_receipt(path, public)
+    if found.signed_by:
+        signed = f"{'its envelope ' if found.faults else ''}signed by key {found.signed_by}"
+    elif not found.signers:
+        signed = "not signed"
+    elif public is not None:
+        signed = "no signature that holds"
+    else:  # unlike a release, a receipt does not hold the key that would check it
+        signed = f"which names {', '.join(found.signers)} as its signer: give the provider's key (--key) to check that"
+    counts = {
+        "takedown_no": found.takedown_no,
+        "sha256": found.sha256,
+        "signers": found.signers,
+        "signed_by": found.signed_by,
+        "faults": len(found.faults),
+    }
+    text = f"{path}, receipt of takedown {found.takedown_no}, {signed}"
+    _tell_faults(counts, [str(f) for f in found.faults], text if found.takedown_no is not None else str(path), as_json)
+
+
 def _verify_dataset(dataset: Path, version: int | None, as_json: bool) -> None:
     from manifests.integrity import verify as check
     from pipelines.progress import Progress
 
     store = store_of(dataset)
-    with errors(), Progress(quiet=as_json).stage("verify", store.read("shards", version, ["shard_no"]).num_rows) as advance:
-        faults = check(store, version, lambda shard: advance(1))
-    counts = {"shards": store.read("shards", version).num_rows, "members": store.read("members", version).num_rows, "faults": len(faults)}
-    _tell_faults(counts, [str(f) for f in faults], f"{counts['shards']} shards, {counts['members']} members", as_json)
+    with errors():
+        counts = {table: _count_rows(store, table, version) for table in ("shards", "members")}
+        with Progress(quiet=as_json).stage("verify", counts["shards"]) as advance:
+            faults = check(store, version, lambda shard: advance(1))
+    text = f"{counts['shards']} shards, {counts['members']} members"
+    _tell_faults(counts | {"faults": len(faults)}, [str(f) for f in faults], text, as_json)
+
+
+def _count_rows(store: ManifestStore, table: str, version: int | None) -> int:
+    """The table's rows; 0 where they cannot be read, which is a fault that `verify` names."""
+    import pyarrow as pa
+
+    try:
+        return int(store.read(table, version, ["shard_no"]).num_rows)
+    except (pa.ArrowException, OSError):
+        return 0
 
 
 def _verify_release(folder: Path, key: Path | None, latest: str | None, after: Path | None, data: Path | None, as_json: bool) -> None:
@@ -223,9 +271,7 @@ def _verify_release(folder: Path, key: Path | None, latest: str | None, after: P
         trust = Trust(key=None if key is None else load_public(key), latest_known=latest if after is None else known_root(after))
         with Progress(quiet=as_json).stage("verify", len(read_release(folder).entries())) as advance:
             found = check_release(folder, trust, data, advance)
-    signed = f"signed by key {found.signed_by}" if found.signed_by else "no signature that holds"
-    if found.signed_by and not found.trusted:
-        signed += ", which the release names itself: compare it with one from the provider (--key)"
+    signed = _say_signed(found.signed_by, found.trusted, folder, found.release)
     counts = {
         "release": found.release.name,
         "merkle_root": found.release.root,
@@ -240,10 +286,22 @@ def _verify_release(folder: Path, key: Path | None, latest: str | None, after: P
     _tell_faults(counts, [str(f) for f in found.faults], text, as_json)
 
 
+def _say_signed(signed_by: str | None, trusted: bool, folder: Path | None, release: "Release | None") -> str:
+    """Who signed a release, for a person. A key that the release names itself shows only that its parts belong together."""
+    from manifests.release_file import SIGNATURE
+
+    if signed_by:
+        return f"signed by key {signed_by}" + (
+            "" if trusted else ", which the release names itself: compare it with one from the provider (--key)"
+        )
+    meant = (release is not None and release.public_key is not None) or (folder is not None and (folder / SIGNATURE).is_file())
+    return "no signature that holds" if meant else "not signed"
+
+
 def _verify_proof(path: Path, folder: Path | None, key: Path | None, as_json: bool) -> None:
-    """Reads nothing of the release but its release.json and signature."""
+    """Reads nothing of the release but its release.json and signature; that its root follows from its parts is checked too."""
     from manifests.proofs import ProofError, check_proof
-    from manifests.release_check import check_signature
+    from manifests.release_check import check_root, check_signature
     from manifests.release_file import ReleaseError, read_release
     from manifests.signing import SigningError, load_public
 
@@ -254,17 +312,20 @@ def _verify_proof(path: Path, folder: Path | None, key: Path | None, as_json: bo
         signed_by = None
         if release is not None and folder is not None:
             signed_by, of_signature = check_signature(folder, release, public)
-            faults += [str(f) for f in of_signature]
+            faults += [str(f) for f in (*check_root(release), *of_signature)]
         try:
             found = check_proof(json.loads(path.read_bytes()), release, public)
         except (ProofError, OSError, ValueError) as error:
             _tell_faults({"faults": 1 + len(faults)}, [*faults, f"{path}: {error}"], f"{path}", as_json)
             return
     by = found.signed_by or signed_by
-    counts = dataclasses.asdict(found) | {"signed_by": by, "faults": len(faults)}
+    trusted = by is not None and public is not None
+    counts = dataclasses.asdict(found) | {"signed_by": by, "trusted": trusted, "faults": len(faults)}
     said = "is in" if found.claim == "included" else "is not in"
-    text = f"{found.key} {said} release {found.release} (root {found.root}, {f'signed by key {by}' if by else 'not signed'})"
-    if found.fields and not as_json:
+    text = f"{found.key} {said} release {found.release}, root {found.root}, {_say_signed(by, trusted, folder, release)}"
+    if faults:
+        text = str(path)  # what it claims is not repeated beside a release that does not hold together
+    elif found.fields and not as_json:
         print_table(["field", "value"], [[name, cell(value)] for name, value in found.fields.items()])
     _tell_faults(counts, faults, text, as_json)
 

@@ -44,6 +44,7 @@ def takedown(
     """
     from manifests.release_file import ReleaseError
     from manifests.signing import SigningError
+    from manifests.tables import ManifestError
     from manifests.takedown import Selector, TakedownError, survey
     from pipelines.exposures import first_step
     from pipelines.progress import Progress
@@ -51,10 +52,11 @@ def takedown(
     from pipelines.takedown import STEPS
     from pipelines.takedown import execute as run
     from pipelines.takedown_case import Request, find_case, near_copies, pictures_of
+    from pipelines.work_scrub import count_work
 
     store = store_of(dataset)
     store.recover()
-    with errors(TakedownError, ReleaseError, SigningError, OSError):
+    with errors(TakedownError, ManifestError, ReleaseError, SigningError, OSError):
         given: list[tuple[Any, list[str]]] = [("url", url or []), ("asset", asset or []), ("hash", hash or []), ("channel", channel or [])]
         selectors = [Selector(kind=k, value=v) for k, values in given for v in values]
         selectors += [Selector(kind="hash", value=_sha256(path)) for path in file or []]
@@ -70,9 +72,12 @@ def takedown(
             with Progress(quiet=as_json).stage("takedown", len(STEPS)) as advance:
                 case, receipt = run(dataset, request, radius, key, lambda step: advance(1))
             facts |= {"takedown_no": case.takedown_no, "receipt": str(receipt), "assets_removed": len(case.asset_ids)}
+            facts |= {"near_copies": [{"clip_id": c, "distance": bits} for c, bits in case.near], "signed": key is not None}
         else:
             earlier = find_case(dataset, request)
+            touched = {c.clip_id for c in radius.clips}
             facts |= {
+                "work_rows": count_work(Place(dataset.absolute()), {a.asset_id for a in radius.assets}, touched),
                 "near_copies": [dataclasses.asdict(n) for n in near_copies(Place(dataset.absolute()), store, radius, pictures)],
                 "takedown_no": None if earlier is None else earlier.takedown_no,
             }
@@ -100,6 +105,13 @@ def _print(facts: dict[str, Any]) -> None:
     assets, clips = facts["assets"], facts["clips"]
     if facts["executed"]:
         print(f"takedown {facts['takedown_no']}: {facts['assets_removed']} assets removed, receipt {facts['receipt']}")
+        if not facts["signed"]:
+            print("the receipt is not signed: a key given with --key, made by `dailies keygen`, signs it")
+        if near := facts["near_copies"]:
+            print(
+                f"clips of other files that show the same are not trained on from now on: {len(near)}. `dailies decide DATASET --commit`, or the next"
+            )
+            print("curation, drops them: " + " ".join(n["clip_id"] for n in near))
         return
     if not assets and not facts["near_copies"]:
         print("nothing in this dataset is derived from what is named" + _again(facts))
@@ -114,8 +126,15 @@ def _print(facts: dict[str, Any]) -> None:
     rows = [["shard", path] for path in facts["shards"]]
     rows += [["release", f"{r['name']}: {r['clips']} clips, {r['assets']} files"] for r in facts["releases"]]
     rows += [["checkpoint", _checkpoint(c)] for c in facts["checkpoints"]]
+    rows += [["work", f"{stage}: rows {n}"] for stage, n in facts["work_rows"].items()]
     near = facts["near_copies"]
-    rows += [["near copy", f"clip {n['clip_id']} of asset {n['asset_id']}, {n['distance']} bit away: refused afterwards"] for n in near]
+    rows += [
+        [
+            "near copy",
+            f"clip {n['clip_id']} of asset {n['asset_id']}, {n['distance']} bit away: not trained on afterwards, dropped when rules are asked again",
+        ]
+        for n in near
+    ]
     print_table(["", "also touched"], rows)
     print(f"{len(assets)} assets, {len(clips)} clips; nothing was changed, --execute removes them" + _again(facts))
 

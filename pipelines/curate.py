@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from curation import actions, diegetic
 from curation.blocklist import Blocklist, block_distances
-from curation.ingest import Listing, complete, list_inputs, merge_copies
+from curation.ingest import Listing, complete, list_inputs, merge_copies, with_sources
 from curation.rights import from_fields, settle
 from curation.rights_table import RightsTable
 from manifests import ids, ledger
@@ -27,7 +27,7 @@ from manifests.cubes import build_cubes, with_earlier
 from manifests.events import Block, Pick, Run
 from manifests.newest import keep_newest, ledger_files
 from manifests.policy import DECIDING
-from manifests.purgeable import redact
+from manifests.purgeable import REMOVED_URI, redact
 from manifests.records import Asset, Caption, Clip, Source
 from manifests.rules import Rule
 from manifests.schema import arrow_schema, from_table, to_table
@@ -150,7 +150,8 @@ def ingest(run: Curation, inputs: list[str]) -> int:
         if old is None:
             known[asset.asset_id] = asset
         elif old.state == LIVE:  # what was taken down stays as it is, whatever the inputs say
-            known[asset.asset_id] = dataclasses.replace(asset, asset_no=old.asset_no, source_no=old.source_no)
+            here = dataclasses.replace(asset, asset_no=old.asset_no, source_no=old.source_no)
+            known[asset.asset_id] = here if old.uri == REMOVED_URI else with_sources(here, [old])
     fresh = sorted(i for i, a in known.items() if a.asset_no < 0)
     first = max((a.asset_no for a in known.values()), default=-1) + 1
     for number, asset_id in enumerate(fresh, first):

@@ -23,7 +23,9 @@ _ASSET, _CLIP = arrow_schema(Asset), arrow_schema(Clip)
 def _pixels_to_decode(row: dict[str, Any]) -> float:
     """Predicted cost of decoding an asset: pixels x frames; HEVC, VP9 and AV1 cost about twice H.264."""
     frames = row["n_frames"] or (row["duration_us"] or 0) / 1e6 * 30
-    return float((row["width"] or 1) * (row["height"] or 1) * max(frames, 1)) * (2.0 if row["vcodec"] in ("hevc", "vp9", "av1") else 1.0)
+    return float((row["width"] or 1) * (row["height"] or 1) * max(frames, 1)) * (
+        2.0 if row["vcodec"] in ("hevc", "vp9", "av1", "libdav1d") else 1.0
+    )
 
 
 INGEST = Stage(

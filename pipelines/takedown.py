@@ -14,8 +14,8 @@ Every step can be done twice, so the same command after a kill does all of them 
 import dataclasses
 import hashlib
 import json
-import os
 import re
+import shutil
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,7 +46,7 @@ PREDICATE = "urn:dailies:takedown:v1"
 STEPS = ("quarantine", "shards", "media", "work", "caches", "tables", "versions", "releases", "receipt")
 _REMOVED = {"decision": "removed", "shard_no": None, "caption_no": None, "keyframe_part": None, "scan_part": None}
 """What is left of a clip's state."""
-_ABANDONED = re.compile(r"\..*\.(\d+)\.tmp")
+_ABANDONED = re.compile(r"\.(?:.*\.)?(\d+)\.tmp")
 
 Said = Callable[[str], None]
 
@@ -60,11 +60,15 @@ def execute(dataset: Path, request: Request, radius: Radius, key: Path | None, s
     place, store = Place(dataset.absolute()), ManifestStore(dataset)
     store.recover()
     case = open_case(place, store, request, radius)
-    _check_key(dataset, case, key)
+    if not case.asset_ids and not case.blocks:
+        raise TakedownError(
+            f"{', '.join(case.selectors)}: expected something in this dataset, or an address, a hash or a file to be blocked; found neither"
+        )
     write_atomic(dataset / case.path, json.dumps(dataclasses.asdict(case), indent=1, sort_keys=True).encode())
     done: dict[str, Any] = {}
     quarantine(store, case)
     said("quarantine")
+    _check_key(dataset, case, key)  # a key that is not at hand does not keep anybody training
     hashes = {p: scrub.overwrite(dataset / p, members) for p, members in sorted(scrub.members_of(store, set(case.clip_ids)).items())}
     done["shards"] = {p: h.hex() for p, h in hashes.items()}
     said("shards")
@@ -91,8 +95,8 @@ def execute(dataset: Path, request: Request, radius: Radius, key: Path | None, s
 
 
 def quarantine(store: ManifestStore, case: Case) -> None:
-    """Nobody may train on the clips or take the files in again, from now on."""
-    deny.deny(store.root, case.clip_ids, case.takedown_no)
+    """Nobody may train on the clips, or on others that show the same, or take the files in again, from now on."""
+    deny.deny(store.root, (*case.clip_ids, *(clip for clip, _ in case.near)), case.takedown_no)
     run_id = ids.digest("takedown/quarantine/v1", case.takedown_no, case.digest)
     if store.version_of_run(run_id) is not None:
         return
@@ -105,6 +109,7 @@ def quarantine(store: ManifestStore, case: Case) -> None:
     assets = _put(assets, _among(assets, "asset_no", case.asset_nos), {"state": "quarantined"})
     # Here and not at the end: it is the largest table, written once.
     clips = _put(scrub.forget_clips(case.clip_ids)(clips), _among(clips, "clip_no", case.clip_nos), _REMOVED)
+    clips = _nearer(clips, case)
     store.commit(
         run_id,
         append={"takedowns": to_table(Takedown, [_row(case, "open")]), "runs": to_table(Run, [run])},
@@ -195,8 +200,16 @@ def write_receipt(dataset: Path, case: Case, done: dict[str, Any], key: Path | N
     return path
 
 
+def _nearer(clips: pa.Table, case: Case) -> pa.Table:
+    """The near copies are as far from what is blocked as they are: the rule `blocked_copy` drops them when it is asked again."""
+    near = pa.table({"clip_id": [c for c, _ in case.near], "bits": pa.array([b for _, b in case.near], pa.int32())})
+    at = pc.index_in(clips.column("clip_id"), value_set=near.column("clip_id").combine_chunks().cast(pa.string()))
+    bits = near.column("bits").combine_chunks().take(at.combine_chunks())
+    return set_column(clips, "block_distance", pc.min_element_wise(clips.column("block_distance").combine_chunks(), bits))
+
+
 def _check_key(dataset: Path, case: Case, key: Path | None) -> None:
-    """A signed release can be amended: said before anything is touched."""
+    """A signed release can be amended: said before anything is removed."""
     from manifests.signing import load_signer
 
     mine = None if key is None else str(load_signer(key).public_key.keyid)
@@ -205,7 +218,7 @@ def _check_key(dataset: Path, case: Case, key: Path | None) -> None:
         if wanted is not None and wanted != mine:
             raise TakedownError(
                 f"release {name}: expected the key that signed it ({wanted}), because its amendment has to be signed too; found "
-                f"{mine or 'none'}; give it with --key"
+                f"{mine or 'none'}; give it with --key. Until then the clips are quarantined: nobody trains on them, nothing is removed"
             )
 
 
@@ -239,27 +252,30 @@ def _amend(dataset: Path, case: Case, paths: Sequence[str], key: Path | None) ->
         paths=tuple(paths),
         clip_ids=case.clip_ids,
         asset_sha256=tuple(bytes.fromhex(h) for h in case.asset_sha256 if len(h) == 64),
+        sources_gone=_names_a_source(ManifestStore(dataset), case),
     )
     folders = [dataset / "releases" / name for name in case.releases]
     return [f.name for f in folders if amend(f, amendment, key if signer_of(f) else None)]
 
 
 def _remove_abandoned(root: Path) -> None:
-    """Files that a killed writer left half-written hold texts too: those whose process is gone are deleted."""
-    for path in root.rglob(".*.tmp"):
+    """Files and folders that a killed writer left half-written hold texts and media too: those whose process is gone are deleted."""
+    for path in sorted(root.rglob(".*.tmp")):
         match = _ABANDONED.fullmatch(path.name)
-        if match and not _runs(int(match[1])):
-            path.unlink(missing_ok=True)
+        if match and not _writes(int(match[1]), path):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
-def _runs(pid: int) -> bool:
+def _writes(pid: int, path: Path) -> bool:
+    """Whether the process that the name says may be at work on it: one that began after it was last written to has another's number."""
+    import psutil
+
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return bool(psutil.Process(pid).create_time() <= path.lstat().st_mtime + 1)
+    except (psutil.NoSuchProcess, FileNotFoundError):
         return False
-    except PermissionError:
+    except psutil.AccessDenied:
         return True
-    return True
 
 
 def _empty_sources(assets: pa.Table, case: Case) -> list[int]:
@@ -267,6 +283,13 @@ def _empty_sources(assets: pa.Table, case: Case) -> list[int]:
     gone = pc.or_(_among(assets, "asset_no", case.asset_nos), pc.equal(assets.column("state"), "removed"))
     left = set(assets.filter(pc.invert(gone)).column("source_no").to_pylist())
     return sorted(set(assets.filter(gone).column("source_no").to_pylist()) - left)
+
+
+def _names_a_source(store: ManifestStore, case: Case) -> bool:
+    """Whether nothing is left of a source that some of it came from: the source's name, which may be a person's, goes too."""
+    assets = store.read("assets", columns=["asset_no", "source_no", "state"])
+    mine = set(assets.filter(_among(assets, "asset_no", case.asset_nos)).column("source_no").to_pylist())
+    return bool(mine & set(_empty_sources(assets, case)))
 
 
 def _among(table: pa.Table, name: str, values: Collection[int]) -> pa.ChunkedArray:

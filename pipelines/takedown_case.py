@@ -49,6 +49,8 @@ class Case:
     blocks: tuple[tuple[str, str], ...]
     releases: tuple[str, ...]
     checkpoints: tuple[dict[str, Any], ...]
+    near: tuple[tuple[str, int], ...] = ()
+    """Clips of other files that show the same, and by how many bits they differ: not trained on either, until rules say what they are."""
 
     @property
     def path(self) -> str:
@@ -107,6 +109,7 @@ def open_case(place: Place, store: ManifestStore, request: Request, radius: Radi
         blocks=tuple(_blocks(place, store, request, radius, mine)),
         releases=tuple(r.name for r in radius.releases),
         checkpoints=tuple(dataclasses.asdict(c) for c in radius.checkpoints),
+        near=tuple((n.clip_id, n.distance) for n in near_copies(place, store, radius, request.pictures)),
     )
 
 
@@ -126,7 +129,7 @@ class NearCopy:
 
 
 def near_copies(place: Place, store: ManifestStore, radius: Radius, pictures: Iterable[tuple[str, str]] = ()) -> list[NearCopy]:
-    """Clips of other files that show what the assets or `pictures` show; once it is taken down, the next curation refuses them."""
+    """Clips of other files that show what the assets or `pictures` show; a takedown keeps them from training at once, and rules drop them when they are asked again."""
     mine = {a.asset_id for a in radius.assets}
     listed = Blocklist.of(Block(kind=k, value=v) for k, v in (*_of_pictures(place, store, mine), *pictures))
     if not listed.has_pictures:
@@ -192,6 +195,6 @@ def _read_case(path: Path) -> Case:
     data = json.loads(path.read_bytes())
     values: dict[str, Any] = {}
     for name in (f.name for f in dataclasses.fields(Case)):
-        value = data[name]
+        value = data.get(name, ())  # one of an earlier version says less
         values[name] = tuple(tuple(x) if isinstance(x, list) else x for x in value) if isinstance(value, list) else value
     return Case(**values)

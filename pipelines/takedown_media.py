@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from curation.ingest import path_of, sample_key
 from manifests import scrub
-from manifests.purgeable import removed_uri
+from manifests.purgeable import REMOVED_URI
 from manifests.records import Asset
 from manifests.shards import list_members
 from pipelines.plan import INGEST
@@ -30,7 +30,7 @@ def remove_media(place: Place, assets: Sequence[Asset]) -> int:
     for asset in assets:
         for path in (place.fetched / asset.asset_id, place.work / "quarantine" / asset.asset_id):
             removed += _unlink(path)
-    for uri in sorted({*_addresses(place, assets), *(a.uri for a in assets if a.uri != removed_uri(a.asset_id))}):
+    for uri in sorted({*_addresses(place, assets), *(a.uri for a in assets if a.uri != REMOVED_URI)}):
         if "://" in uri:
             continue
         member = _MEMBER.fullmatch(uri)

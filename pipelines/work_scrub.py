@@ -33,6 +33,21 @@ def scrub_work(place: Place, assets: Collection[str], clips: Collection[str], sh
     return changed
 
 
+def count_work(place: Place, assets: Collection[str], clips: Collection[str]) -> dict[str, int]:
+    """By stage, how many rows of the work area are theirs: hashes, vectors, scores, key frames, sound, encoded clips."""
+    found: dict[str, int] = {}
+    for path in sorted(place.work.rglob("*.parquet")):
+        stage = path.relative_to(place.work).parts[0]
+        names = pq.read_schema(path).names
+        key = next((k for k in ("asset_id", "clip_id") if k in names), None)
+        if key is not None and stage != "spark":
+            wanted = pa.array(sorted(assets if key == "asset_id" else clips), pa.string())
+            n = pc.sum(pc.is_in(pq.read_table(path, columns=[key], partitioning=None).column(key), value_set=wanted)).as_py() or 0
+            if n:
+                found[stage] = found.get(stage, 0) + n
+    return found
+
+
 def _without(path: Path, wanted: dict[str, Collection[str]]) -> int | None:
     """The part is rewritten without the rows; how many rows are left, or None where it held none of them."""
     names = pq.read_schema(path).names

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from tests.release_maker import make_dataset, payload
 
 URL = "https://Example.org/films/{}"
 SCAN = "work/scan/0123456789abcdef/0000"
+SECRETS = ("TITLE", "SUPPLIED", "CREATOR", "OTHER", "SIGNAL", "CONTRACT")
+"""Texts of an asset that have to go."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def make_place(root: Path, n_clips: int = 60) -> Place:
     asset = next(a for a in assets if a.asset_no in kept and a.kind == "video")
     mine = tuple(c for c in clips if c.asset_no == asset.asset_no)
     needles = {"media": _media(asset), "address": asset.uri.encode(), "page": b"/films/%d" % asset.asset_no + b"?"}
-    needles |= {f"{name} {n}": f"SECRET-{name}-{n}".encode() for name, n in (("TITLE", asset.asset_no), ("SUPPLIED", asset.asset_no))}
+    needles |= {f"{name} {n}": f"SECRET-{name}-{n}".encode() for name, n in ((s, asset.asset_no) for s in SECRETS)}
     for clip in mine:
         needles |= {f"detail {clip.clip_no}": f"SECRET-DETAIL-{clip.clip_no}".encode()}
         needles |= {f"payload {clip.clip_no} {e}": payload(clip.clip_id, e)[:32] for e in ("mp4", "txt")}
@@ -121,6 +124,9 @@ def _with_secrets(asset: Asset, root: Path) -> Asset:
         source_url=URL.format(n) + "?",
         title=f"SECRET-TITLE-{n}",
         creator=f"SECRET-CREATOR-{n}",
+        other_sources=json.dumps({"creators": [f"SECRET-OTHER-{n}"]}),
+        optout_signals=f"robots=SECRET-SIGNAL-{n}",
+        contract_id=f"SECRET-CONTRACT-{n}",
         channel_id=f"channel-{n}",
         supplied_caption=f"SECRET-SUPPLIED-{n}",
         scan_part=SCAN,

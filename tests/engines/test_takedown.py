@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from manifests.deny import DenyList
 from manifests.events import Exposure
 from manifests.records import Asset, Clip
 from manifests.schema import from_table, to_table
@@ -123,6 +124,8 @@ def test_nothing_is_left_and_nothing_comes_back(case: Case, dailies: Any, tmp_pa
     done = dailies(*command)
     assert done.status == 0, done.err
     assert done.json["assets_removed"] == 6
+    near = {n["clip_id"] for n in done.json["near_copies"]}
+    assert near and near <= set(DenyList(case.root).clips()) and not near & {c.clip_id for c in case.clips}
     assert _found(case.root, needles) == set()
     assert dailies("verify", case.root).status == 0
     receipt = json.loads(Path(done.json["receipt"]).read_bytes())

@@ -1,5 +1,6 @@
 """Amendments: a release holds again after a takedown, and nobody can use one to hide tampering."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -79,6 +80,17 @@ def test_the_releases_own_texts_forget_what_went(place: Path) -> None:
     removed = [json.loads(line) for line in (folder(place) / "removals.jsonl").read_text().splitlines()]
     assert {"kind": "sha256", "value": digest, "takedown_no": 1, "reason": "copyright"} in removed
     assert "withdrawn" in (folder(place) / "report.html").read_text()
+
+
+def test_texts_that_name_a_source_go_with_its_last_file(place: Path) -> None:
+    """Where nothing is left of a source, data card and EU summary no longer say its name; the release holds."""
+    sources = ManifestStore(place / "set").read("sources").to_pylist()
+    names = [text.encode() for s in sources for text in (s["name"], s["supplier"]) if text]
+    texts = ("README.md", "eu-ai-act-summary.md", "eu-ai-act-summary.json")
+    assert any(n in (folder(place) / t).read_bytes() for n in names for t in texts)
+    amend(folder(place), dataclasses.replace(take_down(place), sources_gone=True), place / "key")
+    assert not any(n in (folder(place) / t).read_bytes() for n in names for t in texts)
+    assert faults(place) == ()
 
 
 def test_an_amendment_says_what_changed(place: Path) -> None:

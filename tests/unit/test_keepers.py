@@ -1,8 +1,16 @@
 """Which of some copies is kept."""
 
+import contextlib
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
 import pytest
 
-from curation.keepers import copy_quality
+from curation.keepers import EFFICIENCY, copy_quality
+from curation.media import MediaConfig, MediaError
+from curation.probe import probe, with_facts
 from manifests.records import Asset, Clip
 from manifests.schema import to_table
 
@@ -30,9 +38,39 @@ def test_bits_detail_and_coder_count() -> None:
 
 def test_a_still_is_told_by_its_bits() -> None:
     """A picture has no duration: its bits count as they are."""
-    assets = [_asset("a", 1000, "mjpeg", None), _asset("b", 2000, "mjpeg", None)]
+    assets = [_asset("a", 1000, "jpeg", None), _asset("b", 2000, "jpeg", None)]
     a, b = _qualities(assets, [_clip(x.asset_id, kind="image") for x in assets])
     assert 0 < 2 * a == b
+
+
+def test_a_jpeg_of_a_png_is_its_copy(tmp_path: Path) -> None:
+    """Of a photograph as PNG and its JPEG the first is the better one, by the names that a probe gives their coders."""
+    rng = np.random.Generator(np.random.Philox(key=5))
+    photograph = cv2.GaussianBlur(rng.integers(0, 256, (240, 320, 3), dtype=np.uint8), (0, 0), 1.2)
+    cv2.imwrite(str(tmp_path / "a.png"), photograph)
+    cv2.imwrite(str(tmp_path / "a.jpg"), photograph, [cv2.IMWRITE_JPEG_QUALITY, 80])
+    assets = []
+    for path in (tmp_path / "a.png", tmp_path / "a.jpg"):
+        assets.append(with_facts(_asset(path.name, path.stat().st_size), probe(str(path), MediaConfig())))
+    assert {a.vcodec for a in assets} <= set(EFFICIENCY)
+    png, jpeg = _qualities(assets, [_clip(a.asset_id, kind="image") for a in assets])
+    assert png > jpeg > 0
+
+
+def test_coders_of_real_media_are_known(media: Path) -> None:
+    """Every coder of the real videos and pictures but H.264 has a worth of its own, under the name that a probe gives it."""
+    found = set()
+    for path in sorted([*(media / "video").iterdir(), *(media / "image").iterdir()]):
+        with contextlib.suppress(MediaError):
+            found.add(probe(str(path), MediaConfig()).vcodec)
+    assert {"h264", "hevc", "vp9", "av1", "jpeg", "png"} <= found
+    assert found - {"h264", None} <= set(EFFICIENCY)
+
+
+def test_sound_stored_as_it_is_is_no_quality() -> None:
+    """A copy with uncompressed sound has no more of the picture: its sound does not count."""
+    loud = dataclasses.replace(_asset("loud", 1000 + 240_000), acodec="pcm_s16le", has_audio=True, sample_rate_hz=12_000, channels=1)
+    assert _qualities([loud, _asset("still", 1000)], [_clip("loud"), _clip("still")]) == [pytest.approx(800), pytest.approx(800)]
 
 
 def test_what_is_not_known_is_never_the_better() -> None:

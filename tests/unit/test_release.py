@@ -1,23 +1,31 @@
 """Releases: frozen whole or not at all, and every kind of tampering is found and named."""
 
 import base64
+import dataclasses
 import hashlib
 import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from manifests import deny, leaves, signing, treefile
 from manifests import release as releases
-from manifests import signing
 from manifests.integrity import Fault
+from manifests.proofs import check_proof, prove_absent
+from manifests.records import Asset
 from manifests.release_check import Trust, check_release, known_root
 from manifests.release_file import ReleaseError, parse_release, read_release
+from manifests.schema import from_table, to_table
 from manifests.signing import SigningError
 from manifests.tables import ManifestStore
 from tests.release_maker import kept_and_dropped, make_dataset, release
@@ -111,6 +119,16 @@ def test_a_name_cannot_be_a_path(tmp_path: Path, name: str) -> None:
     """Only plain names: the name becomes a folder."""
     with pytest.raises(ReleaseError, match="expected a release's name"):
         release(ManifestStore(tmp_path), name)
+
+
+def test_a_key_that_stands_twice_is_not_released(tmp_path: Path) -> None:
+    """Two rows of one clip id: no release of that, as its tree could prove nothing absent; the id is named, nothing is left behind."""
+    store = make_dataset(tmp_path, 12)
+    clips = store.read("clips")
+    store.commit("e" * 32, replace={"clips": pa.concat_tables([clips, clips.slice(3, 1)])})
+    with pytest.raises(ReleaseError, match=f"found {clips.column('clip_id')[3]} twice"):
+        release(store)
+    assert list((tmp_path / "releases").iterdir()) == []
 
 
 def test_a_missing_shard_is_not_released(tmp_path: Path) -> None:
@@ -250,6 +268,43 @@ def test_a_wrong_key_is_refused(place: Path) -> None:
     assert "no such file" in said(faults(place))
 
 
+def test_a_leaf_out_of_order_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider who moves a clip's leaf to the end and signs can prove that released clip absent; verify names the leaf."""
+    rows_of = leaves.rows_of
+
+    def moved(tree: leaves.Tree, files: leaves.Files) -> leaves.Rows:
+        rows = rows_of(tree, files)
+        order = [*range(5), *range(6, len(rows.keys)), 5] if tree is leaves.CLIPS else [*range(len(rows.keys))]
+        return leaves.Rows(rows.keys[order], rows.fields[order])
+
+    with monkeypatch.context() as lying:
+        lying.setattr(releases.leaves, "rows_of", moved)
+        lying.setattr(releases, "_check_keys", lambda tree, keys: None)
+        made = release(ManifestStore(place / "set"), "v3", place / "key")
+    clip = sorted(ManifestStore(place / "set").read("clips").column("clip_id").to_pylist())[5]
+    assert check_proof(prove_absent(made.folder, clip), made.release, None).claim == "absent"
+    (fault,) = faults(place, "v3")
+    assert fault.path == f"clip {clip}" and "above the one before it" in fault.expected
+
+
+def test_a_row_erased_without_an_amendment_is_named(place: Path) -> None:
+    """Erased fields cannot be compared and an erased key has no order: both are faults unless an amendment says why."""
+    folder = place / "set" / "releases" / "v2"
+    clips = sorted(ManifestStore(place / "set").read("clips").column("clip_id").to_pylist())
+    treefile.erase(folder, leaves.CLIPS, [4], keys_too=False)
+    treefile.erase(folder, leaves.CLIPS, [7], keys_too=True)
+    named = {f.path for f in faults(place) if "no amendment names it" in f.expected}
+    assert named == {f"clip {clips[4]}", "clip (key erased)"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.binary(min_size=16, max_size=16) | st.sampled_from([bytes(16), b"\xff" * 16, bytes(8) + b"\1" * 8]), max_size=8))
+def test_keys_out_of_order_are_those_not_above_the_one_before(rows: list[bytes]) -> None:
+    """Of keys as bytes, compared from the front: the same places as by Python's own comparison; equal keys are out of order too."""
+    keys = np.frombuffer(b"".join(rows), np.uint8).reshape(-1, 16)
+    assert leaves.out_of_order(keys).tolist() == [i for i in range(1, len(rows)) if rows[i] <= rows[i - 1]]
+
+
 def test_an_unsigned_release_holds_by_its_hashes(tmp_path: Path) -> None:
     """Without a key there is no signature and every other check; a key that is asked for is missed."""
     made = release(make_dataset(tmp_path / "set", 12))
@@ -352,3 +407,28 @@ def test_the_signature_is_plain_dsse_and_in_toto(pristine: Path) -> None:
     assert statement["_type"] == "https://in-toto.io/Statement/v1" and kind == b"application/vnd.in-toto+json"
     assert statement["subject"][0]["digest"]["sha256"] == hashlib.sha256((folder / "release.json").read_bytes()).hexdigest()
     assert statement["predicate"]["merkle_root"] == read_release(folder).root
+
+
+def test_what_may_not_be_trained_on_is_not_released(tmp_path: Path) -> None:
+    """A kept clip on the deny list stops the release by name and takedown, and leaves nothing behind; dropped ones do not."""
+    store = make_dataset(tmp_path / "set")
+    kept, dropped = kept_and_dropped(store)
+    clip = kept.column("clip_id").to_pylist()[0]
+    deny.deny(store.root, dropped.column("clip_id").to_pylist(), 6)
+    release(store, "v1")
+    deny.deny(store.root, [clip], 7)
+    with pytest.raises(ReleaseError, match=rf"found 1, the first {clip}, by takedown 7"):
+        release(store, "v2")
+    assert [p.name for p in (store.root / "releases").iterdir() if not p.name.startswith(".")] == ["v1"]
+
+
+def test_a_file_that_could_not_be_read_is_no_hindrance(tmp_path: Path) -> None:
+    """Assets without bytes stand in the released tables; the tree has a leaf for every other; the release holds."""
+    store = make_dataset(tmp_path / "set")
+    assets: list[Asset] = from_table(Asset, store.read("assets"))
+    missing: dict[str, Any] = {"asset_sha256": b"", "asset_md5": b"", "size_bytes": 0, "kind": None, "readable": 0.0, "decision": "drop"}
+    more = [dataclasses.replace(assets[0], asset_id=f"{i:032x}", asset_no=len(assets) + i, uri=f"gone-{i}", **missing) for i in range(2)]
+    store.commit("f" * 32, replace={"assets": to_table(Asset, [*assets, *more])})
+    made = release(store)
+    assert check_release(made.folder, Trust(key=None)).faults == ()
+    assert treefile.open_tree(made.folder, leaves.ASSETS).rows["key"].shape[0] == len(assets)

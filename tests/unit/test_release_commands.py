@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,50 @@ def test_proofs_go_from_command_to_command(place: Path, tmp_path: Path) -> None:
     (tmp_path / "proof.json").write_text(json.dumps(forged))
     assert run("verify", "--proof", tmp_path / "proof.json", "--key", key).exit_code == 1
     assert json.loads(run("prove", folder, clip, "--json").stdout)["key"] == clip
+
+
+def test_a_proof_needs_a_root_that_follows_from_the_release(place: Path, tmp_path: Path) -> None:
+    """An unsigned release.json whose trees were exchanged below its root: the proof of what was added is not believed."""
+    make_dataset(tmp_path / "set", 12)
+    assert run("release", tmp_path / "set", "r").exit_code == 0
+    real = tmp_path / "set" / "releases" / "r"
+    other = place / "set" / "releases" / "v1"
+    clip = told(run("query", place / "set", "select clip_id from clips limit 1", "--json"))[0]["clip_id"]  # type: ignore[index]
+    assert run("prove", other, clip, "--out", tmp_path / "proof.json").exit_code == 0
+    trees = json.loads((other / "release.json").read_text())["trees"]
+    (real / "release.json").write_text(json.dumps(json.loads((real / "release.json").read_text()) | {"trees": trees}))
+    shown = run("verify", real, "--proof", tmp_path / "proof.json")
+    assert shown.exit_code == 1 and "the Merkle root" in shown.output and "1 FAULTS" in shown.output
+    assert "is in release" not in shown.output and told(run("verify", real, "--proof", tmp_path / "proof.json", "--json"))["faults"] == 1
+
+
+def test_a_proof_says_who_vouches_for_its_release(place: Path, tmp_path: Path) -> None:
+    """A release with its own key only: said, as for the release itself; with --key it is trusted; without a signature 'not signed'."""
+    clip = told(run("query", place / "set", "select clip_id from clips limit 1", "--json"))[0]["clip_id"]  # type: ignore[index]
+    folder, proof = place / "set" / "releases" / "v1", tmp_path / "proof.json"
+    assert run("prove", folder, clip, "--out", proof).exit_code == 0
+    named = run("verify", folder, "--proof", proof)
+    assert named.exit_code == 0 and "which the release names itself: compare it with one from the provider" in named.output
+    vouched = run("verify", folder, "--proof", proof, "--key", place / "key.pub")
+    assert vouched.exit_code == 0 and "names itself" not in vouched.output
+    assert told(run("verify", folder, "--proof", proof, "--json"))["trusted"] is False
+    assert told(run("verify", folder, "--proof", proof, "--key", place / "key.pub", "--json"))["trusted"] is True
+    make_dataset(tmp_path / "set", 12)
+    run("release", tmp_path / "set", "r")
+    clip = told(run("query", tmp_path / "set", "select clip_id from clips limit 1", "--json"))[0]["clip_id"]  # type: ignore[index]
+    run("prove", tmp_path / "set" / "releases" / "r", clip, "--out", proof)
+    assert ", not signed: all hold" in run("verify", tmp_path / "set" / "releases" / "r", "--proof", proof).output
+
+
+def test_a_release_without_a_signature_is_not_signed(place: Path, tmp_path: Path) -> None:
+    """'not signed' for one made without a key; 'no signature that holds' for one whose signature was taken away."""
+    make_dataset(tmp_path / "set", 12)
+    run("release", tmp_path / "set", "r")
+    assert ", not signed: all hold" in run("verify", tmp_path / "set" / "releases" / "r").output
+    shutil.copytree(place / "set" / "releases" / "v1", tmp_path / "v1")
+    (tmp_path / "v1" / "release.dsse.json").unlink()
+    stripped = run("verify", tmp_path / "v1", "--data", place / "set")
+    assert stripped.exit_code == 1 and "no signature that holds: 1 FAULTS" in stripped.output
 
 
 def test_what_is_asked_wrongly_has_status_2(place: Path) -> None:

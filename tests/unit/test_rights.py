@@ -75,10 +75,15 @@ def test_a_configured_licence_reference_has_its_class() -> None:
         ({"robots_verdict": "disallowed"}, 1),
         ({"training": "allowed", "x_robots_tag": "noml"}, 1),
         ({"licence": "CC0-1.0"}, 0),
+        ({"tdm_reservation": 1, "tdm-reservation": 0}, 1),
+        ({"tdm_reservation": 0, "tdm-reservation": 1}, 1),
+        ({"tdm_reservation": None, "tdm-reservation": 1}, 1),
+        ({"tdm_reservation": 1, "tdm-reservation": None}, 1),
+        ({"content_usage": "train-ai=n", "aipref": "train-ai=y"}, 1),
     ],
 )
 def test_signals_reserve_as_they_say(fields: dict[str, Any], reserved: int) -> None:
-    """Every kind of signal is understood or reserves; one reservation among permissions reserves."""
+    """Every kind of signal is understood or reserves; one reservation among permissions reserves, also under another name of the signal."""
     assert rights.from_fields(fields, "x").optout_state == reserved
 
 
@@ -182,6 +187,12 @@ def test_precedence_is_table_then_sidecar_then_default(tmp_path: Path) -> None:
         ("file,creator\na.mp4\n", "line 2: expected as many values as columns"),
         ("sha256,creator\nxyz,me\n", "line 2: expected a SHA-256"),
         ("file,creator\n,me\n", "line 2: expected a file or a sha256"),
+        ("file,training,training\na.mp4,reserved,allowed\n", "expected every column once, found training more than once"),
+        ("file,minors_flag\na.mp4,0\nb.mp4,yes\n", "line 3: minors_flag: expected 0 or 1, found 'yes'"),
+        ("file,personal_data_flag\na.mp4,2\n", "line 2: personal_data_flag: expected 0 or 1"),
+        ("file,http_status\na.mp4,OK\n", "line 2: http_status: expected a whole number"),
+        ("file,licence_confidence\na.mp4,90 %\n", "line 2: licence_confidence: expected a number from 0 to 1"),
+        ("file,creator\na.mp4,me,you\n", "line 2: expected as many values as columns, found 3 for 2"),
     ],
 )
 def test_a_wrong_rights_table_is_refused(tmp_path: Path, text: str, message: str) -> None:

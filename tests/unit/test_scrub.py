@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 
 from manifests import deny, scrub
 from manifests.integrity import verify
+from manifests.records import Asset
+from manifests.schema import to_table
 from manifests.shards import list_members
+from manifests.tables import ManifestStore
 from tests.release_maker import kept_and_dropped, make_dataset
 
 
@@ -58,6 +61,28 @@ def test_delta_readers_read_scrubbed_versions(tmp_path: Path) -> None:
     table = DeltaTable(store.folder / "members").to_pyarrow_table()
     fill = {hashlib.sha256(scrub.filler(r["extension"], r["size_bytes"])).digest() for r in table.to_pylist() if r["clip_id"] in clips}
     assert {r["sha256"] for r in table.to_pylist() if r["clip_id"] in clips} == fill
+
+
+@pytest.mark.parametrize("n", [1, 100, 3000, 50_000])
+def test_assets_never_grow(tmp_path: Path, n: int) -> None:
+    """Of a table of assets with addresses in sequence and few texts, a Delta reader reads what is left after one, half and all went."""
+    texts = {"title": "A walk by the sea", "creator": "somebody"}
+    assets = [
+        Asset(asset_id=f"{i:032x}", asset_sha256=bytes(32), asset_md5=bytes(16), size_bytes=i, uri=f"/media/{i:06d}.mp4",
+              asset_no=i, **(texts if i % 3 == 0 else {}))
+        for i in range(n)
+    ]  # fmt: skip
+    store = ManifestStore(tmp_path)
+    store.commit("r" * 32, append={"assets": to_table(Asset, assets)})
+    (path,) = scrub.part_files(store, "assets")
+    size = path.stat().st_size
+    for gone in (assets[:1], assets[::2], assets):
+        ids = [a.asset_id for a in gone]
+        scrub.rewrite_in_place(path, scrub.forget_assets(ids), ("asset_id",), tmp_path / "scratch")
+        assert path.stat().st_size == size
+        read = DeltaTable(store.folder / "assets").to_pyarrow_table().to_pylist()
+        assert {r["asset_id"] for r in read if r["uri"] == "removed" and r["title"] is None} == set(ids)
+        assert len(read) == n
 
 
 def test_members_become_filler_and_the_tar_stays_readable(tmp_path: Path) -> None:

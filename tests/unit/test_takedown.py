@@ -1,5 +1,6 @@
 """Takedown: everything derived from somebody's media is found by one call, and nothing of it is left afterwards, whatever kills it."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -53,8 +54,6 @@ def place(original: Place, tmp_path: Path) -> Place:
 
 def _move_addresses(root: Path, before: Path) -> None:
     """The collection lies inside the copy: its assets' addresses are those of the copy."""
-    import dataclasses
-
     from manifests.schema import to_table
 
     store = ManifestStore(root)
@@ -94,6 +93,44 @@ def test_every_selector_finds_the_asset(original: Place, kind: str, value: str) 
     asset = original.asset
     text = value.format(no=asset.asset_no, id=asset.asset_id[:10], sha=asset.asset_sha256.hex())
     assert resolve(original.store, [Selector(kind=kind, value=text)]) == [asset.asset_id]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "meant"),
+    [
+        ("url", "http://www.example.org/copy/", True),
+        ("url", "/in/copy.mp4", True),
+        ("url", "UC-copy", False),
+        ("url", "https://example.org/co", False),
+        ("channel", "uc-COPY", True),
+        ("channel", "Somebody Else", True),
+        ("channel", "https://example.org/copy", False),
+        ("channel", " stefan van der walt ", True),
+        ("channel", "dailies sample generator", True),
+        ("channel", "Stefan van der Walt; dailies sample generator", True),
+        ("channel", "Stefan", False),
+        ("channel", "UC", False),
+        ("channel", ";", False),
+        ("hash", "ab" * 32, False),
+    ],
+)
+def test_an_owner_is_found_among_several_and_at_every_copy(kind: str, value: str, meant: bool) -> None:
+    """One of several creators in one field, and whatever a byte-identical copy was found at or published by; nothing looser than that."""
+    other = {
+        "addresses": ["/in/copy.mp4", "https://example.org/copy"],
+        "channels": ["UC-copy", "UC-1;2"],
+        "creators": ["me;  somebody else"],
+    }
+    asset = Asset(
+        asset_id="a" * 32,
+        asset_sha256=b"s" * 32,
+        asset_md5=b"m" * 16,
+        size_bytes=1,
+        uri="/in/a.mp4",
+        creator="Stefan van der Walt; dailies sample generator",
+        other_sources=json.dumps(other | {"left_out": 3}),
+    )
+    assert Selector(kind=kind, value=value).matches(asset) == meant  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("kind", "value"), [("hash", "xyz"), ("asset", "12"), ("asset", "../x"), ("url", "  "), ("hash", "' OR 1=1 --")])
@@ -185,12 +222,37 @@ def test_the_receipt_is_signed(place: Place) -> None:
     assert (said.subject, said.sha256) == (receipt.name, hashlib.sha256(receipt.read_bytes()).hexdigest())
 
 
-def test_a_signed_release_without_its_key_stops_before_anything_is_touched(place: Place) -> None:
-    """The error names release and key, and the dataset is as it was."""
-    before = {p: p.read_bytes() for p in place.root.rglob("*") if p.is_file()}
-    with pytest.raises(TakedownError, match="release v1: expected the key that signed it"):
+def test_without_the_key_of_a_release_it_is_quarantined_and_nothing_is_removed(place: Place) -> None:
+    """The error names release and key; nobody trains on the clips from then on, no byte of media is gone; with the key it goes on to the end."""
+    media = [p for p in place.root.rglob("*") if p.is_file() and p.suffix in (".tar", ".mp4", ".csv", ".html")]
+    before = {p: p.read_bytes() for p in media}
+    with pytest.raises(TakedownError, match=r"release v1: expected the key that signed it .* quarantined"):
         execute(place.root, _request(place), _survey(place), None, lambda step: None)
-    assert {p: p.read_bytes() for p in place.root.rglob("*") if p.is_file()} == before
+    assert before and {p: p.read_bytes() for p in media} == before
+    assert {c.clip_id for c in place.clips} <= set(DenyList(place.root).clips())
+    _run(place)
+    assert found(place) == set()
+
+
+def test_what_names_nothing_is_refused(place: Place) -> None:
+    """A channel that nobody has gives an error and no case, since there is nothing to remove and nothing to block."""
+    request = dataclasses.replace(_request(place), selectors=(Selector(kind="channel", value="nobody"),))
+    with pytest.raises(TakedownError, match="found neither"):
+        execute(place.root, request, survey(place.store, request.selectors, {}), None, lambda step: None)
+    assert not (place.root / "takedowns").exists() and not (place.root / "deny.txt").exists()
+
+
+@pytest.mark.parametrize("name", [".999998.tmp", ".part-0.parquet.999998.tmp", ".v9.999998.tmp/attribution.csv"])
+def test_what_killed_writers_left_goes(place: Place, name: str) -> None:
+    """Half-written files and folders of processes that are no more are deleted, also under a number that a younger process has now."""
+    left = [place.root / "work" / name, place.root / "work" / name.replace("999998", str(os.getpid()))]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"media")
+        os.utime(path, (1, 1))
+        os.utime(path.parent if "/" in name else path, (1, 1))
+    _run(place)
+    assert not any(path.exists() for path in left)
 
 
 class Killed(BaseException):

@@ -1,0 +1,41 @@
+"""What the commands print for people: nothing that comes from a file reaches the terminal as anything but text."""
+
+from pathlib import Path
+
+import pytest
+import typer
+
+from pipelines.console import errors, print_table, store_of
+
+HOSTILE = "a\x1b]0;owned\x07\x1b[2Jb\x9bc\u202egpj.exe\u200b[bold]"
+SHOWN = "a\\x1b]0;owned\\x07\\x1b[2Jb\\x9bc\\u202egpj.exe\\u200b[bold]"
+
+
+def _obeyed(text: str) -> list[str]:
+    return [c for c in text if c != "\n" and not c.isprintable()]
+
+
+def test_cells_and_names_of_a_table_show_what_a_terminal_would_obey(capsys: pytest.CaptureFixture[str]) -> None:
+    """Escapes, controls, bidi overrides and line ends in a cell or a column's name are written out; brackets are no markup."""
+    print_table(["n", HOSTILE], [["1", HOSTILE], ["2", "two\nlines"], ["3", "plain é 漢"]])
+    out = capsys.readouterr().out
+    assert _obeyed(out) == []
+    assert out.count(SHOWN) == 2 and "two\\x0alines" in out and "plain é 漢" in out
+    assert len(out.splitlines()) == 4
+
+
+def test_an_error_shows_what_a_terminal_would_obey(capsys: pytest.CaptureFixture[str]) -> None:
+    """The sentence of an error names the file as it is, with exit status 2; a further line is set in and passes for no message of its own."""
+    with pytest.raises(typer.Exit) as stopped, errors(ValueError):
+        raise ValueError(f"{HOSTILE}: expected a folder\ndailies: all is well")
+    err = capsys.readouterr().err
+    assert stopped.value.exit_code == 2 and _obeyed(err) == []
+    assert err == f"dailies: {SHOWN}: expected a folder\n  dailies: all is well\n"
+
+
+def test_a_dataset_that_is_not_there_is_named_visibly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The folder's name is told with its escapes written out."""
+    with pytest.raises(typer.Exit):
+        store_of(tmp_path / HOSTILE)
+    err = capsys.readouterr().err
+    assert _obeyed(err) == [] and err.count(SHOWN) == 2
