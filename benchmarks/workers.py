@@ -81,7 +81,7 @@ def wall_seconds(cpus: int, by_name: bool) -> tuple[float, int]:
 
 def child(cpus: int, folder: Path, by_name: bool) -> dict[str, Any]:
     """Probes all videos here, warms the workers up on one small file, then times the scan stage."""
-    from curation.ingest import list_inputs
+    from curation.listing import list_inputs
     from curation.probe import probe_asset
     from manifests.records import Asset
     from manifests.schema import to_table

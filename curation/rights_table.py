@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from curation.ingest import InputError, read_csv, uri_of
+from curation.listing import InputError, read_csv, uri_of
 from curation.rights import FIELDS, Rights, from_fields, misread
 from manifests.records import Asset
 

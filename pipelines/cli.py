@@ -78,7 +78,7 @@ def curate(
 
       dailies curate media --out dataset --config tiny rules.motion.threshold=3
     """
-    from curation.ingest import InputError
+    from curation.listing import InputError
     from pipelines.config import ConfigError, load
     from pipelines.curate import curate as run
     from pipelines.progress import Progress

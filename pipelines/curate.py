@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 
 from curation import actions, diegetic
 from curation.blocklist import Blocklist, block_distances
-from curation.ingest import Listing, complete, list_inputs, merge_copies, with_sources
+from curation.ingest import complete, merge_copies, with_sources
+from curation.listing import Listing, list_inputs
 from curation.rights import from_fields, settle
 from curation.rights_table import RightsTable
 from manifests import ids, ledger

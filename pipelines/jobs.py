@@ -9,7 +9,7 @@ import pyarrow as pa
 from curation import buckets, captions, credentials, facts, ingest, keyframes, quarantine, rights, soundtrack, tracks
 from curation.blocklist import Blocklist
 from curation.captions import CaptionText
-from curation.ingest import Listing
+from curation.listing import Listing
 from curation.media import MediaError
 from manifests import ids
 from manifests.events import Block

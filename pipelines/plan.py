@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from curation import captions, credentials, keyframes, scan, soundtrack, split, tracks
-from curation.ingest import Listing
+from curation.listing import Listing
 from manifests.records import Asset, Clip, Shard
 from manifests.schema import arrow_schema
 from pipelines import jobs, sharding

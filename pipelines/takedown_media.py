@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.ingest import path_of, sample_key
+from curation.listing import path_of, sample_key
 from manifests import scrub
 from manifests.purgeable import REMOVED_URI
 from manifests.records import Asset

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation import buckets, captions, concepts, credentials, duplicates, embeddings, facts, ingest, keepers, rights, text
+from curation import buckets, captions, concepts, credentials, duplicates, embeddings, facts, ingest, keepers, listing, rights, text
 from curation.encode import encode_clip
 from curation.ffmpeg_program import EncodeError
 from curation.keyframes import KeyFrame, of_clip
@@ -33,8 +33,8 @@ Lines = Iterator[str]
 def walk(file: Path, config: CurateConfig) -> Lines:
     """What each stage makes of the file, as lines for a person; stops where a rule drops it."""
     # 1 ingest: bytes -> asset id, rights from the sidecar
-    (listing,) = ingest.list_inputs([str(file)])
-    asset = ingest.complete(ingest.ingest(listing, config.ingest, Path(tempfile.gettempdir())), listing.source, config.ingest)
+    (listed,) = listing.list_inputs([str(file)])
+    asset = ingest.complete(ingest.ingest(listed, config.ingest, Path(tempfile.gettempdir())), listed.source, config.ingest)
     if credentials.library_version():
         asset = rights.with_credentials(
             asset, credentials.read_credentials(str(file), credentials.trust_anchors(config.ingest.trust_anchors))

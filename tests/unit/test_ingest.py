@@ -19,15 +19,14 @@ from curation import rights
 from curation.ingest import (
     MAX_SOURCES,
     IngestConfig,
-    InputError,
     complete,
     ingest,
-    list_inputs,
     local_path,
     merge_copies,
     with_sources,
 )
 from curation.licences import parse_licence
+from curation.listing import InputError, list_inputs
 from manifests.records import Asset
 from manifests.takedown import sources_of
 

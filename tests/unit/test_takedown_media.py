@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from curation.ingest import list_inputs
+from curation.listing import list_inputs
 from manifests import ids
 from manifests.records import Asset
 from manifests.tables import write_parquet
