@@ -50,9 +50,10 @@ def explain(
     from manifests.explain import to_dict
     from manifests.explain_text import to_text
     from manifests.find import LookupFailed
-    from pipelines.exposures import first_step
+    from pipelines.exposures import first_step, record_registered
 
     store = store_of(dataset)
+    record_registered(store)
     with errors(LookupFailed):
         found = look(store, id, exposed=first_step(dataset), version=version)
     print(json.dumps(to_dict(found), default=plain) if as_json else to_text(found))

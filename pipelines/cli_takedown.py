@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,7 +47,7 @@ def takedown(
     from manifests.signing import SigningError
     from manifests.tables import ManifestError
     from manifests.takedown import Selector, TakedownError, survey
-    from pipelines.exposures import first_step
+    from pipelines.exposures import first_step, record_registered
     from pipelines.progress import Progress
     from pipelines.stage import Place
     from pipelines.takedown import STEPS
@@ -62,6 +63,8 @@ def takedown(
         selectors += [Selector(kind="hash", value=_sha256(path)) for path in file or []]
         if not selectors:
             raise TakedownError("expected something to take down, found nothing named; give --url, --asset, --hash, --file or --channel")
+        for folder in record_registered(store):  # what is being trained has checkpoints too
+            print(f"{folder}: a training run of this dataset that cannot be read from here: look there what it has seen", file=sys.stderr)
         radius = survey(store, selectors, first_step(dataset))
         known = {a.sha256 for a in radius.assets}
         strangers = [path for path in file or [] if _sha256(path) not in known]

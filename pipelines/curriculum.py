@@ -272,15 +272,17 @@ def _backtranslate(curriculum: Curriculum, spec: StageSpec, data: Path, out: Pat
 
 
 def _average(name: str, spec: StageSpec, folder: Path) -> None:
-    from training.average import average_exports
-    from training.export import WEIGHTS
+    """The average is of the trainings' weights as they are now: one that was trained on has others."""
+    from training.average import average_exports, is_average_of
 
-    if spec.runs and not (folder / "average" / WEIGHTS).exists():
-        average_exports([t.folder for t in _trainings(name, spec, folder)], folder / "average")
+    runs = [t.folder for t in _trainings(name, spec, folder)]
+    if spec.runs and not is_average_of(folder / "average", runs):
+        average_exports(runs, folder / "average")
 
 
 def _gate(name: str, spec: StageSpec, folder: Path) -> bool:
-    """Whether each of the stage's trainings is better than it began, by enough; `gate.json` says why."""
+    """Whether each of the stage's trainings was measured at its end and is better than it began, by enough where that is asked;
+    `gate.json` says why. What was not measured never passes."""
     from training.metrics import read_log
 
     rows: list[dict[str, Any]] = []
@@ -290,7 +292,7 @@ def _gate(name: str, spec: StageSpec, folder: Path) -> bool:
         if before is not None and after is not None:
             better = after - before if measure.startswith(HIGHER_IS_BETTER) else before - after
             gain = better / max(abs(before), 1e-12)
-        passed = spec.must_improve is None or (gain is not None and gain > spec.must_improve)
+        passed = after is not None and (spec.must_improve is None or (gain is not None and gain > spec.must_improve))
         rows.append({"run": training.folder.name, "measure": measure, "before": before, "after": after, "gain": gain, "passed": passed})
     verdict = all(row["passed"] for row in rows)
     write_atomic(folder / GATE, json.dumps({"passed": verdict, "must_improve": spec.must_improve, "runs": rows}, indent=1).encode())

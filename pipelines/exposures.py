@@ -1,19 +1,26 @@
-"""What trained models have seen: checkpoints' exposure records into the manifest, and the way back from a clip to checkpoints."""
+"""What trained models have seen: checkpoints' exposure records into the manifest, and the way back from a clip to checkpoints.
+
+<dataset>/training_runs/<digest>.json    {"run": folder}, written before a run begins: what is running on a cluster, or was killed, has
+                                         checkpoints before the manifest has rows of them
+"""
 
 import dataclasses
 import json
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from manifests import ids
 from manifests.events import Exposure, Run
+from manifests.files import write_atomic
 from manifests.schema import from_table, to_table
-from manifests.tables import ManifestStore
+from manifests.tables import ManifestError, ManifestStore
 from pipelines import config as configuration
 from pipelines import provenance
+
+RUNS = "training_runs"
 
 FirstStep = Callable[[Exposure, str], int | None]
 
@@ -42,6 +49,36 @@ def record(store: ManifestStore, out: Path, settings: Any, started_at: datetime)
         )
         store.commit(run.run_id, append={"exposures": to_table(Exposure, new), "runs": to_table(Run, [run])})
     return len(complete)
+
+
+def register(dataset: Path, out: Path) -> None:
+    """The dataset names the run's folder."""
+    path = str(out.absolute())
+    (dataset / RUNS).mkdir(exist_ok=True)
+    write_atomic(dataset / RUNS / f"{ids.digest('training run/v1', path)[:16]}.json", json.dumps({"run": path}).encode())
+
+
+def registered(dataset: Path) -> list[Path]:
+    """The folders of the runs that began on the dataset."""
+    return [Path(json.loads(path.read_bytes())["run"]) for path in sorted((dataset / RUNS).glob("*.json"))]
+
+
+def record_registered(store: ManifestStore) -> list[Path]:
+    """The manifest has a row for each complete checkpoint that lies in a folder of a registered run, whether it ended or not; returns the
+    folders that cannot be looked at from here."""
+    from training.errors import TrainingError
+    from training.folder import began_on, has_run, read_config
+
+    unseen = []
+    for out in registered(store.root):
+        try:
+            if has_run(out) and began_on(out) == store.root.resolve():  # not of the dataset that this one is a copy of
+                record(store, out, read_config(out), datetime.now(UTC))
+            elif not out.is_dir():
+                unseen.append(out)
+        except (OSError, ValueError, KeyError, ManifestError, TrainingError):
+            unseen.append(out)
+    return unseen
 
 
 def first_step(dataset: Path) -> FirstStep:

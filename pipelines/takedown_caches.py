@@ -1,8 +1,8 @@
 """What a takedown removes outside the dataset: caches that training and `dailies encode` filled from it, and the prompts and pictures of its
 training runs.
 
-The manifest names them: a run of `dailies encode` its folder, an exposure its training run, whose settings name the caches it used. What
-was copied elsewhere, or moved, or belongs to a training run that has not recorded a checkpoint yet, is not found.
+The dataset names them: a run of `dailies encode` its folder, an exposure and a register its training runs, whose settings name the caches
+they used. What was copied elsewhere, or moved, is not found.
 """
 
 import json
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from manifests.tables import ManifestStore
 from pipelines.encode import folders_of, names_of
+from pipelines.exposures import registered
 
 
 def scrub_caches(store: ManifestStore, clip_ids: Collection[str]) -> dict[str, int]:
@@ -57,7 +58,8 @@ def _payloads(store: ManifestStore, clip_ids: Collection[str]) -> set[bytes]:
 
 
 def _training_runs(store: ManifestStore) -> list[Path]:
-    return [Path(p) for p in sorted(set(store.read("exposures", columns=["run_path"]).column(0).to_pylist()))]
+    recorded = store.read("exposures", columns=["run_path"]).column(0).to_pylist()
+    return sorted({*map(Path, recorded), *registered(store.root)})
 
 
 def _settings(run: Path) -> dict[str, Any]:

@@ -70,10 +70,11 @@ def trace_clip(dataset: Path, id: str) -> tuple[str, list[Sighting]]:
     """(clip id, the checkpoints that saw it, by stage and step); LookupFailed when no clip has this id, or several begin with it."""
     from manifests.events import Exposure
     from manifests.schema import from_table
-    from pipelines.exposures import first_step
+    from pipelines.exposures import first_step, record_registered
 
     store = ManifestStore(dataset)
     clip = _clip_id(store, id)
+    record_registered(store)
     first, found = first_step(dataset), []
     exposures = from_table(Exposure, store.read("exposures"))
     steps = [first(exposure, clip) for exposure in exposures]

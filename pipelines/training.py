@@ -9,7 +9,7 @@ from typing import Any
 from manifests.tables import ManifestError, ManifestStore
 from pipelines import config
 from pipelines.config import ConfigError
-from pipelines.exposures import record
+from pipelines.exposures import record, register
 from pipelines.progress import Progress
 
 STAGES = config.CONF / "train"
@@ -67,6 +67,7 @@ def train_stage(
         settings = dataclasses.replace(settings, parent=str(parent.resolve()))
     settings = with_absolute_caches(settings)
     begun, started_at = time.monotonic(), datetime.now(UTC)
+    register(data, out)
     if launcher == "none":
         prepare_run(settings, data, out, release)
         if steps_done(out) < settings.steps:

@@ -32,6 +32,14 @@ def average_exports(folders: Sequence[Path], out: Path) -> Path:
         digests.append(other["sha256"])
     data = save({name: (value / len(folders)).float().contiguous() for name, value in total.items()})
     own: dict[str, Any] = {**described, "weights": "mean", "average_of": digests, "sha256": hashlib.sha256(data).hexdigest()}
-    write_atomic(out / CONFIG, json.dumps(own, indent=1).encode())
     write_atomic(out / WEIGHTS, data)
+    write_atomic(out / CONFIG, json.dumps(own, indent=1).encode())  # last: who asks whether it is the average looks here
     return out
+
+
+def is_average_of(out: Path, folders: Sequence[Path]) -> bool:
+    """Whether `out` holds the average of what the folders export now, as descriptions say: no weights are read."""
+    if not (out / CONFIG).exists():
+        return False
+    own = json.loads((out / CONFIG).read_bytes()).get("average_of")
+    return bool(own == [json.loads((f / "export" / CONFIG).read_bytes()).get("sha256") for f in folders])

@@ -1,14 +1,16 @@
 """The record of what a run has seen: with the plan it proves which clips entered which checkpoint.
 
 Every rank keeps the hash chain over the planned sample ids of all ranks, in global order; it needs no communication, because the plan
-is a function. What a rank could not read and replaced is in its own list of exceptions, and so is every other clip whose picture was shown
+is a function; each rank looks that it was fed its share of it. What a rank could not read and replaced is in its own list of exceptions, and so is every other clip whose picture was shown
 beside one: `{step, shown}`, once a clip, at the first step.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from training.data.batch import Replaced
 from training.data.plan import Plan, roll
+from training.errors import TrainingError
 
 
 class Exposure:
@@ -30,6 +32,15 @@ class Exposure:
         self.exceptions += [r.row() for r in replaced]
         self.exceptions += [{"step": step, "shown": clip} for clip in sorted({*shown} - {"", *self._shown})]
         self._shown.update(shown)
+
+    def check(self, step: int, fed: Sequence[str], replaced: Sequence[Replaced], rank: int, world: int) -> None:
+        """TrainingError unless what the rank was fed at the step is its share of the plan, but for what was replaced: the record says what
+        was planned, and would be wrong of anything else."""
+        places = self._plan.batch(step).of_rank(rank, world)
+        swaps = {r.place - rank * len(places): r.used for r in replaced}
+        wanted = [swaps.get(i, self._plan.samples[place.position].clip_id) for i, place in enumerate(places)]
+        if list(fed) != wanted:
+            raise TrainingError(f"step {step}: expected the clips that were planned for rank {rank}, {wanted}, found {list(fed)}")
 
     def record(self, end_step: int, exceptions_of_ranks: list[dict[str, Any]]) -> dict[str, Any]:
         """`exposure.json` of a checkpoint after `end_step` steps."""

@@ -71,6 +71,16 @@ def read_run(out: Path) -> RunFolder:
     )
 
 
+def read_config(out: Path) -> TrainConfig:
+    """The configuration of the folder's run alone; its index, which may be large, is not read."""
+    return _config(out, json.loads((out / RUN).read_bytes()))
+
+
+def began_on(out: Path) -> Path:
+    """The dataset that the folder's run began on."""
+    return Path(json.loads((out / RUN).read_bytes())["dataset"])
+
+
 def adopt(config: TrainConfig, dataset: Path, out: Path, release: dict[str, str] | None = None) -> None:
     """`run.json` holds this configuration; TrainingError when it is not the run's own but for fields that may change, or the run is of
     another release than this one, where one is given."""

@@ -158,6 +158,8 @@ class Run:
             self.skipped[update] += norms[-1] is None
         if norms[0] is not None:
             self.ema.update(batch.step + 1 - self.skipped[next(iter(self.engines))])
+        if self.mesh.leads:
+            self.exposure.check(batch.step, batch.clip_ids, batch.replaced, self.mesh.dp_rank, self.mesh.dp_world)
         self.exposure.saw(batch.step, *((batch.replaced, batch.shown) if self.mesh.leads else ((), ())))
         for r in batch.replaced:
             log.warning("step %d: clip %s replaced by %s: %s", r.step, r.planned, r.used, r.reason)
@@ -270,17 +272,17 @@ class Run:
         if self.metrics:
             order = {"media": batch.kind, "rolling_digest": self.exposure.rolling_digest}
             self.metrics.write("train", batch.step, values | order, board=says)
-            speed = self.speed((shape[0] * self.mesh.dp_world, *shape[1:]), load_s + step_s)
+            speed = self.speed((shape[0] * self.mesh.dp_world, *shape[1:]), load_s + step_s, batch.encoded)
             self.metrics.time(batch.step, {"seconds": load_s + step_s, "load_s": load_s, **speed}, board=says)
             if says:
                 text = "step %d/%d loss %s %s %.2f s/step, %s tokens/s"
                 counts = (batch.step + 1, self.config.steps, _short(values["loss"]), batch.kind, load_s + step_s)
                 log.info(text, *counts, _short(speed["tokens_per_s"]))
 
-    def speed(self, shape: tuple[int, ...], seconds: float) -> dict[str, float]:
+    def speed(self, shape: tuple[int, ...], seconds: float, encoded: bool) -> dict[str, float]:
         """Tokens a second of all processes; model TFLOP/s of one, and their share of the device's peak where that is known."""
         key: tuple[int, int, int, int, int] = shape  # type: ignore[assignment]
-        tflops = self.task.flops(key) / seconds / self.mesh.world / 1e12
+        tflops = self.task.flops(key, encoded) / seconds / self.mesh.world / 1e12
         known = {"mfu": tflops / self.peak_tflops} if self.peak_tflops else {}
         return {"tokens_per_s": self.task.tokens(key) / seconds, "tflops": tflops, **known}
 

@@ -17,8 +17,6 @@ from pathlib import Path
 
 import torch
 
-from manifests.files import write_atomic
-
 FOLDER = "heartbeat"
 BEAT_S = 5.0
 """Seconds between two beats of a process at least: a small file on a shared disk, times thousands of processes."""
@@ -56,7 +54,10 @@ class Pulse:
         now = time.monotonic()
         if now - self._last_s >= BEAT_S:
             beat = Beat(rank=self._rank, host=socket.gethostname(), pid=os.getpid(), step=step, at=datetime.now(UTC).isoformat())
-            write_atomic(self._path, json.dumps(asdict(beat)).encode())
+            # Whole or not at all, but not waited for: a beat that a power cut takes is no loss, and thousands wait for the slowest.
+            temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+            temporary.write_bytes(json.dumps(asdict(beat)).encode())
+            os.replace(temporary, self._path)
             self._last_s = now
 
 
@@ -79,9 +80,10 @@ def probe_s(device: torch.device) -> float:
 def stragglers(load_s: list[float], probe: list[float], step_s: float) -> list[str]:
     """One sentence for each rank that is slower than the others, in loading (by half a step) or in computing (by `SLOW`)."""
     found = []
+    usual_s, usual_probe = statistics.median(load_s), statistics.median(probe)  # once: of thousands of ranks they take a millisecond each
     for rank, (load, speed) in enumerate(zip(load_s, probe, strict=True)):
-        if load - statistics.median(load_s) > step_s / 2:
-            found.append(f"rank {rank} waits {load:.2f} s for its batch, the median rank {statistics.median(load_s):.2f} s")
-        if speed > SLOW * statistics.median(probe):
-            found.append(f"rank {rank} computes at {statistics.median(probe) / speed:.0%} of the median rank's speed")
+        if load - usual_s > step_s / 2:
+            found.append(f"rank {rank} waits {load:.2f} s for its batch, the median rank {usual_s:.2f} s")
+        if speed > SLOW * usual_probe:
+            found.append(f"rank {rank} computes at {usual_probe / speed:.0%} of the median rank's speed")
     return found

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.train, pytest.mark.timeout(900)]
 def test_training_leaves_exposures_that_explain_tells(curated, dailies, tmp_path: Path) -> None:
     """After a short run every complete checkpoint has its exposure row; a clip that was seen names it, and held-out clips do not.
 
-    The same command again adds nothing; a configuration that would be another run is refused with a sentence.
+    Checkpoints of which the manifest has no row yet are found in the run's folder. The same command again adds nothing; a configuration that would be another run is refused with a sentence.
     """
     dataset, out = tmp_path / "dataset", tmp_path / "run"
     shutil.copytree(curated.path, dataset)
@@ -35,6 +35,11 @@ def test_training_leaves_exposures_that_explain_tells(curated, dailies, tmp_path
     assert seen
     assert len(seen) <= 4 * 4
     assert "step-" in json.dumps(told[seen[0]]["exposures"])
+
+    store.commit("a" * 32, replace={"exposures": store.read("exposures").slice(0, 0)})  # as a run leaves it that is killed, or goes on
+    traced = dailies("trace", dataset, "--clip", seen[0], "--json")
+    assert traced.status == 0 and len(traced.json["checkpoints"]) >= 1, traced.err
+    assert store.read("exposures").num_rows == 2
 
     assert dailies("train", "tae", "--data", dataset, "--out", out, "--config", "tiny", *short).status == 0
     assert store.read("exposures").num_rows == 2

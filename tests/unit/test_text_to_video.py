@@ -201,9 +201,18 @@ def test_remembered_latents_are_the_same() -> None:
     assert not torch.equal(made.encode(x + 0.01), once)
 
 
-def test_flops_are_encoding_and_a_step() -> None:
-    """Twice the clips are twice the work; an image costs less than a video."""
+def test_pictures_are_made_in_the_precision_of_the_pixels() -> None:
+    """A sample of bfloat16 pixels leaves the autoencoder as it was: in float32 its decoder would take twice the memory."""
     of = task()
+    model = of.module().to(torch.bfloat16)
+    made = of.sample(model, held("a"), pixels(9)[:1].to(torch.bfloat16))
+    assert {p.dtype for p in of._codec.tae.parameters()} == {torch.bfloat16} and made.shape == (1, 3, 9, 32, 32)
+
+
+def test_flops_are_encoding_and_a_step() -> None:
+    """Twice the clips are twice the work; an image costs less than a video; what was encoded beforehand is not counted."""
+    of = task()
+    assert 0 < of.flops((1, 3, 9, 32, 32), encoded=True) < of.flops((1, 3, 9, 32, 32))
     assert of.flops((2, 3, 9, 32, 32)) == 2 * of.flops((1, 3, 9, 32, 32)) > 4 * of.flops((1, 3, 1, 32, 32)) > 0
 
 

@@ -1,6 +1,7 @@
 """Laws of the order of training: a function of step and seed, each clip once a pass, the same for any number of processes."""
 
 import dataclasses
+import itertools
 import json
 import time
 from collections import Counter
@@ -11,11 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.ids import digest
+from training.data.batch import Replaced
 from training.data.index import Sample, index_samples, read_samples, split_holdout, write_samples
 from training.data.order import V2, Order, Stream
 from training.data.permutation import permute
 from training.data.plan import Plan, PlanSettings, exposed_clips, replay, roll
+from training.data.shapes import shape_of
 from training.errors import TrainingError
+from training.exposure import Exposure
+from training.parallel.sequence import check_divisible
 
 GOLDEN_V1 = [
     (4, "c4db06f4b5ba49dd1e454d759c13232b", "575c03283f59bbbcb9b6a0d42ab01223"),
@@ -359,3 +364,31 @@ def test_index_joins_assets_and_duplicates(tmp_path) -> None:
 GOLDEN_10 = [8, 5, 3, 7, 6, 1, 0, 4, 9, 2]
 GOLDEN_1E9 = [216447113, 145454179, 528707768]
 GOLDEN_V2 = "9dd74f7708c277bacfc660b04497afef"
+
+
+def test_the_record_is_of_what_was_fed() -> None:
+    """Each rank's share of a step passes, with its replacements; another clip, another order or another rank's share ends the run."""
+    plan = Plan(plan_settings(), samples(40, 20, 20))
+    for step, rank in itertools.product(range(6), range(2)):
+        places = plan.batch(step).of_rank(rank, 2)
+        ids = [plan.samples[p.position].clip_id for p in places]
+        exposure = Exposure(plan)
+        exposure.check(step, ids, (), rank, 2)
+        swap = Replaced(step=step, place=2 * rank + 1, planned=ids[1], used="z" * 32, reason="broken")
+        exposure.check(step, [ids[0], "z" * 32], (swap,), rank, 2)
+        for wrong in ([ids[0], "z" * 32], ids[::-1], ids[:1]):
+            with pytest.raises(TrainingError, match=f"step {step}: expected the clips that were planned for rank {rank}"):
+                exposure.check(step, wrong, (), rank, 2)
+
+
+def test_every_form_is_looked_at_before_the_first_step() -> None:
+    """Two sets give one bucket's name to pictures of other sizes: a group that divides the tokens of the first alone is refused."""
+    first = dataclasses.replace(sample(1), bucket="16x9", width=1024, height=576, n_frames=256)  # 32 x 36 x 64 = 73,728 tokens
+    other = dataclasses.replace(sample(2), bucket="16x9", width=1024, height=560, n_frames=256)  # 32 x 35 x 64 = 71,680
+    settings = plan_settings(shapes="buckets", size_px=768, n_frames=256, min_frames=1, global_batch=1, holdout_share=0.001)
+    plan = Plan(settings, [first, other])
+    tokens = {shape_of(s, "buckets", 768, 256).n_tokens for s in (*plan.samples, *plan.held_out)}
+    assert len(tokens) == 2 and max(tokens) % 9 == 0 and min(tokens) % 9
+    check_divisible(plan, 1)
+    with pytest.raises(TrainingError, match="expected a divisor of the"):
+        check_divisible(plan, 9)

@@ -161,10 +161,7 @@ class Batch:
         """The pixels in [-1, 1], or the latents as they are, on the device: made there, so that a quarter of the bytes travel."""
         import torch
 
-        there = self.pixels.to(device)
-        if there.dtype == torch.uint8:
-            there = there.to(torch.float32).div_(127.5).sub_(1.0)
-        return there.to(dtype or torch.float32)
+        return unit(self.pixels.to(device)).to(dtype or torch.float32)
 
     @property
     def pixel_shape(self) -> tuple[int, int, int, int, int]:
@@ -454,6 +451,13 @@ def to_tensor(clips: Sequence[Sequence[Pixels] | Pixels]) -> "torch.Tensor":
             np.divide(frame, np.float32(127.5), out=place)
             np.subtract(place, np.float32(1.0), out=place)
     return _tensor(pixels_BTHWC)
+
+
+def unit(levels: "torch.Tensor") -> "torch.Tensor":
+    """Levels of 0 to 255 as float32 in [-1, 1], where they are; what is none comes back as it is."""
+    import torch
+
+    return levels.to(torch.float32).div_(127.5).sub_(1.0) if levels.dtype == torch.uint8 else levels
 
 
 def _tensor(pixels_BTHWC: Floats | Pixels) -> "torch.Tensor":

@@ -39,9 +39,10 @@ def split_sequence(module: nn.Module, group: "dist.ProcessGroup") -> None:
 
 def check_divisible(plan: Plan, size: int) -> None:
     """TrainingError names the first bucket whose tokens a group of this size cannot share: better now than when its turn comes."""
-    settings, seen = plan.settings, set[tuple[str, str]]()
+    settings, seen = plan.settings, set[tuple[object, ...]]()
     for sample in (*plan.samples, *plan.held_out) if size > 1 else ():
-        if (key := (sample.kind, sample.bucket)) not in seen:
+        # a bucket's name alone does not say: sets may give it other sizes
+        if (key := (sample.kind, sample.bucket, sample.width, sample.height, sample.n_frames)) not in seen:
             seen.add(key)
             n = shape_of(sample, settings.shapes, settings.size_px or size * SIDE_MULTIPLE, settings.n_frames or 1).n_tokens
             if n % size:

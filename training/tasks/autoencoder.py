@@ -164,7 +164,7 @@ class AutoencoderTask:
         """Positions of the latent."""
         return shape[0] * math.prod(self._shapes.latent_shape(shape)[1:])
 
-    def flops(self, shape: tuple[int, int, int, int, int]) -> int:
+    def flops(self, shape: tuple[int, int, int, int, int], encoded: bool = False) -> int:
         """Encode, decode and their backward pass; what judges the result is not the model."""
         b, _, frames, height, width = shape
         return flops.tae_step(self._model, b, frames, height, width)

@@ -118,7 +118,7 @@ class CodecTask:
         """Latent frames."""
         return shape[0] * self._sound_frames
 
-    def flops(self, shape: tuple[int, int, int, int, int]) -> int:
+    def flops(self, shape: tuple[int, int, int, int, int], encoded: bool = False) -> int:
         """Encode, decode and their backward pass."""
         return shape[0] * flops.codec_step(self._config.model, self._sound_frames)
 

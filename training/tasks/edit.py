@@ -64,7 +64,7 @@ class EditTask(TextToVideoTask):
         asked = self.asked(pixels, [sample.clip_id], [("validate/v1", sample.clip_id)], None)
         x_0 = keyed.normal(tuple(asked.x_1.shape), "sample/v1", sample.clip_id).to(pixels.device)
         frames = min(pixels.shape[2] if pixels.shape[2] > 1 else self._edit.frames, 8 * asked.x_1.shape[2])
-        made = self._codec.decode(self.latents(model, x_0, asked, pixels.dtype), frames)[:, :, : pixels.shape[2]]
+        made = self._codec.decode(self.latents(model, x_0, asked, pixels.dtype).to(pixels.dtype), frames)[:, :, : pixels.shape[2]]
         last = made[:, :, -1:].expand(-1, -1, pixels.shape[2] - made.shape[2], -1, -1)
         return torch.cat([made, last], 2)
 
@@ -108,10 +108,10 @@ class EditTask(TextToVideoTask):
         """Tokens of the transformer, those of an animated picture too."""
         return super().tokens(self._moving(shape))
 
-    def flops(self, shape: tuple[int, int, int, int, int]) -> int:
+    def flops(self, shape: tuple[int, int, int, int, int], encoded: bool = False) -> int:
         """Those of a generator; an animated picture has its frames, and the source is encoded too."""
         b, _, frames, height, width = moving = self._moving(shape)
-        return super().flops(moving) + b * flops.tae_encode(self._codec.tae.config, frames, height, width)
+        return super().flops(moving, encoded) + b * flops.tae_encode(self._codec.tae.config, frames, height, width)
 
     def _as_pictures(self, batch: Batch | None, key: Key) -> bool:
         """Whether videos give their first frames: by step, the same on all ranks; of held-out clips by clip."""

@@ -66,9 +66,9 @@ class PersonalTask(TextToVideoTask):
         asked = super().asked(pixels, clips, keys, batch)
         return asked._replace(identity=picture(pictures.to(pixels.device)))
 
-    def flops(self, shape: tuple[int, int, int, int, int]) -> int:
+    def flops(self, shape: tuple[int, int, int, int, int], encoded: bool = False) -> int:
         """Those of a generator, of which the person's tokens are a part, and of the tower: forward, and backward where it is trained."""
-        return super().flops(shape) + (3 if self._personal.train_tower else 1) * tower_forward(self._personal.tower, shape[0])
+        return super().flops(shape, encoded) + (3 if self._personal.train_tower else 1) * tower_forward(self._personal.tower, shape[0])
 
     def text_lengths(self) -> dict[str, int]:
         """Tokens a prompt of each encoder, and those of a picture."""

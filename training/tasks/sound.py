@@ -157,7 +157,7 @@ class SoundTask:
         """Latent frames."""
         return shape[0] * self._sound_frames
 
-    def flops(self, shape: tuple[int, int, int, int, int]) -> int:
+    def flops(self, shape: tuple[int, int, int, int, int], encoded: bool = False) -> int:
         """Encoding the sound, and the transformer's forward and backward, with every prompt at its full length; the watcher apart."""
         text = self._config.text
         encode = flops.codec_encode(self._codec.codec.config, self._sound_frames)

@@ -65,7 +65,7 @@ class Task(Protocol):
     def tokens(self, shape: tuple[int, int, int, int, int]) -> int:
         """Positions that the model works on, for pixels of this shape: latent positions, or a transformer's tokens."""
 
-    def flops(self, shape: tuple[int, int, int, int, int]) -> int:
+    def flops(self, shape: tuple[int, int, int, int, int], encoded: bool = False) -> int:
         """Floating-point operations of forward and backward on pixels of this shape, for the whole batch."""
 
     def description(self) -> dict[str, Any]:

@@ -135,7 +135,7 @@ class TextToVideoTask:
         """Pixels of the same shape made under the clip's conditions from noise of its own: of its latents nothing is seen."""
         asked = self.asked(pixels, [sample.clip_id], [("validate/v1", sample.clip_id)], None)
         x_0 = keyed.normal(tuple(asked.x_1.shape), "sample/v1", sample.clip_id).to(pixels.device)
-        return self._codec.decode(self.latents(model, x_0, asked, pixels.dtype), pixels.shape[2])
+        return self._codec.decode(self.latents(model, x_0, asked, pixels.dtype).to(pixels.dtype), pixels.shape[2])
 
     @property
     def sampler(self) -> flow.SamplerConfig:
@@ -187,11 +187,11 @@ class TextToVideoTask:
         """Tokens of the transformer, text apart."""
         return shape[0] * math.prod(token_grid(self._codec.tae.latent_shape(shape)[1:]))
 
-    def flops(self, shape: tuple[int, int, int, int, int]) -> int:
-        """Encoding the pixels, and the transformer's forward and backward, with every prompt at its full length."""
+    def flops(self, shape: tuple[int, int, int, int, int], encoded: bool = False) -> int:
+        """Encoding the pixels unless they are `encoded`, and the transformer's forward and backward, with every prompt at its full length."""
         b, _, frames, height, width = shape
         grid = token_grid(self._codec.tae.latent_shape(shape)[1:])
-        encode = b * flops.tae_encode(self._codec.tae.config, frames, height, width)
+        encode = 0 if encoded else b * flops.tae_encode(self._codec.tae.config, frames, height, width)
         return encode + flops.transformer_step(self._config.model, b, grid, self.text_lengths())
 
     def text_lengths(self) -> dict[str, int]:
