@@ -29,6 +29,7 @@ from manifests.amendments import Amendment, amend
 from manifests.cubes import recount, with_earlier
 from manifests.events import Block, Run, Takedown
 from manifests.files import write_atomic
+from manifests.integrity import RECEIPT
 from manifests.policy import policy_at
 from manifests.records import Asset, Source
 from manifests.schema import from_table, to_table
@@ -42,7 +43,6 @@ from pipelines.takedown_media import remove_media
 from pipelines.work import set_column
 from pipelines.work_scrub import scrub_work
 
-PREDICATE = "urn:dailies:takedown:v1"
 STEPS = ("quarantine", "shards", "media", "work", "caches", "tables", "versions", "releases", "receipt")
 _REMOVED = {"decision": "removed", "shard_no": None, "caption_no": None, "keyframe_part": None, "scan_part": None}
 """What is left of a clip's state."""
@@ -193,7 +193,7 @@ def write_receipt(dataset: Path, case: Case, done: dict[str, Any], key: Path | N
         statement = signing.Statement(
             subject=path.name,
             sha256=hashlib.sha256(data).hexdigest(),
-            predicate_type=PREDICATE,
+            predicate_type=RECEIPT,
             predicate={"takedown_no": case.takedown_no},
         )
         write_atomic(envelope, json.dumps(signing.seal(statement, None if key is None else signing.load_signer(key)), indent=1).encode())
