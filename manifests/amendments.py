@@ -38,6 +38,12 @@ _WITHDRAWN = (
     "withdrawn. <code>dailies report DATASET</code> writes one of the present state.\n"
 )
 _NAMED_A_SOURCE = "Withdrawn: it named a source of which nothing is left after a takedown. A new release says what there is now.\n"
+_NAMES_SOURCES = {
+    data_card.NAME: _NAMED_A_SOURCE,
+    eu_summary.MD_NAME: _NAMED_A_SOURCE,
+    eu_summary.JSON_NAME: json.dumps({"withdrawn": _NAMED_A_SOURCE}),
+}
+"""The texts that name every source, and what stands in them once one is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,15 +98,7 @@ def amend(release_folder: Path, amendment: Amendment, key: Path | None = None) -
     for tree in TREES:
         treefile.erase(release_folder, tree, found[tree.name], keys_too=amendment.keys_too)
     _clean_exports(release_folder, amendment)
-    own = [
-        *(treefile.rows_path(t) for t in TREES),
-        attribution.NAME,
-        removals.NAME,
-        REPORT,
-        data_card.NAME,
-        eu_summary.MD_NAME,
-        eu_summary.JSON_NAME,
-    ]
+    own = [*(treefile.rows_path(t) for t in TREES), attribution.NAME, removals.NAME, REPORT, *_NAMES_SOURCES]
     candidates = [(release_folder.parent.parent, p) for p in amendment.paths] + [(release_folder, p) for p in own]
     changes = [c for root, path in candidates if path in before.files and (c := _change(root, path, before.files[path])) is not None]
     if not changes and not any(erased.values()):
@@ -196,12 +194,6 @@ def _clean_exports(folder: Path, amendment: Amendment) -> None:
             lambda data: data if amendment.keys_too else removals.with_hashes(data, gone, amendment.takedown_no, amendment.reason_code),
         ),
         (REPORT, lambda data: _WITHDRAWN.encode() if gone or amendment.clip_ids else data),
-        *((name, lambda data: _NAMED_A_SOURCE.encode()) for name in (data_card.NAME, eu_summary.MD_NAME) if amendment.sources_gone),
-        *(
-            (name, lambda data: json.dumps({"withdrawn": _NAMED_A_SOURCE}).encode())
-            for name in (eu_summary.JSON_NAME,)
-            if amendment.sources_gone
-        ),
     ):
         path = folder / name
         if path.is_file():
@@ -209,6 +201,9 @@ def _clean_exports(folder: Path, amendment: Amendment) -> None:
             new = change(data)
             if new != data:
                 write_atomic(path, new)
+    for name, text in _NAMES_SOURCES.items() if amendment.sources_gone else ():
+        if (folder / name).is_file():
+            write_atomic(folder / name, text.encode())
 
 
 def _change(root: Path, path: str, entry: Entry | None) -> dict[str, Any] | None:
