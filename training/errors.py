@@ -17,6 +17,10 @@ class DeniedError(SampleError):
     """The clip was taken down: it may not be used, whatever its bytes are."""
 
 
+class StorageError(TrainingError):
+    """A store that holds shards does not answer. That says nothing of a clip: the run ends here, and the same command goes on."""
+
+
 class CheckpointError(TrainingError):
     """A checkpoint is incomplete or damaged, or does not fit the model; the message names the file."""
 

@@ -1,6 +1,7 @@
 """Decoding gives the frames shown at exact times, batches are functions of their keys, and broken clips are replaced by rule."""
 
 import dataclasses
+import errno
 import hashlib
 import io
 import os
@@ -29,7 +30,7 @@ from training.data.index import Sample
 from training.data.plan import Plan, PlanSettings
 from training.data.read import GAP_BYTES, Shards, coalesce
 from training.data.shapes import Shape, shape_of, size_of
-from training.errors import SampleError, TrainingError
+from training.errors import SampleError, StorageError, TrainingError
 
 TICKS_PER_S = 12_800
 
@@ -115,6 +116,19 @@ def test_hostile_bytes_are_typed_errors(data: bytes) -> None:
     for decode in (lambda: decode_video(data, "clip 7", 0, 1, Fraction(25), 48), lambda: decode_image(data, "clip 7", 48)):
         with pytest.raises(SampleError, match="clip 7"):
             decode()
+
+
+def test_a_size_that_the_container_hides_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of pixels holds for what the pictures say, also where the container says less."""
+    data = grey_levels([0, 512, 1024], size=(128, 96))
+    at = data.index(b"avc1", data.index(b"stsd")) + 28  # width and height of the sample entry
+    assert data[at : at + 4] == bytes([0, 128, 0, 96])
+    small = data[:at] + bytes([0, 32, 0, 32]) + data[at + 4 :]
+    monkeypatch.setattr("training.data.decode.MAX_PIXELS", 64 * 64)
+    with pytest.raises(SampleError):
+        decode_video(small, "x", 0, 2, Fraction(25), 32)
+    monkeypatch.setattr("training.data.decode.MAX_PIXELS", 128 * 96)
+    assert len(decode_video(small, "x", 0, 2, Fraction(25), 32)) == 2
 
 
 def test_every_truncation_is_an_error_or_a_full_result() -> None:
@@ -432,6 +446,43 @@ def test_what_is_fetched_ahead_is_near(dataset: tuple[Path, list[Sample]], elsew
         with pytest.raises(SampleError, match=f"{other.size_bytes} bytes at {other.offset}"):
             shards.read(other, True)
     shards.fetch([samples[5]])  # of a shard that is gone: nothing is said
+
+
+class Away:
+    """A store that fails so many times with the error, then answers as the other does."""
+
+    def __init__(self, files: object, failures: float, error: Exception) -> None:
+        self._files, self.left, self._error = files, failures, error
+
+    def cat_file(self, path: str, start: int, end: int) -> bytes:
+        """The range, or the error."""
+        self.left -= 1
+        if self.left >= 0:
+            raise self._error
+        return self._files.cat_file(path, start=start, end=end)  # type: ignore[attr-defined,no-any-return]
+
+
+def test_a_store_that_is_away_is_no_broken_clip(
+    dataset: tuple[Path, list[Sample]], elsewhere: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Busy answers are waited out and change no batch; a store that stays away ends the run by its name and replaces nothing; a range past
+    the end of a shard is the clip's own fault."""
+    root, samples = dataset
+    plan, far = make_plan(samples), dataclasses.replace(CONFIG, shards=elsewhere)
+    expected = BatchLoader(root, plan, far, 0, 1).batch(0)
+    monkeypatch.setattr("training.data.read._PAUSE_S", 0.001)
+    loader = BatchLoader(root, plan, far, 0, 1)
+    loader._shards._files = Away(loader._shards._files, 6, ConnectionError("busy"))
+    assert same([loader.batch(0)], [expected]) and loader.batch(0).replaced == ()
+    monkeypatch.setattr("training.data.read.PATIENCE_S", 0.01)
+    loader = BatchLoader(root, plan, far, 0, 1)
+    loader._shards._files = Away(loader._shards._files, float("inf"), ConnectionError("no route"))
+    with pytest.raises(StorageError, match=r"far/set/shards/a\.tar: expected an answer .* no route; .* the same command goes on"):
+        loader.batch(0)
+    loader = BatchLoader(root, plan, far, 0, 1)
+    loader._shards._files = Away(loader._shards._files, 1, OSError(errno.EINVAL, "range"))
+    (swap,) = loader.batch(0).replaced
+    assert "range" in swap.reason
 
 
 def test_denied_clips_are_not_fetched(dataset: tuple[Path, list[Sample]], elsewhere: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ says what comes next: ranges that lie together in one request, each payload kept
 """
 
 import contextlib
+import errno
 import hashlib
 import time
 from collections.abc import Callable, Iterable
@@ -14,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 from manifests.deny import DenyList
 from manifests.shards import read_payload
 from training.data.index import Sample
-from training.errors import DeniedError, SampleError
+from training.errors import DeniedError, SampleError, StorageError
 
 GAP_BYTES = 1 << 20
 """Ranges of one shard no further apart are one request: a megabyte takes about as long as another round trip to an object store."""
@@ -22,9 +23,15 @@ GAP_BYTES = 1 << 20
 _REQUEST_BYTES = 64 << 20
 """No request is longer than this, so that what is fetched ahead fits in memory."""
 
-_TRIES = 4
-_PAUSE_S = 0.5
-"""Object stores answer now and then that they are busy: a request is tried again after 0.5, 1 and 2 s."""
+PATIENCE_S = 120.0
+"""A store that answers nothing for so long is away. Shorter than the wait of other processes for this one (`engine.step_timeout_s`), so that
+the run's end names the store."""
+
+_AHEAD_S = 5.0
+"""Of what is read ahead: it will be asked for again."""
+
+_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
+"""Object stores answer now and then that they are busy: a request is tried again after 0.5, 1, 2 and more seconds."""
 
 T = TypeVar("T")
 
@@ -46,7 +53,7 @@ class Shards:
     """The shards of a dataset: in its folder, or under `address`, such as s3://bucket/dataset, read through `cache`."""
 
     def __init__(self, dataset: Path, address: str | None = None, cache: Cache | None = None) -> None:
-        self._dataset, self._cache = dataset, cache
+        self._dataset, self._root_path, self._cache = dataset, dataset.resolve(), cache
         self._files: Any = None
         if address is not None:
             import fsspec
@@ -60,7 +67,7 @@ class Shards:
 
     def read(self, sample: Sample, verify: bool, denied: DenyList | None = None) -> bytes:
         """The member's payload; SampleError when the shard is missing, ends early or (with `verify`) holds other bytes, DeniedError when
-        it may not be used."""
+        it may not be used, StorageError when a store did not answer in PATIENCE_S."""
         where = f"{sample.shard_path} clip {sample.clip_id}"
         if denied is not None and (number := denied.takedown_of(sample.clip_id)) is not None:
             raise DeniedError(where, "read", "a clip that may be used", f"takedown {number}")
@@ -81,15 +88,15 @@ class Shards:
         missing = [s for s in samples if self._inside(s.shard_path) and not self._cache.has(s.sha256)]
         for shard_path, start, end, inside in coalesce(missing):
             try:
-                data = self._request(shard_path, start, end)
-            except (OSError, ValueError):
+                data = self._request(shard_path, start, end, _AHEAD_S)
+            except (OSError, ValueError, StorageError):
                 continue
             for sample in inside:
                 self._keep(sample, data[sample.offset - start : sample.offset - start + sample.size_bytes])
 
     def _inside(self, shard_path: str) -> bool:
         if self._files is None:
-            return (self._dataset / shard_path).resolve().is_relative_to(self._dataset.resolve())
+            return (self._root_path / shard_path).resolve().is_relative_to(self._root_path)
         return ".." not in (parts := PurePosixPath(shard_path).parts) and parts[:1] != ("/",)
 
     def _read(self, sample: Sample) -> bytes:
@@ -97,14 +104,14 @@ class Shards:
             return read_payload(self._dataset / sample.shard_path, sample.offset, sample.size_bytes)
         if self._cache is not None and (data := self._cache.get(sample.sha256)) is not None:
             return data
-        data = self._request(sample.shard_path, sample.offset, sample.offset + sample.size_bytes)
+        data = self._request(sample.shard_path, sample.offset, sample.offset + sample.size_bytes, PATIENCE_S)
         self._keep(sample, data)
         return data
 
-    def _request(self, shard_path: str, start: int, end: int) -> bytes:
-        """The bytes start <= i < end of a shard; ValueError when it ends before."""
+    def _request(self, shard_path: str, start: int, end: int, patience_s: float) -> bytes:
+        """The bytes start <= i < end of a shard; ValueError when it ends before, OSError when it cannot be read, StorageError without an answer."""
         path = f"{self._root.rstrip('/')}/{shard_path}"
-        data: bytes = _persist(lambda: self._files.cat_file(path, start=start, end=end))
+        data: bytes = _persist(lambda: self._files.cat_file(path, start=start, end=end), path, patience_s)
         if len(data) != end - start:
             raise ValueError(f"{path}: expected {end - start} bytes at {start}, found {len(data)}")
         return data
@@ -130,15 +137,21 @@ def coalesce(samples: Iterable[Sample]) -> list[tuple[str, int, int, list[Sample
     return requests
 
 
-def _persist(request: Callable[[], T]) -> T:
-    """The answer to a request; OSError when it failed each time, at once where there is nothing to read."""
-    for attempt in range(_TRIES):
+def _persist(request: Callable[[], T], path: str, patience_s: float) -> T:
+    """The answer to a request; OSError where the answer is that there is nothing to read, StorageError where there was none in time."""
+    began, pause_s = time.monotonic(), _PAUSE_S
+    while True:
         try:
             return request()
         except (FileNotFoundError, PermissionError):
             raise
         except Exception as error:  # every client of fsspec has errors of its own
-            if attempt == _TRIES - 1:
-                raise OSError(f"{type(error).__name__}: {error}") from error
-            time.sleep(_PAUSE_S * 2**attempt)
-    raise AssertionError("not reached")
+            if isinstance(error, OSError) and error.errno == errno.EINVAL:  # a range past the end of an object
+                raise
+            if (waited_s := time.monotonic() - began) + pause_s > patience_s:
+                raise StorageError(
+                    f"{path}: expected an answer of the store within {patience_s:.0f} s, found after {waited_s:.0f} s {type(error).__name__}: {error}; "
+                    "when it is there again the same command goes on"
+                ) from error
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
