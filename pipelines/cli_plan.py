@@ -157,6 +157,7 @@ def rows(name: str, made: "StagePlan", usable_bytes: float) -> list[list[str]]:
             ["forward and backward", f"{_gb(memory.gathered)} gathered weights + {_gb(memory.passing)} activations"],
             ["optimiser's step", _gb(memory.stepping)],
             *([["encoding", _gb(memory.encoding)]] if memory.encoding else []),
+            *([["held-out clips", f"{_gb(memory.validating)} to measure one and to make one"]] if memory.validating else []),
             ["peak", f"{_gb(memory.total)} of {_gb(usable_bytes)} usable"],
         ]
     return [
@@ -180,7 +181,7 @@ def remedy(made: "StagePlan") -> str:
         return option.gpus, far, found.recompute != asked.recompute, found.sequence_parallel
 
     best = min(fitting, key=distance)
-    wanted, latents = best.layout, "flow.latents_folder=latents data.augment=false " if made.latents_beforehand else ""
+    wanted, latents = best.layout, "flow.latents_folder=latents data.augment=false pictures=0 " if made.latents_beforehand else ""
     return (
         f"this would: --gpus {best.gpus} {latents}engine.sequence_parallel={wanted.sequence_parallel} "
         f"engine.recompute={str(wanted.recompute).lower()} engine.micro_batch={wanted.micro_batch} ({_gb(best.memory.total)})"

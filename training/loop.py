@@ -66,7 +66,7 @@ class Run:
         self.denied = DenyList(dataset)
         gone = self.taken_down(self.plan.held_out)
         held_out = [s for i, s in enumerate(self.plan.held_out) if i not in gone]
-        self.held_out: HeldOut = load_held_out(dataset, held_out, config.data, mesh.dp_rank, mesh.dp_world, mesh.leads)
+        self.held_out: HeldOut = load_held_out(dataset, held_out, config.data, mesh.dp_rank, mesh.dp_world, mesh.leads, latents)
         self.exposure = Exposure(self.plan)
         self.skipped = {"in_a_row": 0} | dict.fromkeys(self.engines, 0)
         self.pulse = Pulse(out, self.engine.rank)

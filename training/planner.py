@@ -25,6 +25,9 @@ from training.models.vision import PersonalTransformer, tower_forward
 
 MAX_LIVE_VALUES = 1_000_000_000
 """Gathered parameters that DeepSpeed lets live at a time (its stage3_max_live_parameters), unless one block is larger."""
+ENCODING_ON_GPU, DECODING_ON_GPU = 1.29, 1.43
+"""What the autoencoder takes on a GPU for what its operations allocate: measured on an H200, where cuDNN keeps copies in an order of its own
+(benchmarks/RESULTS.md)."""
 GROUP_VALUES = 1_000_000_000
 """Values that its optimiser steps at a time (sub_group_size)."""
 
@@ -84,7 +87,8 @@ class Media:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Bytes of one GPU. Of `gathered` + `passing`, `stepping` and `encoding` only the largest counts: they are not there at one time."""
+    """Bytes of one GPU. Of `passing`, `encoding` and `validating`, each beside `gathered`, and `stepping` only the largest counts: they are not
+    there at one time."""
 
     weights: int
     gradients: int
@@ -94,13 +98,15 @@ class Memory:
     buffers: int
     """Where gradients wait to be reduced."""
     gathered: int
-    """Whole weights of the layers at work."""
+    """Whole weights of the layers at work, and of those that DeepSpeed keeps from one pass to the next."""
     passing: int
     """Activations and what else a forward and backward pass holds at its peak."""
     stepping: int
     """Float32 gradients and AdamW's temporaries."""
     encoding: int
     """The frozen autoencoder at work."""
+    validating: int
+    """A held-out clip encoded, passed through the model at all its times, and where pictures are made drawn under guidance and decoded."""
 
     @property
     def states(self) -> int:
@@ -110,7 +116,7 @@ class Memory:
     @property
     def total(self) -> int:
         """The most at any time."""
-        return self.states + max(self.gathered + self.passing, self.stepping, self.encoding)
+        return self.states + max(self.gathered + max(self.passing, self.encoding, self.validating), self.stepping)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,14 +179,15 @@ def plan_stage(config: TrainConfig, gpus: int, hardware: Hardware, *, search: bo
     if memory is not None and memory.total > hardware.usable_bytes:
         found, room = memory.total / 1e9, hardware.usable_bytes / 1e9
         problems.append(f"memory: expected at most {room:.1f} GB of a GPU, found {found:.1f} GB")
-    beforehand = memory is not None and memory.states + memory.encoding > hardware.usable_bytes
+    beforehand = memory is not None and memory.states + memory.gathered + memory.encoding > hardware.usable_bytes
     if (
         beforehand and config.flow and not (config.flow.edit or config.flow.upsample)
     ):  # whatever the layout: so look for one that reads latents
         problems.append(
-            f"encoding: expected latents made beforehand (flow.latents_folder), as a clip of {config.data.n_frames} frames does not fit"
+            f"encoding: expected latents made beforehand (flow.latents_folder) and no pictures of held-out clips, as a clip of "
+            f"{config.data.n_frames} frames does not fit"
         )
-        made = replace(config, flow=replace(config.flow, latents_folder="latents"), data=replace(config.data, augment=False))
+        made = replace(config, pictures=0, flow=replace(config.flow, latents_folder="latents"), data=replace(config.data, augment=False))
         stage = _Stage(made, hardware)
     options = tuple(stage.options(gpus)) if search else ()
     if search and not any(o.fits for o in options):
@@ -318,10 +325,40 @@ class _Stage:
             average=4 * -(-self.parameters // gpus),
             buffers=self.engines * unit * self.config.engine.bucket_values,
             gathered=unit * live,
-            passing=max(self._peak(m, layout).peak_bytes for m in self.media),
+            passing=max(self._inputs(m, gpus, layout) + self._peak(m, layout).peak_bytes for m in self.media),
             stepping=temporary * min(here, GROUP_VALUES),
-            encoding=max(self._encoding(m) for m in self.media),
+            encoding=max(self._inputs(m, gpus, layout) + self._encoding(m) if self._encoding(m) else 0 for m in self.media),
+            validating=max(self._validating(m, layout, unit * here) for m in self.media),
         )
+
+    def _inputs(self, media: Media, gpus: int, layout: Layout) -> int:
+        """Pixels of all samples of a rank's step, or their latents where those were made beforehand."""
+        samples = max(1, media.batch * layout.sequence_parallel // gpus)
+        flow, side = self.config.flow, media.side_px
+        if self.config.hears:
+            return 0
+        if flow and flow.latents_folder:
+            frames = latent_frames(media.n_frames) if self.tae.temporal else media.n_frames
+            return samples * flow.model.latent_channels * frames * (side // 8) ** 2 * self.dtype.itemsize
+        return samples * 3 * media.n_frames * side**2 * self.dtype.itemsize
+
+    def _validating(self, media: Media, layout: Layout, own: int) -> int:
+        """`own` are the weights that wait while their average is measured."""
+        flow = self.config.flow
+        if flow is None or not self.config.data.validate_clips:
+            return 0
+        batch = max(len(flow.validate_times), 2 if flow.sampler.guidance != 1 else 1)
+        passed = rehearse.forward_bytes(
+            flow.model, batch, media.n_tokens, tuple(self.text.items()), self.dtype,
+            sequence_parallel=layout.sequence_parallel, fused=self.hardware.gpu,
+        )  # fmt: skip
+        pixels = 3 * 4 * media.n_frames * media.side_px**2
+        encoding, decoding = rehearse.measured_bytes(self.tae, media.n_frames, media.side_px, self.dtype)
+        encoded = 0 if flow.latents_folder else self._on_device(encoding, ENCODING_ON_GPU)
+        return own + max(pixels + passed, encoded, self._on_device(decoding, DECODING_ON_GPU) if self.config.pictures else 0)
+
+    def _on_device(self, counted: int, on_gpu: float) -> int:
+        return round(counted * on_gpu) if self.hardware.gpu else counted
 
     def _peak(self, media: Media, layout: Layout) -> Peak:
         flow, fused, batch = self.config.flow, self.hardware.gpu, layout.micro_batch
@@ -349,7 +386,7 @@ class _Stage:
             return rehearse.encode_sound_bytes(CodecConfig(), media.n_tokens, self.dtype)
         if flow is None or flow.latents_folder:
             return 0
-        return rehearse.encode_bytes(self.tae, media.n_frames, media.side_px, self.dtype)
+        return self._on_device(rehearse.encode_bytes(self.tae, media.n_frames, media.side_px, self.dtype), ENCODING_ON_GPU)
 
     def options(self, gpus: int) -> Iterator[Option]:
         """Layouts that can be run on so many GPUs, each with the largest pass that fits, or with the smallest where none does."""

@@ -3,6 +3,7 @@
 Inputs have the sizes that the stage's batches have, losses are the task's, and layers that are all alike are counted from two of them.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.data.shapes import FRAMES_PER_LATENT
-from training.latents import TILING
+from training.latents import TILING, LatentCodec, LatentScale
 from training.losses import TAELossConfig, adaptive_weight, hinge_discriminator, hinge_generator, l1, outlier_penalty, pixel_gradient
-from training.memory import Peak, live_bytes, step_peak
+from training.memory import Peak, live_bytes, pass_peak, step_peak
 from training.models.autoencoder import TAE, Posterior, TAEConfig
 from training.models.codec import Codec, CodecConfig
 from training.models.discriminator import Discriminator
@@ -55,23 +56,29 @@ def generator(
         saved = few.saved_bytes + (config.layers - _ALIKE) * (more.saved_bytes - few.saved_bytes)
         # the peak is at the first layer that goes back, when all layers' share is still held
         return Peak(saved_bytes=saved, peak_bytes=saved + more.peak_bytes - more.saved_bytes)
-    local = n_tokens // sequence_parallel
+    model, call = _generator(config, batch, n_tokens // sequence_parallel, text, dtype)
+    model.recompute = recompute
+    target = torch.empty(call().shape, device="meta")
+
+    def forward() -> Tensor:
+        loss: Tensor = (call().float() - target).square().flatten(1).mean(1).mean()
+        return loss
+
+    return step_peak(model, forward, keep_gradients=False, fused=fused, sequence_parallel=sequence_parallel)
+
+
+def _generator(
+    config: TransformerConfig, batch: int, n_tokens: int, text: tuple[tuple[str, int], ...], dtype: torch.dtype
+) -> tuple[Transformer, Callable[[], Tensor]]:
+    """(the transformer, its pass over so many samples), sizes only."""
     with torch.device("meta"):
-        model = Transformer(replace(config, max_t=1, max_h=1, max_w=local)).to(dtype)
-        model.recompute = recompute
-        noisy, target = (torch.empty(batch, config.latent_channels, 1, PATCH_PX, PATCH_PX * local) for _ in range(2))
-        times = torch.empty(batch)
+        model = Transformer(replace(config, max_t=1, max_h=1, max_w=n_tokens)).to(dtype)
+        noisy, times = torch.empty(batch, config.latent_channels, 1, PATCH_PX, PATCH_PX * n_tokens), torch.empty(batch)
         tokens = {name: torch.empty(batch, length, config.token_widths[name], dtype=dtype) for name, length in text}
         masks = {name: torch.empty(batch, length, dtype=torch.bool) for name, length in text}
         context = torch.empty(batch, config.context_channels, *noisy.shape[2:], dtype=dtype) if config.context_channels else None
         task = torch.empty(batch, dtype=torch.long) if config.tasks else None
-
-    def forward() -> Tensor:
-        velocity = model(noisy.to(dtype), times, tokens, masks, context, task)
-        loss: Tensor = (velocity.float() - target).square().flatten(1).mean(1).mean()
-        return loss
-
-    return step_peak(model, forward, keep_gradients=False, fused=fused, sequence_parallel=sequence_parallel)
+    return model, lambda: model(noisy.to(dtype), times, tokens, masks, context, task)
 
 
 @lru_cache(maxsize=64)
@@ -193,6 +200,39 @@ def encode_bytes(config: TAEConfig, n_frames: int, side_px: int, dtype: torch.dt
     with torch.no_grad(), live_bytes() as live:
         tae.encode(pixels)
     return live.peak_bytes + sum(p.nbytes for p in tae.parameters())
+
+
+@lru_cache(maxsize=64)
+def forward_bytes(
+    config: TransformerConfig,
+    batch: int,
+    n_tokens: int,
+    text: tuple[tuple[str, int], ...],
+    dtype: torch.dtype,
+    *,
+    sequence_parallel: int = 1,
+    fused: bool = True,
+) -> int:
+    """The peak of a pass of the generator without gradients: each layer's memory is gone when the next begins, so two tell of all."""
+    model, call = _generator(replace(config, layers=min(2, config.layers)), batch, n_tokens // sequence_parallel, text, dtype)
+    return pass_peak(model, call, fused=fused, sequence_parallel=sequence_parallel)
+
+
+@lru_cache(maxsize=16)
+def measured_bytes(config: TAEConfig, n_frames: int, side_px: int, dtype: torch.dtype) -> tuple[int, int]:
+    """The peaks of encoding a whole held-out clip that lies there in float32, and of decoding one, each with the autoencoder's weights."""
+    with torch.device("meta"):
+        codec = LatentCodec(TAE(config).to(dtype), LatentScale(mean=(0.0,) * config.latent_channels, std=(1.0,) * config.latent_channels))
+        with torch.no_grad(), live_bytes() as encoding:
+            levels = torch.empty(1, 3, n_frames, side_px, side_px)
+            codec.encode(levels.to(dtype))
+        latents = torch.empty(codec.tae.latent_shape((1, 3, n_frames, side_px, side_px)), dtype=dtype)[None]
+        with torch.no_grad(), live_bytes() as decoding:
+            pixels = torch.empty(1, 3, n_frames, side_px, side_px, dtype=dtype)
+            codec.decode(latents, n_frames)
+        del levels, pixels
+    weights = sum(p.nbytes for p in codec.tae.parameters())
+    return encoding.peak_bytes + weights, decoding.peak_bytes + weights
 
 
 @lru_cache(maxsize=16)

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, zeros_like
 
 from manifests.deny import DenyList
-from training.data.batch import DataConfig, load_pixels, open_shards, read_beside, unit
+from training.data.batch import DataConfig, Latents, load_pixels, open_shards, read_beside, unit
 from training.data.beside import Partners
 from training.data.index import Sample
 from training.errors import SampleError, TrainingError
 from training.parallel.engine import Engine
 from training.tasks.task import Heard, Task
-from training.tasks.text_to_video import TextToVideoTask
+from training.tasks.text_to_video import LATENTS, TextToVideoTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,9 @@ class HeldOut:
         return HeldOut(self.samples, tuple(turns), gone)
 
 
-def load_held_out(dataset: Path, samples: list[Sample], config: DataConfig, rank: int, world: int, counts: bool = True) -> HeldOut:
+def load_held_out(
+    dataset: Path, samples: list[Sample], config: DataConfig, rank: int, world: int, counts: bool = True, latents: Latents | None = None
+) -> HeldOut:
     """The first `validate_clips` of the held-out samples, decoded at their start and centre; each rank has its share of each kind.
 
     Without `counts` no turn counts: another rank with the same share speaks for it. Every rank has as many turns, of the same shapes in
@@ -78,24 +80,32 @@ def load_held_out(dataset: Path, samples: list[Sample], config: DataConfig, rank
         for place in range(rank, -(-len(numbers) // world) * world, world):
             number = numbers[place] if place < len(numbers) else numbers[0]
             try:
-                turns.append(load_turn(dataset, chosen[number], config, number, counts and place < len(numbers)))
+                turns.append(load_turn(dataset, chosen[number], config, number, counts and place < len(numbers), latents=latents))
             except SampleError as error:
                 raise TrainingError(f"hold-out: expected readable clips, found {error}") from error
     return HeldOut(chosen, tuple(turns))
 
 
 def load_turn(
-    dataset: Path, sample: Sample, config: DataConfig, number: int = 0, counted: bool = True, denied: DenyList | None = None
+    dataset: Path,
+    sample: Sample,
+    config: DataConfig,
+    number: int = 0,
+    counted: bool = True,
+    denied: DenyList | None = None,
+    latents: Latents | None = None,
 ) -> Turn:
-    """The sample's first window and its centre, and what is given beside it; SampleError when it cannot be read, or was taken down."""
+    """The sample's first window and its centre, and what is given beside it, as `latents` its latents where they were made beforehand;
+    SampleError when it cannot be read, or was taken down."""
     levels, shards = load_pixels(dataset, sample, config, None, denied), open_shards(dataset, config)
     alone = Partners([sample])  # a held-out clip is measured under its own person
     found, _ = read_beside(
         lambda s: shards.read(s, config.verify_sha256, denied), sample, config, None, ("validate/v1", sample.clip_id), alone
     )
-    return Turn(
-        number, torch.from_numpy(levels).permute(3, 0, 1, 2), counted, {name: torch.from_numpy(values) for name, values in found.items()}
-    )
+    beside = {name: torch.from_numpy(values) for name, values in found.items()}
+    if latents is not None and (mean := latents.read(sample, config)) is not None:
+        beside[LATENTS] = mean
+    return Turn(number, torch.from_numpy(levels).permute(3, 0, 1, 2), counted, beside)
 
 
 def _emptied(turn: Turn, stand_in: int) -> Turn:

@@ -36,6 +36,7 @@ from training.models.transformer import TransformerConfig
 from training.parallel.engine import EngineConfig as TrainingEngine
 from training.tasks.flow_config import FlowConfig
 from training.tasks.make import make_task
+from training.validate import load_turn
 
 pytestmark = [pytest.mark.train, pytest.mark.timeout(600)]
 
@@ -96,7 +97,7 @@ def test_latents_made_beforehand_are_those_made_on_the_fly(copy: Path, tae: Path
 
 def test_training_reads_latents_in_place_of_pixels(copy: Path, tae: Path, tmp_path: Path) -> None:
     """A run with a folder of latents decodes no training clip: their bytes are gone from the shards when its steps begin. The task's
-    losses are those of pixels encoded on the fly, to the bit."""
+    losses are those of pixels encoded on the fly, to the bit; so are its measures of held-out clips."""
     out, run = tmp_path / "latents", tmp_path / "run"
     encode_latents(copy, out, tae, CONFIG, LOCAL, QUIET)
     config, version = with_flow(tae=str(tae), latents_folder=str(out)), ManifestStore(copy).version()
@@ -117,6 +118,13 @@ def test_training_reads_latents_in_place_of_pixels(copy: Path, tae: Path, tmp_pa
     encoded = BatchLoader(copy, plan, CONFIG.data, 0, 1, latent_cache(config, run)).batch(0)
     losses = [task.loss("transformer", {"transformer": model}, b, b.unit()).total for b in (plain, encoded)]
     assert encoded.encoded and torch.equal(*losses)
+    sample, scores = plan.held_out[0], []
+    for kept in (None, latent_cache(config, run)):
+        turn = load_turn(copy, sample, CONFIG.data, latents=kept)
+        assert ("latents" in turn.beside) == (kept is not None)
+        task.held = {sample.clip_id: {name: value[None] for name, value in turn.beside.items()}}
+        scores.append(task.score(model, sample, turn.given(torch.device("cpu"), torch.float32), torch.float32))
+    assert torch.equal(*scores)
     logged = [row["loss"] for row in read_log(run, "train")]
     assert len(logged) == 3 and logged[0] == pytest.approx(losses[0].mean().item(), rel=1e-6)
 

@@ -132,8 +132,9 @@ def _open(data: bytes, where: str, demuxer: str) -> Any:
     decoded to learn their format, which costs a twentieth of a small clip and which the decoder finds out anyway."""
     import av
 
+    undecoded: Any = [{"skip_frame": "all"}]
     try:
-        return av.open(io.BytesIO(data), format=demuxer, stream_options=[{"skip_frame": "all"}])
+        return av.open(io.BytesIO(data), format=demuxer, stream_options=undecoded)
     except (av.FFmpegError, ValueError) as error:
         raise SampleError(where, "open", demuxer, str(error)) from error
 

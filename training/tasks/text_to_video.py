@@ -25,6 +25,9 @@ from training.models.transformer import IDENTITY, Block, Transformer, inherit, i
 from training.tasks.flow_config import KINDS, FlowConfig
 from training.tasks.task import SampleLoss
 
+LATENTS = "latents"
+"""Of what is beside a held-out clip: its latents, where they were made beforehand."""
+
 Key = tuple[object, ...]
 """What the draws of one sample are keyed by, before their purpose: the same sample in the same pass gets the same draws anywhere."""
 
@@ -102,8 +105,10 @@ class TextToVideoTask:
 
     def asked(self, pixels: Tensor, clips: Sequence[str], keys: Sequence[Key], batch: Batch | None) -> Asked:
         """What the model is to make of the clips' pixels (B, 3, T, H, W), and under what. `batch` is the batch that they are, in training."""
-        encoded = batch is not None and batch.encoded
-        x_1 = self._codec.normalise(pixels) if encoded else self._codec.encode(pixels)
+        made = pixels if batch is not None and batch.encoded else None
+        if batch is None and (kept := self.beside(None, clips).get(LATENTS)) is not None:
+            made = kept.to(pixels.device)
+        x_1 = self._codec.encode(pixels) if made is None else self._codec.normalise(made)
         return Asked(x_1, [self._prompt(c) for c in clips])
 
     def beside(self, batch: Batch | None, clips: Sequence[str]) -> Mapping[str, Tensor]:
