@@ -126,13 +126,14 @@ def _claim(out: Path, run_id: str) -> None:
 
 def derived_datasets(store: ManifestStore) -> list[Path]:
     """The datasets that were made of this one by this command, where they still are."""
+    return [folder for folder in derived_folders(store) if (folder / "manifest").exists() or (folder / "work").exists()]
+
+
+def derived_folders(store: ManifestStore) -> list[Path]:
+    """The folders that this command was told to make datasets of this one in, there or not."""
     runs = store.read("runs", columns=["command", "config_json"]).to_pylist()
     named = (json.loads(r["config_json"]).get("folder") for r in runs if r["command"] == COMMAND)  # the run in OUT itself names none
-    return [
-        Path(folder)
-        for folder in sorted(set(filter(None, named)))
-        if (Path(folder) / "manifest").exists() or (Path(folder) / "work").exists()
-    ]
+    return [Path(folder) for folder in sorted(set(filter(None, named)))]
 
 
 def forget_work(out: Path, clip_ids: Iterable[str]) -> None:
@@ -262,7 +263,7 @@ def _commit(
     kept = [dataclasses.replace(clips[r.clip_id], clip_no=i, caption_no=i, shard_no=shard_of[i], **named) for i, r in enumerate(made)]
     said = {"captioner": "backtranslation", "captioner_version": editor.export.sha256[:32]}
     tables = {
-        "sources": to_table(Source, from_table(Source, store.read("sources"))),
+        "sources": to_table(Source, [s for s in from_table(Source, store.read("sources")) if s.source_no in {a.source_no for a in assets}]),
         "assets": to_table(Asset, [dataclasses.replace(a, scan_part=None) for a in assets]),
         "clips": to_table(Clip, kept),
         "captions": to_table(Caption, [Caption(caption_no=i, clip_no=i, text=r.undo, **said) for i, r in enumerate(made)]),

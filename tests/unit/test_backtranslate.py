@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import save
 
 from manifests.deny import DenyList
+from manifests.events import Exposure
 from manifests.ids import digest
 from manifests.records import Asset, Caption, Clip, Source
 from manifests.schema import from_table, to_table
@@ -18,8 +20,9 @@ from manifests.takedown import Selector, survey
 from pipelines import backtranslate as pipeline
 from pipelines.backtranslate import BacktranslateConfig, backtranslate
 from pipelines.progress import Progress
-from pipelines.takedown import execute
+from pipelines.takedown import execute, with_derived
 from pipelines.takedown_case import Request
+from pipelines.trace import trace_clip
 from tests.train.conftest import build_dataset, moving_pattern
 from training import edits
 from training.data.batch import BatchLoader, DataConfig
@@ -172,7 +175,13 @@ def test_a_takedown_of_the_real_clip_is_one_of_its_edit(dataset: Path, models: P
     mine = before[clip.clip_id]
     place = (mine, *filter(None, [mine.other("source.mp4")]))
     request = Request(selectors=(Selector(kind="asset", value=clip.asset_id),), basis="copyright", reason="test")
-    _, receipt = execute(dataset, request, survey(store, request.selectors, lambda exposure, clip: None), None, lambda step: None)
+    denied = []
+
+    def said(step: str) -> None:
+        denied.append(clip.clip_id in DenyList(out).clips())
+
+    _, receipt = execute(dataset, request, survey(store, request.selectors, lambda exposure, clip: None), None, said)
+    assert all(denied), "from the first step on"
     assert json.loads(receipt.read_text())["done"]["derived"] == {str(out.resolve()): 1}
     assert clip.clip_id in DenyList(out).clips() and len(load_samples(out, theirs.version())) == 5
     for part in place:
@@ -181,6 +190,42 @@ def test_a_takedown_of_the_real_clip_is_one_of_its_edit(dataset: Path, models: P
     left = next(s for i, s in before.items() if i != clip.clip_id)
     data = (out / left.shard_path).read_bytes()[left.offset : left.offset + left.size_bytes]
     assert hashlib.sha256(data).digest() == left.sha256
+
+
+def test_checkpoints_that_saw_an_edit_are_found_from_the_real_clip(dataset: Path, models: Path, tmp_path: Path) -> None:
+    """`trace` and the survey of a takedown name the training on edits too; a dataset of edits that is not there is in the receipt; of sources
+    the edits' manifest has only those that their files are from."""
+    out = tmp_path / "edits"
+    backtranslate(dataset, [models], out, ANY, "cpu", Progress(quiet=True))
+    store, theirs = ManifestStore(dataset), ManifestStore(out)
+    held = {a.source_no for a in from_table(Asset, theirs.read("assets"))}
+    assert {s.source_no for s in from_table(Source, theirs.read("sources"))} == held
+    settings = PlanSettings(
+        stage="edit_3",
+        manifest_version=0,
+        sets=(),
+        seed=0,
+        global_batch=1,
+        image_batches=0,
+        video_batches=1,
+        holdout_share=0.2,
+        min_frames=1,
+    )
+    plan = Plan(settings, load_samples(out, theirs.version()))
+    seen = plan.clip_ids(0)[0]
+    exposure = Exposure(
+        run_no=0, checkpoint="checkpoints/step-00000001", run_path=str(tmp_path / "edit_3"), stage="edit_3", manifest_version=theirs.version(),
+        plan_digest=plan.digest, plan_json=plan.json, first_step=0, end_step=1, n_samples=1, rolling_digest="0" * 32, exceptions_json="[]",
+    )  # fmt: skip
+    theirs.commit("exposed", append={"exposures": to_table(Exposure, [exposure])})
+    assert [s.stage for s in trace_clip(dataset, seen)[1]] == ["edit_3"]
+    asset = next(c.asset_id for c in from_table(Clip, store.read("clips")) if c.clip_id == seen)
+    radius = with_derived(store, survey(store, (Selector(kind="asset", value=asset),), lambda exposure, clip: None))
+    assert [c.first_steps for c in radius.checkpoints] == [{seen: 0}]
+    shutil.move(out, tmp_path / "elsewhere")
+    request = Request(selectors=(Selector(kind="asset", value=asset),), basis="copyright", reason="test")
+    _, receipt = execute(dataset, request, radius, None, lambda step: None)
+    assert json.loads(receipt.read_text())["done"]["derived_not_found"] == [str(out.resolve())]
 
 
 def test_only_an_editor_can_edit(dataset: Path, models: Path, tmp_path: Path) -> None:
