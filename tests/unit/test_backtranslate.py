@@ -19,6 +19,7 @@ from manifests.tables import ManifestError, ManifestStore
 from manifests.takedown import Selector, survey
 from pipelines import backtranslate as pipeline
 from pipelines.backtranslate import BacktranslateConfig, backtranslate
+from pipelines.exposures import first_step
 from pipelines.progress import Progress
 from pipelines.takedown import execute, with_derived
 from pipelines.takedown_case import Request
@@ -212,13 +213,15 @@ def test_checkpoints_that_saw_an_edit_are_found_from_the_real_clip(dataset: Path
         min_frames=1,
     )
     plan = Plan(settings, load_samples(out, theirs.version()))
-    seen = plan.clip_ids(0)[0]
+    seen, early = plan.clip_ids(0)[0], Plan(settings, load_samples(out, theirs.version(), groups_by_clip=True))
     exposure = Exposure(
         run_no=0, checkpoint="checkpoints/step-00000001", run_path=str(tmp_path / "edit_3"), stage="edit_3", manifest_version=theirs.version(),
         plan_digest=plan.digest, plan_json=plan.json, first_step=0, end_step=1, n_samples=1, rolling_digest="0" * 32, exceptions_json="[]",
     )  # fmt: skip
     theirs.commit("exposed", append={"exposures": to_table(Exposure, [exposure])})
     assert [s.stage for s in trace_clip(dataset, seen)[1]] == ["edit_3"]
+    before = dataclasses.replace(exposure, plan_json=early.json, plan_digest=early.digest)
+    assert first_step(out)(before, early.clip_ids(0)[0]) == 0, "a plan whose hold-out was drawn by clips is replayed too"
     asset = next(c.asset_id for c in from_table(Clip, store.read("clips")) if c.clip_id == seen)
     radius = with_derived(store, survey(store, (Selector(kind="asset", value=asset),), lambda exposure, clip: None))
     assert [c.first_steps for c in radius.checkpoints] == [{seen: 0}]

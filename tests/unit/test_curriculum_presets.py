@@ -78,3 +78,24 @@ def test_large_pictures_are_learnt_from_large_pictures() -> None:
 
             data = config.load(TrainConfig, f"train/{stage}", preset, []).data
             assert data.sets and (data.size_px < 512 or not small & set(data.sets)), (stage, preset)
+
+
+def test_the_named_towers_are_public_ones() -> None:
+    """Widths that the presets give the three users of MetaCLIP are those of the public sizes that their folders are named after: text of bigG; of
+    H pictures' tokens for a person, and features of frames for sound."""
+    import open_clip
+
+    from training.config import TrainConfig
+
+    large, huge = open_clip.get_model_config("ViT-bigG-14-quickgelu"), open_clip.get_model_config("ViT-H-14-quickgelu")
+    stages = {path.parent.name for path in Path(config.CONF, "train").glob("*/paper.yaml")}
+    for stage, preset in ((s, p) for s in sorted(stages) for p in ("paper", "h200")):
+        found = config.load(TrainConfig, f"train/{stage}", preset, [])
+        if found.flow and found.flow.text.metaclip:
+            assert found.flow.text.metaclip == "weights/metaclip-bigg" and found.flow.model.metaclip_width == large["text_cfg"]["width"]
+        if found.flow and found.flow.personal:
+            tower = found.flow.personal.tower
+            assert found.flow.personal.weights == "weights/metaclip-h"
+            assert (tower.width, tower.layers) == (huge["vision_cfg"]["width"], huge["vision_cfg"]["layers"])
+        if found.sound:
+            assert found.sound.watch.metaclip == "weights/metaclip-h" and found.sound.model.video_width == huge["embed_dim"]
