@@ -209,7 +209,7 @@ def test_what_an_editor_and_a_generator_of_sound_read_is_encoded_too(copy: Path,
     assert cache.missing(["", f"FPS-24 pan left {said}", f"pan left {said}", *edits.instructions()]) == [] and cache.missing(["other"])
     drawn = {edits.edit(torch.zeros(3, 1, 16, 16), ("any", i)).instruction for i in range(300)}
     assert drawn <= set(edits.instructions())
-    sound = SoundStage(model=SoundConfig(layers=1, width=16, ffn=16, heads=2, text_width=16), text=words)
+    sound = SoundStage(model=SoundConfig(layers=1, width=16, ffn=16, heads=2, text_width=16, video_width=128), text=words)
     listens = TrainConfig(stage="audio", sound=sound, data=DataConfig(size_px=32, resize_px=32, n_frames=4, sound_frames=20))
     assert encode_text(copy, tmp_path / "sound", listens, LOCAL, QUIET)["clips"] == sum(bool(s.has_sound) for s in load_samples(copy, 0))
 

@@ -24,6 +24,7 @@ CLIPS: list[dict[str, Any]] = [
     {"kind": "image", "width": 2000, "height": 1500},
     {"kind": "image", "width": 400, "height": 300},
     {"kind": "video", "width": 1920, "height": 1080},
+    {"kind": "video", "width": 1920, "height": 1080, "picks": "personal_sft=yes"},
     {"kind": "video", "width": 1920, "height": 1080, **ALONE},
     {"kind": "video", "width": 1920, "height": 1080, "picks": "sft=yes,audio_cinematic=yes", **ALONE, "aesthetic": 6.0},
     {"kind": "video", "width": 1280, "height": 720, "motion": 1.0, **ALONE},
