@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from manifests.signing import SigningError, generate_key, load_public, load_signer
+from training.credentials import SOURCE_TYPE, Credentials
 from training.errors import TrainingError
-from training.film import SOURCE_TYPE, Credentials, Film, glance, preview, read_film, read_note
+from training.film import Film, glance, preview, read_film
+from training.film_note import read_note
 
 
 def film(seed: int = 0, *, sound: bool = True) -> Film:

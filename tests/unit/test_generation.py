@@ -25,7 +25,8 @@ from training.degradation import UpsampleConfig
 from training.edits import TASKS, EditConfig
 from training.errors import TrainingError
 from training.exports import find_exports
-from training.film import Film, read_film, read_note
+from training.film import Film, read_film
+from training.film_note import read_note
 from training.flow import SamplerConfig
 from training.generation import ASPECTS, MoviePipeline
 from training.identity import PersonalConfig
@@ -397,7 +398,7 @@ def test_a_film_is_verified(curriculum: Path, tmp_path: Path) -> None:
     command = ["generate", "a thing", "--models", str(curriculum), "--out", str(film), "--no-upsample", "--sign", str(tmp_path / "key")]
     assert CliRunner().invoke(app, command).exit_code == 0
     said = json.loads(CliRunner().invoke(app, ["verify", str(film), "--key", str(tmp_path / "key.pub"), "--json"]).stdout)
-    assert said["holds"] and said["models"]["video"]["stage"] == "video_sft" and said["request"]["prompt"] == "a thing"
+    assert said["holds"] and said["note"]["models"]["video"]["stage"] == "video_sft" and said["note"]["request"]["prompt"] == "a thing"
     assert "video_sft" in CliRunner().invoke(app, ["verify", str(film)]).stdout
     data = bytearray(film.read_bytes())
     data[data.index(b"mdat") + 100] ^= 1
