@@ -59,6 +59,16 @@ def remuxed(source: bytes, path: Path, late_s: float = 0.0, sound_late_s: float 
     return path
 
 
+def write_prores(path: Path) -> Path:
+    """A QuickTime film of a codec that mp4 has no place for."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("prores_ks", rate=24)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv422p10le"
+        out.mux(stream.encode(av.VideoFrame.from_ndarray(shades([40])[0], format="rgb24")))
+        out.mux(stream.encode(None))
+    return path
+
+
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
 def test_pictures_are_turned_as_the_container_says(tmp_path: Path, degrees: int, mirrored: bool) -> None:
@@ -186,11 +196,7 @@ def test_a_film_that_mp4_cannot_hold_is_said_before_its_sound_is_made(tmp_path: 
     """Pictures in ProRes cannot be put in an mp4 as they are; a file without pictures has none to dub."""
     write_video(tmp_path / "a.mp4", shades([40]))
     check_dubbing(tmp_path / "a.mp4")
-    with av.open(str(tmp_path / "b.mov"), "w") as out:
-        stream = out.add_stream("prores_ks", rate=24)
-        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv422p10le"
-        out.mux(stream.encode(av.VideoFrame.from_ndarray(shades([40])[0], format="rgb24")))
-        out.mux(stream.encode(None))
+    write_prores(tmp_path / "b.mov")
     (tmp_path / "c.mp4").write_bytes(b"no film")
     for name in ("b.mov", "c.mp4"):
         with pytest.raises(TrainingError, match=f"{name}: soundtrack: expected pictures that an mp4 can hold"):
