@@ -100,12 +100,14 @@ def _digest(data: bytes, path: Path) -> str:
 
 def digest(data: bytes) -> str:
     """SHA-256 over an mp4's streams and packets as they are stored, and over all that says how they are shown: sizes, rates, time bases, the
-    codecs' own headers, display matrix, aspect, colours. It does not change when the container is written anew."""
+    codecs' own headers, display matrix, aspect, colours, which streams play. It does not change when the container is written anew. What
+    PyAV does not tell is not in it: a clean aperture, the rates of an edit list, the volume of a track."""
     whole = hashlib.sha256()
     with opened(data) as container:
         for stream in container.streams:
             codec = stream.codec_context  # None of a stream of times or data
-            said = (stream.index, stream.type, codec and codec.name, stream.time_base, stream.start_time, *_shown(container, stream))
+            plays = (stream.time_base, stream.start_time, int(stream.disposition))
+            said = (stream.index, stream.type, codec and codec.name, *plays, *_shown(container, stream))
             whole.update(f"{said}\n".encode() + ((codec and codec.extradata) or b""))
             for packet in container.demux(stream):
                 if packet.size:
