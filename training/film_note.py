@@ -46,11 +46,9 @@ def read_note(path: Path, key: "SSlibKey | None" = None) -> dict[str, Any]:
     data, envelope = _envelope(path)
     statement = unseal(envelope, key)
     if statement.predicate_type != PREDICATE:
-        older = (
-            "; that of an earlier version does not say how the film is shown: make the film again"
-            * statement.predicate_type.startswith(_PREDICATES)
-        )
-        raise SigningError(f"{path}: expected a note of type {PREDICATE}, found {statement.predicate_type}{older}")
+        older = statement.predicate_type.startswith(_PREDICATES)
+        why = "; that of an earlier version does not say how the film is shown: make the film again" if older else ""
+        raise SigningError(f"{path}: expected a note of type {PREDICATE}, found {statement.predicate_type}{why}")
     found = _digest(data, path)
     if found != statement.sha256:
         raise SigningError(

@@ -1,5 +1,6 @@
 """Generated films: pictures and sound come back, and the note speaks of this film and no other."""
 
+import contextlib
 import datetime
 import io
 import json
@@ -16,7 +17,7 @@ from curation.credentials import read_credentials
 from manifests.signing import SigningError, Statement, generate_key, load_public, load_signer, seal
 from training.credentials import COMPOSITE_TYPE, SOURCE_TYPE, Credentials
 from training.errors import TrainingError
-from training.film import Film, encode_film, glance, preview, read_film
+from training.film import Film, check_dubbing, encode_film, glance, preview, read_film
 from training.film_note import digest, has_note, note_signers, read_note
 
 
@@ -280,6 +281,17 @@ def test_hostile_films_end_in_a_sentence(tmp_path: Path) -> None:
     for name in ("comment", "half"):
         with pytest.raises(SigningError):
             read_note(tmp_path / f"{name}.mp4")
+
+
+@pytest.mark.parametrize("change", [(b"avc1", b"xxxx"), (b"mp4a", b"xxxx"), (b"vide", b"tmcd"), (b"soun", b"tmcd"), (b"avcC", b"free")])
+def test_streams_that_nobody_can_decode_end_in_a_sentence(tmp_path: Path, change: tuple[bytes, bytes]) -> None:
+    """A codec that is unknown, pictures or sound that call themselves times, and a codec's header that is away: whoever reads the film or its
+    note gets what is there, or is told what is not."""
+    film().save(tmp_path / "a.mp4")
+    (tmp_path / "b.mp4").write_bytes((tmp_path / "a.mp4").read_bytes().replace(*change))
+    for read in (read_note, read_film, lambda path: glance(path, 4.0, 16), lambda path: preview(path, 2), check_dubbing):
+        with contextlib.suppress(TrainingError, SigningError):
+            read(tmp_path / "b.mp4")
 
 
 def test_a_long_film_is_previewed_as_it_streams(tmp_path: Path) -> None:
