@@ -60,6 +60,10 @@ def generate(
         typer.Option("--rewriter", help="OpenAI-compatible address of a model that rewrites prompts, e.g. http://localhost:8000/v1."),
     ] = None,
     rewriter_model: Annotated[str, typer.Option("--rewriter-model", help="Its name there.")] = "default",
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace what lies at --out even where it was not made by this command, or is the film given."),
+    ] = False,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 …; a GPU where there is one if not given.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -77,19 +81,19 @@ def generate(
       dailies generate --prompts MovieGenVideoBench.txt --models curriculum --out bench --seed 1
     """
     from manifests.signing import SigningError, load_signer
-    from pipelines.generate import PromptError, Wanted, read_prompts
+    from pipelines.generate import OutError, PromptError, Wanted, read_prompts
     from pipelines.generate import generate as run
     from pipelines.generate import soundtrack as dub
     from pipelines.progress import Progress
     from pipelines.rewrite import RewriteConfig, RewriteError
+    from training.credentials import Credentials
     from training.errors import TrainingError
-    from training.film import Credentials
 
     if (prompt is None) == (prompts is None) or not models:
         raise typer.BadParameter("expected a PROMPT or --prompts FILE, and --models FOLDER")
     if (certificate is None) != (certificate_key is None):
         raise typer.BadParameter("expected --certificate and --certificate-key together")
-    with errors(TrainingError, SigningError, PromptError, RewriteError):
+    with errors(TrainingError, SigningError, PromptError, RewriteError, OutError):
         listed = read_prompts(prompts) if prompts is not None else [prompt or ""]
         if out.suffix == ".mp4" and len(listed) * count > 1:
             raise PromptError(f"{out}: expected a folder for {len(listed) * count} films, found the name of one")
@@ -106,10 +110,11 @@ def generate(
         signer = load_signer(sign) if sign else None
         credentials = Credentials(chain=certificate, key=certificate_key) if certificate and certificate_key else None
         progress = Progress(quiet=as_json)
-        wanted = Wanted(wishes=wishes, stage=stage, seed=seed, count=count, rewriter=rewriting)
+        wanted = Wanted(wishes=wishes, stage=stage, seed=seed, count=count, rewriter=rewriting, overwrite=overwrite)
         pipeline = load_pipeline(models, device)
         if soundtrack is not None:
-            made = [dub(pipeline, soundtrack, listed[0], out, seed, "segments" if segments else "windows", signer, credentials)]
+            extension: Literal["segments", "windows"] = "segments" if segments else "windows"
+            made = [dub(pipeline, soundtrack, listed[0], out, seed, extension, signer, credentials, overwrite)]
         else:
             made = run(pipeline, listed, out, wanted, signer, credentials, progress.say)
     if as_json:
@@ -151,13 +156,13 @@ def evaluate(
     from pipelines.evaluate import PAGE
     from pipelines.evaluate import evaluate as run
     from pipelines.evaluate_models import EvaluateConfig
-    from pipelines.generate import PromptError, read_prompts
+    from pipelines.generate import OutError, PromptError, read_prompts
     from pipelines.progress import Progress
     from training.errors import TrainingError
 
     if (data is None and prompts is None) or (release and data is None):
         raise typer.BadParameter("expected --data DATASET, --prompts FILE, or both; --release is one of --data")
-    with errors(TrainingError, PromptError):
+    with errors(TrainingError, PromptError, OutError):
         listed = read_prompts(prompts)[:first] if prompts is not None else []
         config = EvaluateConfig(clips=clips, lpips=lpips, clip=clip, wishes={"steps": steps, "upsample": upsample}, seed=seed)
         progress = Progress(quiet=as_json)

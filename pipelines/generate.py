@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from manifests.ids import digest
 from manifests.signing import SigningError
-from pipelines.film_page import FRAMES, Group, Shown, loudness_picture, strip, write_page
+from pipelines.film_page import FRAMES, Group, Shown, is_page, loudness_picture, strip, write_page
 from pipelines.rewrite import RewriteConfig, rewrite
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 
-    from training.film import Credentials
+    from training.credentials import Credentials
     from training.generation import MoviePipeline
     from training.sound_generation import Extension
 
@@ -27,6 +27,10 @@ _COLUMNS = ("prompt", "video_prompt", "caption", "text")
 
 class PromptError(ValueError):
     """A prompt file cannot be read; the message names file and place."""
+
+
+class OutError(ValueError):
+    """What is made cannot lie at OUT, or something that was not made here would be lost; the message names it and what helps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +43,8 @@ class Wanted:
     count: int = 1
     """Films of each prompt, each from a seed of its own."""
     rewriter: RewriteConfig | None = None
+    overwrite: bool = False
+    """What lies at OUT may be lost, whoever made it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,18 +90,45 @@ def generate(
 ) -> list[Made]:
     """The films of all prompts are in the folder `out` (or one is the file `out`), and the page beside them shows them.
 
-    A film that is there and says that it was made from the same models and the same request is left as it is.
+    A film that is there and says that it was made from the same models and the same request is left as it is. OutError where anything else
+    would be lost: a film without a note, what the films are made from, a page of others.
     """
     single = out.suffix == ".mp4"
+    if not single and out.exists() and not out.is_dir():
+        raise OutError(f"{out}: expected a folder, or the name of an mp4, found a file")
+    page = out.with_suffix(".html") if single else out / PAGE
+    seeds = [wanted.seed + i for i in range(wanted.count)]
+    paths = [[out if single else out / f"{i:04d}-{digest('film/v1', p)[:8]}-{seed}.mp4" for seed in seeds] for i, p in enumerate(prompts)]
+    inputs = [Path(value) for name in ("photo", "clip") if (value := wanted.wishes.get(name))]
+    check_out([path for of_prompt in paths for path in of_prompt], page, inputs, wanted.overwrite, named_here=not single)
     made: list[Made] = []
-    for number, prompt in enumerate(prompts):
+    for prompt, of_prompt in zip(prompts, paths, strict=True):
         read_as = rewrite(prompt, wanted.rewriter) if wanted.rewriter else prompt
-        for i in range(wanted.count):
-            seed = wanted.seed + i
-            path = out if single else out / f"{number:04d}-{digest('film/v1', prompt)[:8]}-{seed}.mp4"
+        for path, seed in zip(of_prompt, seeds, strict=True):
             made.append(_film(pipeline, path, prompt, read_as, seed, wanted, signer, credentials, say))
-    _page(made, out.with_suffix(".html") if single else out / PAGE)
+    _page(made, page)
     return made
+
+
+def check_out(films: Sequence[Path], page: Path, inputs: Sequence[Path], overwrite: bool, named_here: bool = False) -> None:
+    """OutError where a film or the page would take the place of an input, or of what was not made here, and nobody asked for that.
+
+    `named_here`: the films' names were made up here, so what bears one was made here too, if only the half of it.
+    """
+    from training.film_note import has_note
+
+    for path in (p for p in (*films, page) if p.exists()):
+        if path.is_dir():
+            raise OutError(f"{path}: expected the name of a file, found a folder")
+        if overwrite:
+            continue
+        if any(i.exists() and path.samefile(i) for i in inputs):
+            raise OutError(f"{path}: expected another file than those given, found one of them, which would be lost: choose another --out")
+        if not (is_page(path) if path == page else named_here or has_note(path)):
+            what = "a page" if path == page else "a film with a note"
+            raise OutError(
+                f"{path}: expected no file, or {what} of `dailies generate`, found another: choose another --out, or --overwrite"
+            )
 
 
 def soundtrack(
@@ -107,14 +140,22 @@ def soundtrack(
     extension: "Extension" = "windows",
     signer: "CryptoSigner | None" = None,
     credentials: "Credentials | None" = None,
+    overwrite: bool = False,
 ) -> Made:
-    """`out` is the film with its pictures as they are and a sound made for them, as long as they last; and a page beside it."""
-    from training.film import dubbed, save_mp4
+    """`out` is the film with its pictures as they are and a sound made for them, as long as they last; and a page beside it.
 
+    OutError, or TrainingError where an mp4 cannot hold the pictures, before any sound is made.
+    """
+    from training.film import check_dubbing, dubbed, save_mp4
+
+    if out.suffix != ".mp4":
+        raise OutError(f"{out}: soundtrack: expected the name of an mp4, found {'a folder' if out.is_dir() else 'another name'}")
+    check_out([out], out.with_suffix(".html"), [film], overwrite)
+    check_dubbing(film)
     sound = pipeline.soundtrack(film, text, seed, extension)
     request = {"prompt": text, "seed": seed, "extension": extension, "film": hashlib.sha256(film.read_bytes()).hexdigest()}
     made_from = {"request": request, "models": pipeline.sound_notes}
-    save_mp4(dubbed(film, sound), out, made_from, signer, credentials)
+    save_mp4(dubbed(film, sound), out, made_from, signer, credentials, film)
     made = Made(path=out, prompt=text, read_as=text, seed=seed, new=True, made_from=made_from)
     _page([made], out.with_suffix(".html"))
     return made
@@ -131,7 +172,7 @@ def _film(
     credentials: "Credentials | None",
     say: Callable[[str], None],
 ) -> Made:
-    from training.film import Credentials, read_note
+    from training.film_note import read_note
     from training.generation import Request
 
     request = Request(prompt=read_as, seed=seed, **wanted.wishes)
@@ -141,11 +182,11 @@ def _film(
         except SigningError:
             note = {}  # another film, a part of one, or one that is not signed: made anew
         wished = json.loads(json.dumps({"request": request.note(), "models": pipeline.notes(request, wanted.stage)}))
-        if note == wished and (credentials is None or Credentials.lie_in(path)):
+        if note == wished and (credentials is None or credentials.lie_in(path, note)):
             say(f"{path}: there already")
             return Made(path=path, prompt=prompt, read_as=read_as, seed=seed, new=False, made_from=note)
     film = pipeline(read_as, stage=wanted.stage, on_step=say, seed=seed, **wanted.wishes)
-    film.save(path, signer, credentials)
+    film.save(path, signer, credentials, Path(request.clip) if request.clip else None)
     return Made(path=path, prompt=prompt, read_as=read_as, seed=seed, new=True, made_from=film.made_from)
 
 

@@ -194,11 +194,13 @@ class MoviePipeline:
     def edit(self, video: Generator, request: Request) -> tuple[Tensor, Fraction, Any]:
         """The clip of the request as its prompt instructs, at the area trained on and no longer than the model knows, with its own sound."""
         longest = 8 * transformer_of(video.model).config.max_t
-        source = read_film(Path(request.clip or ""), min(request.n_frames or longest, longest))
+        size_px = int(video.trained["size_px"])
+        source = read_film(
+            Path(request.clip or ""), min(request.n_frames or longest, longest), lambda width, height: size_of(width, height, size_px)
+        )
         frames = source.frames
-        width, height = size_of(frames.shape[2], frames.shape[1], int(video.trained["size_px"]))
-        x = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
-        x = _covering(x, height, width).transpose(0, 1)[None].to(self.device, self.dtype)
+        height, width = frames.shape[1:3]
+        x = (torch.from_numpy(frames).to(self.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1).to(self.dtype)
         task = cast(EditTask, self.fitted(video, request, len(frames), height, width))
         made = task.edit(video.model, x, [request.prompt], "edit/v1", request.seed)[0]
         return made, source.fps, source.sound if request.sound else None
