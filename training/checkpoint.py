@@ -17,7 +17,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,13 +77,38 @@ def read_info(path: Path, *, verify: bool) -> CheckpointInfo:
 
 def newest(out: Path) -> CheckpointInfo | None:
     """The newest complete checkpoint, every hash checked; damaged newer ones are named in a warning and passed over."""
+    for info in candidates(out):
+        if (wrong := damage(info)) is None:
+            return info
+        log.warning("refused %s", wrong)
+    return None
+
+
+def candidates(out: Path) -> Iterator[CheckpointInfo]:
+    """The checkpoints that may be complete, newest first: sizes are checked, hashes are left to `damage`."""
     for path in sorted((out / FOLDER).glob("step-*"), reverse=True):
         if _NAME.fullmatch(path.name):
             try:
-                return read_info(path, verify=True)
+                yield read_info(path, verify=False)
             except CheckpointError as error:
                 log.warning("refused %s", error)
+
+
+def damage(info: CheckpointInfo, part: int = 0, parts: int = 1) -> str | None:
+    """What is wrong with the checkpoint's files, of `parts` shares of them the share `part`; None when nothing is. Many processes share the
+    reading: one alone would take minutes for the 480 GB of 30 B parameters, and the others would wait."""
+    for name in sorted(info.manifest["files"])[part::parts]:
+        try:
+            _check(info.path / name, info.manifest["files"][name], hashed=True)
+        except CheckpointError as error:
+            return str(error)
     return None
+
+
+def open_info(out: Path, step: int) -> CheckpointInfo:
+    """The checkpoint after `step` steps, which another process has looked at: thousands of processes do not ask for the sizes of as many files."""
+    path = out / FOLDER / f"step-{step:08d}"
+    return CheckpointInfo(path=path, step=step, exposure=_read_json(path / "exposure.json"), manifest=_read_json(path / "manifest.json"))
 
 
 def begin(out: Path, step: int) -> Path:
@@ -149,12 +174,9 @@ class Reader:
     """Reads any rank's pieces out of a checkpoint, whatever number of ranks wrote it."""
 
     def __init__(self, info: CheckpointInfo, rank: int, world: int) -> None:
-        from safetensors import safe_open
-
         self._shapes, self._saved_world = info.manifest["parameters"], info.manifest["world"]
-        self._rank, self._world = rank, world
-        paths = [info.path / _state_name(r, self._saved_world) for r in range(self._saved_world)]
-        self._files = [safe_open(path, framework="pt") for path in paths]
+        self._path, self._rank, self._world = info.path, rank, world
+        self._files: dict[int, Any] = {}
 
     def check_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """The checkpoint is of a model with these parameters; CheckpointError names the first that differs."""
@@ -174,8 +196,16 @@ class Reader:
 
     def names(self, kind: str = "weight") -> list[str]:
         """Names of all parameters that have this kind of state, in the model's order; a discriminator's have no 'ema'."""
-        held = set(self._files[0].keys())
+        held = set(self._file(0).keys())
         return [name for name in self._shapes if f"{kind}/{name}" in held]
+
+    def _file(self, rank: int) -> Any:
+        """The file of a rank that wrote, open from its first use on: of thousands a rank reads one or two."""
+        from safetensors import safe_open
+
+        if rank not in self._files:
+            self._files[rank] = safe_open(self._path / _state_name(rank, self._saved_world), framework="pt")
+        return self._files[rank]
 
     def _numel(self, name: str) -> int:
         numel = 1
@@ -185,7 +215,7 @@ class Reader:
 
     def _read(self, kind: str, name: str, start: int, end: int) -> "Tensor":
         def read(rank: int, first: int, last: int) -> "Tensor":
-            piece: Tensor = self._files[rank].get_slice(f"{kind}/{name}")[first:last]  # type: ignore[no-untyped-call]
+            piece: Tensor = self._file(rank).get_slice(f"{kind}/{name}")[first:last]
             return piece
 
         return read_span(start, end, self._numel(name), self._saved_world, read)

@@ -1,7 +1,7 @@
 """What a run fixes at its first start, beside its index: its parent; of a generator each clip's prompt, and the scale of the latents.
 
 conditions.parquet   clip_id, prompt: the caption in use at the run's manifest version, its rate in front
-latents.json         scale of the latents, SHA-256 of the autoencoder and of the parent
+latents.json         scale of the latents, SHA-256 of the autoencoder and of the parent, digests of the text encoders
 parent.json          of an autoencoder that began from one: SHA-256 of the image autoencoder
 pairs.parquet        clip_id, other_id: of personalisation by pairs of faces, who else shows a clip's person
 principal.safetensors  of an autoencoder that began as a linear code: the principal components of its training clips' blocks
@@ -220,13 +220,15 @@ def _scale(
 ) -> tuple["LatentScale", dict[str, Any]]:
     """The parent's scale, or one measured on training clips; with the digests of autoencoder and parent."""
     from training.latents import LatentScale, load_tae, measure_scale, read_export
+    from training.models.text import load_encoders
 
     if not flow.tae:
         raise TrainingError(
             f"{config.stage}: expected flow.tae, the folder of a trained autoencoder, found none; `dailies train tae` makes it"
         )
     tae, sha256 = load_tae(Path(flow.tae), flow.autoencoder)
-    digests: dict[str, Any] = {"tae_sha256": sha256, "parent_sha256": None}
+    keys = {e.name: e.key for e in load_encoders(flow.text)}
+    digests: dict[str, Any] = {"tae_sha256": sha256, "parent_sha256": None, "text_keys": keys}
     if flow.upsample and flow.upsample.artefacts:
         digests["artefacts_sha256"] = load_tae(Path(flow.upsample.artefacts))[1]
     if flow.parent:

@@ -26,7 +26,7 @@ from training.folder import RunFolder, mark_done
 from training.hearing import write_sounds
 from training.metrics import MetricsWriter
 from training.parallel.ema import ShardedEMA
-from training.parallel.engine import Engine, OptimConfig
+from training.parallel.engine import Engine, OptimConfig, sum_over_ranks
 from training.parallel.mesh import Mesh, make_mesh, share
 from training.parallel.sequence import check_divisible, split_sequence
 from training.pictures import PICTURES, note_shown, write_pictures
@@ -48,11 +48,14 @@ class Run:
         config, dataset = run.config, run.dataset
         self.config, self.out, self.release = config, out, run.release
         self.plan = Plan(config.plan_settings(run.manifest_version), run.samples)
-        self.task: Task = make_task(config, out)
         self.mesh: Mesh = make_mesh(config.engine.sequence_parallel)
+        self.device, self.is_first, mesh = device, self.mesh.rank == 0, self.mesh
+        self.begins_at = self.find_checkpoint()
+        draws = self.is_first and self.begins_at is None  # the others get their shares from the first; a checkpoint has all
+        self.task: Task = make_task(config, out, verified=self.is_first, draws=draws)
         check_divisible(self.plan, self.mesh.sp)
         self.engines: dict[str, Engine] = {}
-        for name, module in self.task.modules(drawn=self.mesh.rank == 0).items():  # the others get their shares from the first
+        for name, module in self.task.modules(drawn=draws).items():
             self.prepare(module)
             optim, prefix = (config.adversary, f"{name}/") if self.engines else (config.optim, "")
             self.engines[name] = Engine(module, self.task.blocks, config.engine, optim, device, prefix)
@@ -61,7 +64,6 @@ class Run:
         latents = latent_cache(config, out)
         pairs = load_pairs(out) if crosses_by_identity(config.data) else None
         self.loader = BatchLoader(dataset, self.plan, config.data, self.mesh.dp_rank, self.mesh.dp_world, latents, pairs)
-        self.is_first, mesh = self.engine.rank == 0, self.mesh
         self.limit(config.engine.timeout_s)
         self.denied = DenyList(dataset)
         gone = self.taken_down(self.plan.held_out)
@@ -115,23 +117,35 @@ class Run:
         if self.mesh.group is not None:
             split_sequence(module, self.mesh.group)
 
+    def find_checkpoint(self) -> checkpoint.CheckpointInfo | None:
+        """The newest whole checkpoint, the same on all ranks, which check its hashes together; damaged ones are named in a warning."""
+        found = checkpoint.candidates(self.out) if self.is_first else iter(())
+        while True:
+            info = next(found, None)
+            step = int(sum_over_ranks(torch.tensor(info.step if info else 0), self.device))
+            if step == 0:
+                return None
+            info = info or checkpoint.open_info(self.out, step)
+            if (wrong := checkpoint.damage(info, self.mesh.rank, self.mesh.world)) is not None:
+                log.warning("refused %s", wrong)
+            if not sum_over_ranks(torch.tensor(float(wrong is not None)), self.device):
+                return info
+
     def resume(self) -> int:
-        """The state is that of the newest complete checkpoint; gives the steps done, 0 without one. All ranks agree on rank 0's choice."""
-        info = checkpoint.newest(self.out) if self.is_first else None
-        step = int(self.engine.sum_over_ranks(torch.tensor(info.step if info else 0)))
-        if step == 0:
+        """The state is that of the checkpoint that was found; gives the steps done, 0 without one."""
+        info = self.begins_at
+        if info is None:
             return 0
-        info = info or checkpoint.read_info(self.out / checkpoint.FOLDER / f"step-{step:08d}", verify=False)
         if info.exposure["plan_digest"] != self.plan.digest:
             raise TrainingError(f"{info.path}: expected plan {self.plan.digest}, found {info.exposure['plan_digest']}")
         reader = checkpoint.Reader(info, self.engine.rank, self.engine.world)
         reader.check_shapes(self.shapes)
         self.skipped |= info.manifest.get("skipped", {})
         for name, engine in self.engines.items():
-            engine.load_local_state(reader.piece, step - self.skipped[name])
+            engine.load_local_state(reader.piece, info.step - self.skipped[name])
         self.ema.load_local_state(reader.piece)
         self.exposure = Exposure(self.plan, info.exposure)
-        return step
+        return info.step
 
     def batches(self, start: int) -> Iterator[tuple[Batch, float]]:
         """This rank's batch of each step from `start` on, with the seconds it was waited for."""
@@ -301,8 +315,8 @@ class Run:
         TrainingError when that checkpoint was damaged since: the same command trains its steps again.
         """
         self.limit(self.config.engine.timeout_s)  # the others wait while the first reads and writes all weights
+        info = self.find_checkpoint()
         if self.is_first:
-            info = checkpoint.newest(self.out)
             if info is None or info.step < self.config.steps:
                 found = None if info is None else info.step
                 raise TrainingError(f"{self.out}: expected a whole checkpoint of step {self.config.steps}, found {found}; run again")

@@ -51,8 +51,8 @@ def read_sound_prompts(dataset: Path, version: int, samples: list[Sample]) -> di
     return {s.clip_id: sound_prompt(texts.get(rows[s.clip_id]["caption_no"], ""), rows[s.clip_id]["audio_quality"]) for s in samples}
 
 
-def make_sound_task(config: "TrainConfig", out: Path) -> "Task":
-    """The task of a stage of sound; TrainingError when weights it began with have changed since."""
+def make_sound_task(config: "TrainConfig", out: Path, *, draws: bool = True) -> "Task":
+    """The task of a stage of sound; TrainingError when weights it began with have changed since. Only one that draws weights needs the parent's."""
     from training.conditions import load_parent, load_prompts
     from training.data.text_cache import TextCache
     from training.latents import LatentScale, read_export
@@ -71,7 +71,7 @@ def make_sound_task(config: "TrainConfig", out: Path) -> "Task":
     codec, sha256 = load_codec(Path(sound.codec))
     _same(sound.codec, "codec", known["codec_sha256"], sha256)
     parent = None
-    if sound.parent:
+    if sound.parent and draws:
         description, parent = read_export(Path(sound.parent), "audio", mapped=True)
         _same(sound.parent, "parent", known["parent_sha256"], description["sha256"])
     watcher = _watcher(sound)

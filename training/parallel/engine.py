@@ -89,6 +89,13 @@ def deepspeed_json(config: EngineConfig, optim: OptimConfig) -> dict[str, Any]:
     }
 
 
+def sum_over_ranks(values: Tensor, device: torch.device) -> Tensor:
+    """The sum of the tensor over all ranks, the same on each, on the CPU."""
+    total = values.detach().to(device).clone()
+    torch.distributed.all_reduce(total)
+    return total.cpu()
+
+
 def join_group(timeout_s: int) -> torch.device:
     """This process is one of torchrun's group; gives its device.
 
@@ -240,9 +247,7 @@ class Engine:
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:
         """The sum of the tensor over all ranks, the same on each."""
-        total = values.detach().to(self.device).clone()
-        torch.distributed.all_reduce(total)
-        return total.cpu()
+        return sum_over_ranks(values, self.device)
 
     def barrier(self) -> None:
         """All ranks have come this far, their hosts too: over NCCL an all-reduce alone would only order the device's work."""

@@ -19,8 +19,8 @@ def span(numel: int, rank: int, world: int) -> tuple[int, int]:
 
 def read_span(start: int, end: int, numel: int, saved_world: int, read: Callable[[int, int, int], Tensor]) -> Tensor:
     """Values [start, end) of a parameter that `saved_world` ranks wrote; `read(rank, i, j)` gives values i..j-1 of a rank's piece."""
-    parts = []
-    for rank in range(saved_world):
+    parts, piece = [], max(1, -(-numel // saved_world))
+    for rank in range(start // piece, min(saved_world, -(-end // piece))):
         low, high = span(numel, rank, saved_world)
         if (first := max(start, low)) < (last := min(end, high)):
             parts.append(read(rank, first - low, last - low))

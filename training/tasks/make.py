@@ -20,22 +20,33 @@ from training.tasks.text_to_video import TextToVideoTask
 from training.tasks.upsampler import UpsamplerTask
 
 
-def make_task(config: TrainConfig, out: Path) -> Task:
-    """The task of the run in `out`; TrainingError when weights it began with have changed since."""
+def make_task(config: TrainConfig, out: Path, *, verified: bool = True, draws: bool = True) -> Task:
+    """The task of the run in `out`; TrainingError when weights it began with have changed since.
+
+    Of the processes of a run one is enough to look whether text encoders are what they were (`verified`: they may be 20 GB), and only one
+    that draws the model's weights needs its parent's.
+    """
     if config.hears:
-        return make_sound_task(config, out)
+        return make_sound_task(config, out, draws=draws)
     if config.flow is None:
-        principal = load_principal(out) if config.principal_clips else None
-        return AutoencoderTask(config.stage, config.model, config.loss, config.seed, _image_weights(config.parent, out), principal)
+        principal = load_principal(out) if config.principal_clips and draws else None
+        image = _image_weights(config.parent, out) if draws else None
+        return AutoencoderTask(config.stage, config.model, config.loss, config.seed, image, principal)
     scale, digests = load_latents(out)
     tae, sha256 = load_tae(Path(config.flow.tae), config.flow.autoencoder)
     _same(config.flow.tae, "tae", digests["tae_sha256"], sha256)
     parent = None
-    if config.flow.parent:
+    if config.flow.parent and draws:
         description, parent = read_export(Path(config.flow.parent), "", mapped=True)
         _same(config.flow.parent, "parent", digests["parent_sha256"], description["sha256"])
     folder = Path(config.flow.text_cache) if config.flow.text_cache else None
-    texts = TextCache(load_encoders(config.flow.text), folder)
+    encoders, keys = load_encoders(config.flow.text), digests.get("text_keys", {})
+    for encoder in encoders:
+        if verified and encoder.name in keys:
+            _same(encoder.name, "text encoder", keys[encoder.name], encoder.key)
+        elif encoder.name in keys:
+            vars(encoder)["key"] = keys[encoder.name]
+    texts = TextCache(encoders, folder)
     codec = LatentCodec(tae, scale, sha256, config.flow.latents_memory_mb << 20)
     common = (config.stage, config.flow, config.seed, codec, load_prompts(out), texts, parent)
     if config.flow.upsample:

@@ -44,7 +44,7 @@ class PersonalTask(TextToVideoTask):
             model = model.to_empty(device="cpu")
             if not drawn:
                 return model
-            initialise(model, self._seed)
+            initialise(model, self._seed, self._parent or ())
             initialise_tower(model.tower, self._seed)
             parent = dict(self._parent or {})
             seen = {name.removeprefix(_TOWER): value for name, value in parent.items() if name.startswith(_TOWER)}

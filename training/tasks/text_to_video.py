@@ -93,7 +93,7 @@ class TextToVideoTask:
         model = model.to_empty(device="cpu")
         if not drawn:
             return model
-        initialise(model, self._seed)
+        initialise(model, self._seed, self._parent or ())
         if self._parent is not None:
             try:
                 inherit(model, self._parent, self._config.space)
