@@ -60,6 +60,11 @@ def known_as(name: str, instruction: str) -> bool:
     return any(re.fullmatch(_pattern(ask), said) for ask in ASKS[name])
 
 
+def examples() -> list[str]:
+    """A sentence of every kind of edit as a model is trained under it, for those who ask what can be asked."""
+    return [asks[0].format(colour="red", words='"HELLO"') for asks in ASKS.values()]
+
+
 def plain(instruction: str) -> str:
     """The instruction in one spelling, in small letters, without end mark."""
     said = " ".join(instruction.casefold().split())

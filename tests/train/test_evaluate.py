@@ -16,7 +16,7 @@ from pipelines.evaluate_films import TextAgreement, frame_consistency, vmaf_moti
 from tests.text_makers import metaclip
 from training.errors import TrainingError
 from training.flow import SamplerConfig
-from training.models.text import TextConfig
+from training.models.text import TextConfig, load_encoders
 from training.models.transformer import Transformer, TransformerConfig, initialise
 
 
@@ -40,9 +40,11 @@ def models(root: Path, tae: Path, noise: float) -> Path:
     sizes = TransformerConfig(layers=1, width=32, ffn=64, heads=2, latent_channels=4, max_t=2, max_h=2, max_w=2, bytes_width=16)
     model = Transformer(sizes)
     initialise(model, 0)
+    text = TextConfig(bytes_width=16, bytes_tokens=8)
     description = {
-        "stage": "t2v_256", "model": dataclasses.asdict(sizes), "text": dataclasses.asdict(TextConfig(bytes_width=16, bytes_tokens=8)),
-        "sampler": dataclasses.asdict(SamplerConfig(steps=2, linear_steps=4)), "text_keys": {}, "trained_on": trained,
+        "stage": "t2v_256", "model": dataclasses.asdict(sizes), "text": dataclasses.asdict(text),
+        "sampler": dataclasses.asdict(SamplerConfig(steps=2, linear_steps=4)), "trained_on": trained,
+        "text_keys": {e.name: e.key for e in load_encoders(text)},
         "latents": {"mean": [0.0] * 4, "std": [1.0] * 4, "tae_sha256": sha256},
     }  # fmt: skip
     write(root / "t2v_256/export", description, model.state_dict())

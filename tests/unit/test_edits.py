@@ -148,6 +148,7 @@ def test_the_sentences_of_a_kind_are_its_own() -> None:
         asks = [ask.format(colour="red", words='"STOP"') for ask in ASKS[kind.name]]
         assert all(edits.undo_of(ask) == kind.undo for ask in asks), kind.name
         assert any(kind.make(pictures(1)[0], ("k", i))[1] == ASKS[kind.name][0].format(colour="red", words='"STOP"') for i in range(60))
+    assert all(edits.task_of(said) != OTHER for said in instructions.examples())
     assert set(ASKS) == {kind.name for kind in KINDS} | {"segment"} and set(COLOURS) < set(instructions.COLOURS)
 
 

@@ -4,7 +4,10 @@ import dataclasses
 import hashlib
 import http.server
 import json
+import shutil
+import struct
 import threading
+import zlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -12,14 +15,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import save
 from typer.testing import CliRunner
 
+from curation.faces import masked_face
 from manifests.signing import generate_key
 from pipelines.cli import app
 from pipelines.generate import PromptError, read_prompts
 from pipelines.rewrite import RewriteConfig, RewriteError, rewrite
+from tests.picture_nets import painted, yunet
 from training.data.text_cache import TextCache
 from training.degradation import UpsampleConfig
 from training.edits import TASKS, EditConfig
@@ -27,7 +33,7 @@ from training.errors import TrainingError
 from training.exports import find_exports
 from training.film import Film, read_film, read_note
 from training.flow import SamplerConfig
-from training.generation import ASPECTS, MoviePipeline
+from training.generation import ASPECTS, MoviePipeline, Request
 from training.identity import PersonalConfig
 from training.latents import LatentScale
 from training.models import layers
@@ -38,12 +44,15 @@ from training.models.text import TextConfig, load_encoders
 from training.models.transformer import Transformer, TransformerConfig, initialise
 from training.models.vision import PersonalTransformer, TowerConfig, initialise_tower
 from training.models.watching import WatchConfig, load_watcher
+from training.portraits import open_photo, portrait
 from training.sound_latents import SoundCodec
 from training.tasks.codec import CodecTask
 from training.tasks.sound import SoundTask
 from training.tasks.sound_config import CodecStage, SoundStage
 
 MODEL = TransformerConfig(layers=1, width=32, ffn=64, heads=2, latent_channels=4, max_t=2, max_h=2, max_w=2, bytes_width=16)
+
+TEXT = TextConfig(bytes_width=16, bytes_tokens=8)
 
 
 def write_export(folder: Path, stage: str, state: dict[str, Any], described: dict[str, Any]) -> str:
@@ -77,9 +86,9 @@ def generator(folder: Path, stage: str, tae: str, model: TransformerConfig, n_fr
         transformer.context.weight.data.normal_(0, 0.1)
     described = {
         "model": dataclasses.asdict(model),
-        "text": dataclasses.asdict(TextConfig(bytes_width=16, bytes_tokens=8)),
+        "text": dataclasses.asdict(TEXT),
         "sampler": dataclasses.asdict(SamplerConfig(steps=2, linear_steps=4, guidance=2.0)),
-        "text_keys": {},
+        "text_keys": {e.name: e.key for e in load_encoders(TEXT)},
         "latents": {"mean": [0.0] * 4, "std": [1.0] * 4, "tae_sha256": tae},
         "trained_on": {"size_px": 32, "n_frames": n_frames, "shapes": "square"},
         **kind,
@@ -240,6 +249,136 @@ def test_a_person_is_shown(curriculum: Path, tmp_path: Path) -> None:
         pipeline("a person walks", photo=str(tmp_path / "c.png"))
     with pytest.raises(TrainingError, match="found both"):
         pipeline("x", photo="a", clip="b")
+
+
+def test_a_photo_stands_upright_and_bombs_are_told(tmp_path: Path) -> None:
+    """What EXIF says about turning is done; a picture of billions of pixels in a few bytes, and a broken one, are refused in a sentence."""
+    picture = np.zeros((20, 40, 3), np.uint8)
+    picture[:, :20] = 200  # bright on the left; turned by a quarter it is bright at the top
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture).save(tmp_path / "turned.png", exif=exif)
+    found = open_photo(tmp_path / "turned.png")
+    assert found.shape == (40, 20, 3) and (found[:20] == 200).all() and (found[20:] == 0).all()
+    for name, side in (("bomb", 60_000), ("large", 10_000)):
+        chunks = (b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"\0"))
+        whole = b"".join(struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks)
+        (tmp_path / f"{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + whole)
+    (tmp_path / "cut.png").write_bytes((tmp_path / "turned.png").read_bytes()[:60])
+    for name, match in (("bomb", "at most 67108864 pixels"), ("large", "at most 67108864 pixels"), ("cut", "expected a picture")):
+        with pytest.raises(TrainingError, match=match):
+            open_photo(tmp_path / f"{name}.png")
+
+
+@pytest.mark.parametrize("box", [(10, 12, 20, 30), (0, 0, 40, 20), (200, 150, 400, 410)])
+def test_a_face_is_shown_as_the_references_of_training_were(box: tuple[int, int, int, int]) -> None:
+    """A face cut out of a photo is, bit for bit, what curation lays beside a clip as its reference."""
+    picture = np.random.default_rng(3).integers(0, 255, (600, 800, 3), np.uint8)
+    shares = [v / side for v, side in zip(box, (800, 600, 800, 600), strict=True)]
+    assert np.array_equal(portrait(picture, box), masked_face(picture, shares))
+    for wrong in ((-1, 0, 5, 5), (790, 0, 20, 20), (5, 5, 0, 9)):
+        with pytest.raises(ValueError, match="within the 800x600 pixels"):
+            portrait(picture, wrong)
+
+
+def test_a_face_is_found_by_curations_detector(curriculum: Path, tmp_path: Path) -> None:
+    """With a detector's weights, or its box, the face alone is shown and the note has the box; with neither the user is told; no face, no film."""
+    Image.fromarray(painted(160, 320, [(96, 48)], 16)).save(tmp_path / "her.png")
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "nobody.png")
+    weights = yunet(tmp_path / "faces.onnx")
+    base = ["generate", "a person walks", "--models", str(curriculum), "--out", str(tmp_path / "her.mp4"), "--no-upsample", "--no-sound"]
+    her = [*base, "--photo", str(tmp_path / "her.png")]
+    made = json.loads(CliRunner().invoke(app, [*her, "--face-weights", weights, "--json"], catch_exceptions=False).stdout)[0]
+    x, y, width, height = made["request"]["face"]
+    assert 80 <= x + width / 2 <= 112 + 16 and 32 <= y + height / 2 <= 64 + 16
+    again = [*her, "--face", f"{x},{y},{width},{height}", "--json"]
+    assert not json.loads(CliRunner().invoke(app, again, catch_exceptions=False).stdout)[0]["new"]
+    plain = CliRunner().invoke(app, her, catch_exceptions=False)
+    assert "a picture of a face alone" in plain.output and "face" not in read_note(tmp_path / "her.mp4")["request"]
+    for more, match in ((["--face", "1,2,3"], "x,y,width,height"), (["--face", "0,0,900,9"], "within the")):
+        result = CliRunner().invoke(app, [*her, *more])
+        assert result.exit_code == 2 and match in " ".join(result.output.split()), result.output
+    result = CliRunner().invoke(app, [*base, "--photo", str(tmp_path / "nobody.png"), "--face-weights", weights])
+    assert result.exit_code == 2 and "found none" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("stage", ["video_sft/average", "upsampler/export", "edit_1/export", "personal_1/export"])
+def test_text_encoders_that_have_changed_are_refused(curriculum: Path, tmp_path: Path, stage: str) -> None:
+    """A stage of any kind that was trained under other text encoders than its description loads is named, with both keys."""
+    shutil.copytree(curriculum / stage, tmp_path / "other")
+    described = json.loads((tmp_path / "other/config.json").read_text()) | {"text_keys": {"bytes": "0" * 64}}
+    (tmp_path / "other/config.json").write_text(json.dumps(described))
+    exports = find_exports([tmp_path / "other"])
+    with pytest.raises(TrainingError, match=r"other: expected the text encoders .*0000.*found"):
+        MoviePipeline(exports, beside=find_exports([curriculum])).generator(exports[0])
+
+
+def test_stages_share_encoders_and_hold_copies_of_their_weights(curriculum: Path, tmp_path: Path) -> None:
+    """Stages with the same text settings have one cache of prompts, the sound's too; weights are in the pipeline's precision and not the
+    file's own memory; what is forgotten is loaded again, the same."""
+    shutil.copytree(curriculum, tmp_path / "c")
+    pipeline = MoviePipeline.from_folders([tmp_path / "c"], dtype=torch.bfloat16)
+    video, maker = pipeline.video(), pipeline.sound_maker
+    assert maker is not None and pipeline.upsampler is not None
+    assert (
+        len({id(video.task._texts), id(pipeline.upsampler.task._texts), id(pipeline.video(kind="edit").task._texts), id(maker.texts)}) == 1
+    )
+    assert {p.dtype for m in (video.model, maker.model) for p in m.parameters()} == {torch.bfloat16} and maker.dtype == torch.bfloat16
+    film = pipeline("a thing", upsample=False)
+    assert film.sound is not None and bool(np.isfinite(film.sound).all())
+    whole = MoviePipeline.from_folders([tmp_path / "c"])
+    before = whole("a thing", upsample=False, sound=False).frames
+    with (tmp_path / "c/video_sft/average/weights.safetensors").open("r+b") as file:
+        file.seek(-4096, 2)
+        file.write(b"\0" * 4096)
+    assert np.array_equal(before, whole("a thing", upsample=False, sound=False).frames)
+    pipeline.forget()
+    assert not pipeline._known and not pipeline.texts and "sound_maker" not in pipeline.__dict__
+    with pytest.raises(TrainingError, match="SHA-256"):
+        pipeline("a thing")
+
+
+def test_a_stage_of_another_kind_says_what_it_needs(curriculum: Path) -> None:
+    """A stage that is there is not called missing: it is said what it is for."""
+    pipeline = MoviePipeline.from_folders([curriculum])
+    for wishes, match in (
+        ({"stage": "edit_1"}, "edit_1 needs --edit"),
+        ({"stage": "personal_1"}, "personal_1 needs --photo"),
+        ({"stage": "upsampler"}, "upsampler makes no films of its own"),
+        ({"stage": "audio"}, "audio makes no pictures"),
+        ({"stage": "t2v_768", "clip": "a.mp4"}, "t2v_768 makes films of prompts and takes no clip"),
+    ):
+        with pytest.raises(TrainingError, match=match):
+            pipeline("x", **wishes)
+
+
+def test_steps_reach_every_stage_that_samples(curriculum: Path) -> None:
+    """The upsampler and the sound of the same pictures change with the steps; guidance is of the pictures alone."""
+    pipeline = MoviePipeline.from_folders([curriculum])
+    pixels = pipeline.text_to_video(pipeline.video(), Request(prompt="a thing"))
+    assert not torch.equal(pipeline.enlarge(pixels, "a thing", 0), pipeline.enlarge(pixels, "a thing", 0, 4))
+    sampled = [pipeline("a thing", upsample=False, steps=n, n_frames=16).sound for n in (None, 4)]
+    assert sampled[0] is not None and sampled[1] is not None and not np.array_equal(*sampled)
+
+
+def test_what_is_cut_and_what_no_edit_knows_is_told(curriculum: Path, tmp_path: Path) -> None:
+    """A clip longer than the editor knows is cut, and an instruction of no kind that was trained is made all the same: both are said. So is
+    neither where there is no reason; frames beyond the model are refused."""
+    for length in (16, 20):
+        Film(frames=np.zeros((length, 32, 32, 3), np.uint8), fps=Fraction(12)).save(tmp_path / f"{length}.mp4")
+    pipeline = MoviePipeline.from_folders([curriculum])
+
+    def said(prompt: str, length: int, **wishes: Any) -> str:
+        lines: list[str] = []
+        made = pipeline(prompt, clip=str(tmp_path / f"{length}.mp4"), upsample=False, on_step=lines.append, **wishes)
+        assert len(made.frames) == min(16, wishes.get("n_frames", 16))
+        return " ".join(lines)
+
+    assert "only the first 16 frames, 1.3 s, are edited" in said("Make it grey.", 20)
+    assert "only the first" not in said("Make it grey.", 16) + said("Make it grey.", 20, n_frames=8)
+    assert "names no kind of edit" in said("Give the dog a hat.", 16) and "names no kind" not in said("Make it black and white.", 16)
+    with pytest.raises(TrainingError, match="at most 16 with edit_1, found 17"):
+        said("Make it grey.", 20, n_frames=17)
 
 
 def test_a_request_does_not_depend_on_those_before(curriculum: Path) -> None:
