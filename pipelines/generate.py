@@ -5,14 +5,14 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from manifests.ids import digest
 from manifests.signing import SigningError
 from pipelines.film_page import FRAMES, Group, Shown, loudness_picture, strip, write_page
-from pipelines.rewrite import RewriteConfig, rewrite
+from pipelines.rewrite import RewriteConfig, rewritten
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
@@ -21,17 +21,26 @@ if TYPE_CHECKING:
     from training.generation import MoviePipeline
     from training.sound_generation import Extension
 
-PAGE = "index.html"
+PAGE, CAPTIONS = "index.html", "rewritten.json"
 _COLUMNS = ("prompt", "video_prompt", "caption", "text")
+_SOUNDS = ("audio_prompt", "music_prompt")
 
 
 class PromptError(ValueError):
     """A prompt file cannot be read; the message names file and place."""
 
 
+class Prompt(NamedTuple):
+    """What is to be seen, and what is to be heard where that is said apart; None for the same."""
+
+    text: str
+    sound: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """How the films of a command are made. `wishes` are fields of `training.generation.Request`, the same for all but for prompt and seed."""
+    """How the films of a command are made. `wishes` are fields of `training.generation.Request`, the same for all but for prompt, seed and,
+    where it is None, the sound's text."""
 
     wishes: dict[str, Any]
     stage: str | None = None
@@ -53,8 +62,9 @@ class Made:
     made_from: dict[str, Any]
 
 
-def read_prompts(path: Path) -> list[str]:
-    """The prompts of a text file (one a line), a .jsonl or a .csv (column prompt, video_prompt, caption or text), as benchmarks give them.
+def read_prompts(path: Path) -> list[Prompt]:
+    """The prompts of a text file (one a line), a .jsonl or a .csv, as benchmarks give them: what is to be seen in the field prompt,
+    video_prompt, caption or text, what is to be heard in audio_prompt and music_prompt (Movie Gen Audio Bench).
 
     PromptError when there is none.
     """
@@ -63,11 +73,11 @@ def read_prompts(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise PromptError(f"{path}: expected a file of prompts, found {error}") from error
     if path.suffix == ".jsonl":
-        found = [_column(_object(line, f"{path}:{i}"), f"{path}:{i}") for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+        found = [_prompt(_object(line, f"{path}:{i}"), f"{path}:{i}") for i, line in enumerate(text.split("\n"), 1) if line.strip()]
     elif path.suffix == ".csv":
-        found = [_column(row, f"{path}:{i}") for i, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)]
+        found = [_prompt(row, f"{path}:{i}") for i, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)]
     else:
-        found = [line.strip() for line in text.splitlines() if line.strip()]
+        found = [Prompt(line.strip()) for line in text.splitlines() if line.strip()]
     if not found:
         raise PromptError(f"{path}: expected at least one prompt, found none")
     return found
@@ -75,7 +85,7 @@ def read_prompts(path: Path) -> list[str]:
 
 def generate(
     pipeline: "MoviePipeline",
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     out: Path,
     wanted: Wanted,
     signer: "CryptoSigner | None" = None,
@@ -88,11 +98,12 @@ def generate(
     """
     single = out.suffix == ".mp4"
     made: list[Made] = []
+    captions = out.with_suffix(f".{CAPTIONS}") if single else out / CAPTIONS
     for number, prompt in enumerate(prompts):
-        read_as = rewrite(prompt, wanted.rewriter) if wanted.rewriter else prompt
+        read_as = rewritten(prompt.text, wanted.rewriter, captions) if wanted.rewriter else prompt.text
         for i in range(wanted.count):
             seed = wanted.seed + i
-            path = out if single else out / f"{number:04d}-{digest('film/v1', prompt)[:8]}-{seed}.mp4"
+            path = out if single else out / f"{number:04d}-{digest('film/v1', prompt.text)[:8]}-{seed}.mp4"
             made.append(_film(pipeline, path, prompt, read_as, seed, wanted, signer, credentials, say))
     _page(made, out.with_suffix(".html") if single else out / PAGE)
     return made
@@ -107,15 +118,27 @@ def soundtrack(
     extension: "Extension" = "windows",
     signer: "CryptoSigner | None" = None,
     credentials: "Credentials | None" = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Made:
-    """`out` is the film with its pictures as they are and a sound made for them, as long as they last; and a page beside it."""
+    """`out` is the film with its pictures as they are and a sound made for them, as long as they last; and a page beside it. One that is
+    there and says that it was made from the same models and the same request is left as it is."""
+    from training.errors import TrainingError
     from training.film import dubbed, save_mp4
 
-    sound = pipeline.soundtrack(film, text, seed, extension)
-    request = {"prompt": text, "seed": seed, "extension": extension, "film": hashlib.sha256(film.read_bytes()).hexdigest()}
+    try:
+        sha256 = hashlib.sha256(film.read_bytes()).hexdigest()
+    except OSError as error:
+        raise TrainingError(f"{film}: expected a film, found {error.strerror}") from error
+    request: dict[str, Any] = {"prompt": text, "seed": seed, "extension": extension, "film": sha256}
+    request |= {name: value for name, value in (("steps", steps), ("guidance", guidance)) if value is not None}
     made_from = {"request": request, "models": pipeline.sound_notes}
-    save_mp4(dubbed(film, sound), out, made_from, signer, credentials)
-    made = Made(path=out, prompt=text, read_as=text, seed=seed, new=True, made_from=made_from)
+    new = not _is_there(out, made_from, signer, credentials, say)
+    if new:
+        sound = pipeline.soundtrack(film, text, seed, extension, steps, guidance)
+        save_mp4(dubbed(film, sound), out, made_from, signer, credentials)
+    made = Made(path=out, prompt=text, read_as=text, seed=seed, new=new, made_from=made_from)
     _page([made], out.with_suffix(".html"))
     return made
 
@@ -123,7 +146,7 @@ def soundtrack(
 def _film(
     pipeline: "MoviePipeline",
     path: Path,
-    prompt: str,
+    prompt: Prompt,
     read_as: str,
     seed: int,
     wanted: Wanted,
@@ -131,22 +154,43 @@ def _film(
     credentials: "Credentials | None",
     say: Callable[[str], None],
 ) -> Made:
-    from training.film import Credentials, read_note
     from training.generation import Request
 
-    request = Request(prompt=read_as, seed=seed, **wanted.wishes)
-    if path.exists():
-        try:
-            note = read_note(path, signer.public_key if signer else None)
-        except SigningError:
-            note = {}  # another film, a part of one, or one that is not signed: made anew
-        wished = json.loads(json.dumps({"request": request.note(), "models": pipeline.notes(request, wanted.stage)}))
-        if note == wished and (credentials is None or Credentials.lie_in(path)):
-            say(f"{path}: there already")
-            return Made(path=path, prompt=prompt, read_as=read_as, seed=seed, new=False, made_from=note)
-    film = pipeline(read_as, stage=wanted.stage, on_step=say, seed=seed, **wanted.wishes)
+    wishes = wanted.wishes if wanted.wishes.get("sound_text") is not None else wanted.wishes | {"sound_text": prompt.sound}
+    request = Request(prompt=read_as, seed=seed, **wishes)
+    beside: dict[str, Any] = {}
+    if wanted.rewriter:
+        beside = {"rewritten": {"prompt": prompt.text, "address": wanted.rewriter.base_url, "model": wanted.rewriter.model}}
+    wished = {"request": request.note(), "models": pipeline.notes(request, wanted.stage), **beside}
+    made = Made(path=path, prompt=prompt.text, read_as=read_as, seed=seed, new=False, made_from=wished)
+    if _is_there(path, wished, signer, credentials, say):
+        return made
+    film = pipeline(read_as, stage=wanted.stage, on_step=say, seed=seed, **wishes)
+    film = replace(film, made_from=film.made_from | beside)
     film.save(path, signer, credentials)
-    return Made(path=path, prompt=prompt, read_as=read_as, seed=seed, new=True, made_from=film.made_from)
+    return replace(made, new=True, made_from=film.made_from)
+
+
+def _is_there(
+    path: Path,
+    wished: dict[str, Any],
+    signer: "CryptoSigner | None",
+    credentials: "Credentials | None",
+    say: Callable[[str], None],
+) -> bool:
+    """Whether the film at the path says that it was made as wished, signed and with credentials where they are wished for."""
+    from training.film import Credentials, read_note
+
+    if not path.exists():
+        return False
+    try:
+        note = read_note(path, signer.public_key if signer else None)
+    except SigningError:  # another film, a part of one, or one that is not signed: made anew
+        return False
+    if note != json.loads(json.dumps(wished)) or not (credentials is None or Credentials.lie_in(path)):
+        return False
+    say(f"{path}: there already")
+    return True
 
 
 def _page(made: Sequence[Made], path: Path) -> None:
@@ -182,8 +226,14 @@ def _object(line: str, where: str) -> dict[str, Any]:
     return value
 
 
-def _column(row: dict[str, Any], where: str) -> str:
-    for name in _COLUMNS:
-        if isinstance(value := row.get(name), str) and value.strip():
-            return value.strip()
-    raise PromptError(f"{where}: expected a field {', '.join(_COLUMNS)}, found {sorted(k for k in row if k)}")
+def _prompt(row: dict[str, Any], where: str) -> Prompt:
+    said = next((value.strip() for name in _COLUMNS if isinstance(value := row.get(name), str) and value.strip()), None)
+    if said is None:
+        raise PromptError(f"{where}: expected a field {', '.join(_COLUMNS)}, found {sorted(k for k in row if k)}")
+    heard = []
+    for name in _SOUNDS:
+        if not isinstance(value := row.get(name) or "", str):
+            raise PromptError(f"{where}: expected text in {name}, found {type(value).__name__}")
+        if words := value.strip():
+            heard.append(words if words[-1] in ".!?…" else f"{words}.")
+    return Prompt(said, " ".join(heard) or None)

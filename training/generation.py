@@ -199,7 +199,9 @@ class MoviePipeline:
         if request.clip is not None:
             return self.edit(video, request, say)
         if request.photo is not None and request.face is None:
-            say(f"{request.photo}: its middle square is shown as it is; what is wanted is a picture of a face alone: --face cuts one out")
+            say(
+                f"{request.photo}: its middle square is shown as it is; wanted is a picture of a face alone; --face or --face-weights cut it out"
+            )
         return self.text_to_video(video, request), Fraction(request.fps), None
 
     def text_to_video(self, video: Generator, request: Request) -> Tensor:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import http.server
 import json
+import re
 import shutil
 import struct
 import threading
@@ -11,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -468,15 +469,20 @@ def test_wrong_commands_are_told_in_a_sentence(curriculum: Path, tmp_path: Path)
 
 
 def test_prompt_files_are_read(tmp_path: Path) -> None:
-    """Lines of text, objects of .jsonl and columns of .csv, as MovieGenBench has them; a field that is missing is named with its line."""
-    (tmp_path / "a.jsonl").write_text('{"video_prompt": "one", "audio_prompt": "x"}\n{"prompt": "two"}\n')
+    """Lines of text, objects of .jsonl and columns of .csv, as Movie Gen Bench has them, with what is to be heard; a field that is missing,
+    or no text, is named with its line."""
+    lines = '{"video_prompt": "one", "audio_prompt": "a bell", "music_prompt": "slow strings."}\n{"prompt": "two", "audio_prompt": null}\n'
+    (tmp_path / "a.jsonl").write_text(lines)
     (tmp_path / "a.csv").write_text('prompt,tag\n"three, with a comma",motion\n')
-    assert read_prompts(tmp_path / "a.jsonl") == ["one", "two"]
-    assert read_prompts(tmp_path / "a.csv") == ["three, with a comma"]
+    assert read_prompts(tmp_path / "a.jsonl") == [("one", "a bell. slow strings."), ("two", None)]
+    assert read_prompts(tmp_path / "a.csv") == [("three, with a comma", None)]
     (tmp_path / "c.jsonl").write_text('{"prompt": "a line\u2028in one"}\n')
-    assert read_prompts(tmp_path / "c.jsonl") == ["a line\u2028in one"]
-    (tmp_path / "c.csv").write_text("\ufeffprompt\nfour\n")
-    assert read_prompts(tmp_path / "c.csv") == ["four"]
+    assert read_prompts(tmp_path / "c.jsonl") == [("a line\u2028in one", None)]
+    (tmp_path / "c.csv").write_text("\ufeffvideo_prompt,audio_prompt\nfour,rain!\n")
+    assert read_prompts(tmp_path / "c.csv") == [("four", "rain!")]
+    (tmp_path / "d.jsonl").write_text('{"prompt": "one", "audio_prompt": ["a", "b"]}\n')
+    with pytest.raises(PromptError, match=r"d\.jsonl:1: expected text in audio_prompt, found list"):
+        read_prompts(tmp_path / "d.jsonl")
     (tmp_path / "b.jsonl").write_text('{"prompt": "one"}\n{"words": "two"}\n')
     with pytest.raises(PromptError, match=r"b\.jsonl:2"):
         read_prompts(tmp_path / "b.jsonl")
@@ -485,13 +491,79 @@ def test_prompt_files_are_read(tmp_path: Path) -> None:
         read_prompts(tmp_path / "empty.txt")
 
 
+def test_a_prompt_files_sound_is_what_is_heard(curriculum: Path, tmp_path: Path) -> None:
+    """The sound of a prompt file's row is made for its own words, as --sound-text would have it, which goes before them."""
+    (tmp_path / "p.jsonl").write_text('{"video_prompt": "a thing", "audio_prompt": "a bell"}\n')
+    base = ["generate", "--models", str(curriculum), "--no-upsample", "--json"]
+
+    def said(*more: str) -> Any:
+        made = json.loads(CliRunner().invoke(app, [*base, *more], catch_exceptions=False).stdout)[0]
+        assert made["request"]["prompt"] == "a thing"
+        return made["request"]["sound_text"]
+
+    listed = ["--prompts", str(tmp_path / "p.jsonl"), "--out", str(tmp_path / "films")]
+    assert said(*listed) == "a bell." and said(*listed, "--sound-text", "rain") == "rain"
+    assert said("a thing", "--out", str(tmp_path / "a.mp4")) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--soundtrack", "a.mp4", "--count", "2"], ("--soundtrack", "--count")),
+        (["--soundtrack", "a.mp4", "--edit", "b.mp4"], ("--soundtrack", "--edit")),
+        (["--soundtrack", "a.mp4", "--photo", "b.png"], ("--soundtrack", "--photo")),
+        (["--soundtrack", "a.mp4", "--rewriter", "http://localhost"], ("--soundtrack", "--rewriter")),
+        (["--soundtrack", "a.mp4", "--stage", "x"], ("--soundtrack", "--stage")),
+        (["--soundtrack", "a.mp4", "--no-sound"], ("--soundtrack", "--no-sound")),
+        (["--edit", "a.mp4", "--fps", "24"], ("--edit", "--fps")),
+        (["--edit", "a.mp4", "--aspect", "1:1"], ("--edit", "--aspect")),
+        (["--edit", "a.mp4", "--rewriter", "http://localhost"], ("--edit", "--rewriter")),
+        (["--edit", "a.mp4", "--photo", "b.png"], ("--edit", "--photo")),
+        (["--segments"], ("--segments", "--soundtrack")),
+        (["--face", "1,2,3,4"], ("--face", "--photo")),
+        (["--photo", "a.png", "--face", "1,2,3,4", "--face-weights", "f.onnx"], ("--face", "--face-weights")),
+        (["--rewriter-model", "m"], ("--rewriter-model", "--rewriter")),
+        (["--sound-text", "rain", "--no-sound"], ("--sound-text", "--no-sound")),
+    ],
+)
+def test_options_without_effect_are_refused(options: list[str], named: tuple[str, str]) -> None:
+    """What would be passed over is refused in a sentence that names both options, before any model is looked for."""
+    result = CliRunner().invoke(app, ["generate", "a thing", "--models", "/nowhere", *options])
+    said = re.sub(r"\W*\n\W*", " ", result.output)
+    assert result.exit_code == 2 and all(f"{name} " in said or f"{name}:" in said for name in named), said
+
+
+def test_a_soundtrack_is_kept_and_heeds_steps(curriculum: Path, tmp_path: Path) -> None:
+    """The same command leaves a soundtrack that is there as it is; other steps or guidance give another; of several prompts there is none."""
+    frames = np.broadcast_to((np.arange(24) * 5)[:, None, None, None], (24, 32, 48, 3)).astype(np.uint8)
+    Film(frames=frames, fps=Fraction(12)).save(tmp_path / "silent.mp4")
+    out = tmp_path / "heard.mp4"
+    base = ["generate", "--models", str(curriculum), "--soundtrack", str(tmp_path / "silent.mp4"), "--out", str(out), "--json"]
+
+    def new(*more: str) -> bool:
+        made: bool = json.loads(CliRunner().invoke(app, [*base, "a hum", *more], catch_exceptions=False).stdout)[0]["new"]
+        return made
+
+    assert new()
+    before = out.read_bytes()
+    assert not new() and out.read_bytes() == before
+    assert new("--steps", "4") and out.read_bytes() != before and not new("--steps", "4")
+    assert new("--guidance", "5") and read_note(out)["request"]["guidance"] == 5
+    (tmp_path / "p.txt").write_text("a hum\na bell\n")
+    result = CliRunner().invoke(app, [*base, "--prompts", str(tmp_path / "p.txt")])
+    assert result.exit_code == 2 and "--soundtrack and --prompts" in result.output
+
+
 class Chat(http.server.BaseHTTPRequestHandler):
     """A chat completion endpoint: repeats the user's words in capitals, or fails as the prompt asks."""
+
+    asked: ClassVar[list[str]] = []
 
     def do_POST(self) -> None:
         """One answer."""
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         said = body["messages"][-1]["content"]
+        self.asked.append(said)
         status = 500 if said == "fail" else 200
         answer = {"choices": [{"message": {"content": "" if said == "silence" else f"  {said.upper()}\n in full "}}]}
         data = b"no json" if said == "nonsense" else json.dumps(answer).encode()
@@ -520,6 +592,34 @@ def test_prompts_are_rewritten_on_request(chat: str) -> None:
     for prompt, match in (("fail", "status 200, found 500"), ("silence", "found none"), ("nonsense", "chat completion")):
         with pytest.raises(RewriteError, match=match):
             rewrite(prompt, config)
+
+
+def test_a_rewritten_prompt_stays_as_it_was(chat: str, curriculum: Path, tmp_path: Path) -> None:
+    """The caption is kept beside the films and in their notes, with address and model: the same command asks nobody, even when the server is
+    gone, and makes nothing anew; another model is asked; a file of captions that is none is named."""
+    out = tmp_path / "films"
+    (tmp_path / "p.txt").write_text("a cat\n")
+    base = ["generate", "--prompts", str(tmp_path / "p.txt"), "--models", str(curriculum), "--out", str(out), "--no-upsample", "--no-sound"]
+    asked = len(Chat.asked)
+
+    def made(*more: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(
+            CliRunner().invoke(app, [*base, "--json", "--rewriter", chat, *more], catch_exceptions=False).stdout
+        )[0]
+        return found
+
+    first = made()
+    assert first["new"] and first["request"]["prompt"] == "A CAT in full" and len(Chat.asked) == asked + 1
+    assert read_note(Path(first["film"]))["rewritten"] == {"prompt": "a cat", "address": chat, "model": "default"}
+    assert not made()["new"] and len(Chat.asked) == asked + 1
+    assert made("--rewriter-model", "other")["new"] and len(Chat.asked) == asked + 2
+    kept = json.loads((out / "rewritten.json").read_text())["captions"]
+    assert [(row["prompt"], row["model"], row["caption"]) for row in kept] == [
+        (("a cat"), m, "A CAT in full") for m in ("default", "other")
+    ]
+    (out / "rewritten.json").write_text('{"captions": [{"prompt": 3}]}')
+    result = CliRunner().invoke(app, [*base, "--rewriter", chat])
+    assert result.exit_code == 2 and "rewritten.json" in result.output.replace("\n", "")
 
 
 def test_a_key_is_not_sent_in_the_open(monkeypatch: pytest.MonkeyPatch) -> None:
