@@ -13,12 +13,15 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifests import ids
 from manifests.deny import DenyList
@@ -32,7 +35,9 @@ from pipelines import provenance
 from pipelines.progress import Progress
 
 if TYPE_CHECKING:
+    from training.data.batch import DataConfig
     from training.data.index import Sample
+    from training.exports import Export
     from training.generation import Generator
 
 COMMAND = "backtranslate"
@@ -73,32 +78,45 @@ class Row:
 
 
 def backtranslate(
-    dataset: Path, models: Iterable[Path], out: Path, config: BacktranslateConfig, device: str, progress: Progress
+    dataset: Path,
+    models: Iterable[Path],
+    out: Path,
+    config: BacktranslateConfig,
+    device: str,
+    progress: Progress,
+    share: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """OUT is a dataset of the clips that the last editor under `models` edited; returns how many clips became what.
 
-    The same command again continues; a finished one is left as it is.
+    The same command again continues; a finished one is left as it is. With `share` (k, n) only the k-th of n parts of the clips is edited, from
+    1 on, so that n processes can do it on as many devices; the command without it then gathers what they made. On a GPU the editor works in
+    bfloat16.
     """
+    import torch
+
     from training.generation import MoviePipeline
 
-    pipeline = MoviePipeline.from_folders(models, device)
+    pipeline = MoviePipeline.from_folders(models, device, torch.bfloat16 if device.startswith("cuda") else torch.float32)
     editors = [e for e in pipeline.exports if e.described.get("edit")]
     if not editors:
         raise ManifestError(f"models: expected the export of a stage of editing, found {sorted({e.stage for e in pipeline.exports})}")
-    editor = pipeline.generator(editors[-1])
     store = ManifestStore(dataset)
-    samples, frozen = _samples(dataset, editor, config)
+    samples, frozen = _samples(dataset, editors[-1].described["trained_on"], config)
     chosen = {name: value for name, value in dataclasses.asdict(config).items() if name != "release"}
-    settings = {"dataset": str(dataset.resolve()), "editor": editor.export.note, "config": chosen} | ({"release": frozen} if frozen else {})
+    settings = {"dataset": str(dataset.resolve()), "editor": editors[-1].note, "config": chosen} | ({"release": frozen} if frozen else {})
     run_id = register(store, out, settings)
     _claim(out, run_id)
     if (version := ManifestStore(out).version_of_run(run_id)) is not None:
         return {"dataset": str(out), "version": version, "clips": ManifestStore(out).read("clips").num_rows}
+    editor = editors[-1]
+    mine = samples if share is None else samples[share[0] - 1 :: share[1]]
     rows = []
-    with progress.stage("clips edited", len(samples)) as advance:
-        for sample in samples:
-            rows.append(_edit(dataset, sample, editor, config, out / "work"))
+    with progress.stage("clips edited", len(mine)) as advance:
+        for sample in mine:
+            rows.append(_edit(dataset, sample, lambda: pipeline.generator(editor), config, out / "work"))
             advance(1)
+    if share is not None:
+        return {"dataset": str(out), "share": f"{share[0]}/{share[1]}", "clips": len(rows)}
     denied = DenyList(dataset).clips()  # taken down while others were edited
     made = [row for row in rows if row.status == "made" and row.clip_id not in denied]
     write_atomic(out / "record.json", json.dumps([dataclasses.asdict(r) for r in rows if r.clip_id not in denied], indent=1).encode())
@@ -126,13 +144,14 @@ def _claim(out: Path, run_id: str) -> None:
 
 def derived_datasets(store: ManifestStore) -> list[Path]:
     """The datasets that were made of this one by this command, where they still are."""
+    return [folder for folder in derived_folders(store) if (folder / "manifest").exists() or (folder / "work").exists()]
+
+
+def derived_folders(store: ManifestStore) -> list[Path]:
+    """The folders that this command was told to make datasets of this one in, there or not."""
     runs = store.read("runs", columns=["command", "config_json"]).to_pylist()
     named = (json.loads(r["config_json"]).get("folder") for r in runs if r["command"] == COMMAND)  # the run in OUT itself names none
-    return [
-        Path(folder)
-        for folder in sorted(set(filter(None, named)))
-        if (Path(folder) / "manifest").exists() or (Path(folder) / "work").exists()
-    ]
+    return [Path(folder) for folder in sorted(set(filter(None, named)))]
 
 
 def forget_work(out: Path, clip_ids: Iterable[str]) -> None:
@@ -151,24 +170,32 @@ def register(store: ManifestStore, out: Path, settings: dict[str, Any]) -> str:
     return run_id
 
 
-def _samples(dataset: Path, editor: "Generator", config: BacktranslateConfig) -> "tuple[list[Sample], dict[str, str] | None]":
-    """(the clips to be edited, the release that they are of)"""
-    from training.data.index import frozen_version, load_samples, split_holdout
+def _samples(dataset: Path, trained: dict[str, Any], config: BacktranslateConfig) -> "tuple[list[Sample], dict[str, str] | None]":
+    """(the clips to be edited, the release that they are of): what the editor was measured on too, if it will be held out again."""
+    from training.data.index import frozen_version, hold_out_groups, load_samples, split_holdout
 
     version, frozen = frozen_version(dataset, config.release)
-    denied, frames = DenyList(dataset).clips(), int(editor.trained["n_frames"])
+    denied, frames = DenyList(dataset).clips(), int(trained["n_frames"])
     samples = load_samples(dataset, version)
-    if share := editor.trained.get("holdout_share"):  # what the editor was measured on is not what the next stage trains on
-        samples = split_holdout(samples, float(share))[0]
     found = [s for s in samples if s.kind == "video" and (not config.sets or s.set_name in config.sets)]
     usable = [s for s in found if s.clip_id not in denied and (s.n_frames or 0) >= frames]
     if not usable:
         raise ManifestError(f"{dataset}: expected videos of at least {frames} frames, found none among {len(found)}")
     usable.sort(key=lambda s: ids.uniform("backtranslate/v1", config.seed, s.clip_id))
-    return usable[: config.clips or None], frozen
+    chosen = usable[: config.clips or None]
+    if not (share := float(trained.get("holdout_share") or 0)):
+        return chosen, frozen
+    held = {s.clip_id for s in split_holdout(samples, share)[1]}
+    if not any(s.clip_id in held for s in chosen):
+        chosen = [*chosen[: len(chosen) - 1], *[s for s in usable if s.clip_id in held][:1]] or chosen
+    # A group of the edits may be named otherwise than in the whole dataset: what would change sides there is left out.
+    clips = ManifestStore(dataset).read("clips", version)
+    groups = hold_out_groups(clips.filter(pc.is_in(clips.column("clip_id"), value_set=pa.array([s.clip_id for s in chosen]))))
+    again = {s.clip_id for s in split_holdout([dataclasses.replace(s, group=groups[s.clip_id]) for s in chosen], share)[1]}
+    return [s for s in chosen if (s.clip_id in held) == (s.clip_id in again)], frozen
 
 
-def _edit(dataset: Path, sample: "Sample", editor: "Generator", config: BacktranslateConfig, work: Path) -> Row:
+def _edit(dataset: Path, sample: "Sample", editor: "Callable[[], Generator]", config: BacktranslateConfig, work: Path) -> Row:
     """What became of the clip; its real and its edited pictures lie in `work`, the row last."""
     from training.errors import SampleError
 
@@ -176,7 +203,7 @@ def _edit(dataset: Path, sample: "Sample", editor: "Generator", config: Backtran
     if path.exists():
         return Row(**json.loads(path.read_bytes()))
     try:
-        row = _make(dataset, sample, editor, config, work)
+        row = _make(dataset, sample, editor(), config, work)
     except SampleError as error:
         row = Row(clip_id=sample.clip_id, status="dropped", reason=f"broken, {error}"[:500])
     write_atomic(path, json.dumps(dataclasses.asdict(row)).encode())
@@ -187,15 +214,13 @@ def _make(dataset: Path, sample: "Sample", editor: "Generator", config: Backtran
     import torch
 
     from training import edits, keyed
-    from training.data.batch import DataConfig, load_pixels, to_tensor
+    from training.data.batch import load_pixels, to_tensor
     from training.film import Film, encode_film
     from training.losses import psnr_db
     from training.tasks.edit import EditTask
 
     key = ("backtranslate/v1", config.seed, sample.clip_id)
-    size, frames = int(editor.trained["size_px"]), int(editor.trained["n_frames"])
-    data = DataConfig(size_px=size, resize_px=size, n_frames=frames)
-    real = load_pixels(dataset, sample, data, None, DenyList(dataset))
+    real = load_pixels(dataset, sample, _form(editor.trained), None, DenyList(dataset))
     x = to_tensor([real]).to(next(editor.model.parameters()))
     kind = edits.KINDS[keyed.integer(0, len(edits.KINDS), *key, "kind")]
     _, instruction = kind.make(torch.zeros(3, 1, 16, 16), key)
@@ -219,29 +244,41 @@ def _make(dataset: Path, sample: "Sample", editor: "Generator", config: Backtran
     return row
 
 
+def _form(trained: dict[str, Any]) -> "DataConfig":
+    """The form that an editor was trained on: whole pictures of it, not crops."""
+    from training.data.batch import DataConfig
+
+    size = int(trained["size_px"])
+    return DataConfig(size_px=size, resize_px=size, n_frames=int(trained["n_frames"]), shapes=trained.get("shapes", "square"))
+
+
 def _commit(
     store: ManifestStore,
     out: Path,
     run_id: str,
     samples: "dict[str, Sample]",
     made: list[Row],
-    editor: "Generator",
+    editor: "Export",
     config: BacktranslateConfig,
     settings: dict[str, Any],
 ) -> int:
     """OUT's manifest holds the made clips, with sources, assets and rights as the real dataset has them now."""
-    made = sorted(made, key=lambda row: row.clip_id)
+    from training.data.shapes import Shape, shape_of
+
+    made, data = sorted(made, key=lambda row: row.clip_id), _form(editor.described["trained_on"])
     clips = {c.clip_id: c for c in from_table(Clip, store.read("clips")) if c.clip_id in samples}
     assets = [a for a in from_table(Asset, store.read("assets")) if a.asset_id in {clips[r.clip_id].asset_id for r in made}]
     rights = {a.asset_id: a for a in assets}
-    size, frames = int(editor.trained["size_px"]), int(editor.trained["n_frames"])
-    form = {"width": size, "height": size, "n_frames": frames}
-    bucket, encoded = f"{size}x{size}_{frames}f", ids.digest("backtranslate/encode/v1", *form.values())[:16]
     shards: list[Shard] = []
     members: list[Member] = []
     numbers = {row.clip_id: i for i, row in enumerate(made)}
-    for first in range(0, len(made), config.samples_per_shard):
-        shard_no, part = len(shards), made[first : first + config.samples_per_shard]
+    shapes = {row.clip_id: shape_of(samples[row.clip_id], data.shapes, data.size_px, data.n_frames) for row in made}
+    parts: list[tuple[Shape, list[Row]]] = []
+    for shape in sorted(set(shapes.values()), key=str):
+        alike = [row for row in made if shapes[row.clip_id] == shape]
+        parts += [(shape, alike[i : i + config.samples_per_shard]) for i in range(0, len(alike), config.samples_per_shard)]
+    for shard_no, (shape, part) in enumerate(parts):
+        bucket, form = f"{shape.width}x{shape.height}_{shape.n_frames}f", dataclasses.asdict(shape)
         path = f"shards/{SET}/{bucket}/{SET}-{bucket}-{shard_no:06d}-{run_id[:8]}.tar"
         texts = {r.clip_id: _facts(r, clips[r.clip_id], rights[clips[r.clip_id].asset_id], editor) for r in part}
         written = write_shard(out / path, (p for r in part for p in _payloads(r, out / "work", texts[r.clip_id])))
@@ -249,20 +286,24 @@ def _commit(
             member = Member(shard_no=shard_no, clip_no=numbers[m.clip_id], **dataclasses.asdict(m))
             if m.extension.endswith("mp4"):
                 rate = (samples[m.clip_id].fps_num, samples[m.clip_id].fps_den)
-                member = dataclasses.replace(member, fps_num=rate[0], fps_den=rate[1], n_frames=frames)
+                member = dataclasses.replace(member, fps_num=rate[0], fps_den=rate[1], n_frames=shape.n_frames)
             members.append(member)
         shards.append(
             Shard(
                 shard_no=shard_no, path=path, set_name=SET, bucket=bucket, **form, size_bytes=written.size_bytes, sha256=written.sha256,
-                n_samples=len(part), encode_digest=encoded, created_run_no=0,
+                n_samples=len(part), encode_digest=ids.digest("backtranslate/encode/v1", *form.values())[:16], created_run_no=0,
             )
         )  # fmt: skip
-    named = {"decision": "keep", "set_name": SET, "bucket": bucket, "keyframe_part": None, "scan_part": None, "has_audio": False}
+    buckets = {m.clip_no: shards[m.shard_no].bucket for m in members}
+    named = {"decision": "keep", "set_name": SET, "keyframe_part": None, "scan_part": None, "has_audio": False}
     shard_of = {m.clip_no: m.shard_no for m in members}
-    kept = [dataclasses.replace(clips[r.clip_id], clip_no=i, caption_no=i, shard_no=shard_of[i], **named) for i, r in enumerate(made)]
-    said = {"captioner": "backtranslation", "captioner_version": editor.export.sha256[:32]}
+    kept = [
+        dataclasses.replace(clips[r.clip_id], clip_no=i, caption_no=i, shard_no=shard_of[i], bucket=buckets[i], **named)
+        for i, r in enumerate(made)
+    ]
+    said = {"captioner": "backtranslation", "captioner_version": editor.sha256[:32]}
     tables = {
-        "sources": to_table(Source, from_table(Source, store.read("sources"))),
+        "sources": to_table(Source, [s for s in from_table(Source, store.read("sources")) if s.source_no in {a.source_no for a in assets}]),
         "assets": to_table(Asset, [dataclasses.replace(a, scan_part=None) for a in assets]),
         "clips": to_table(Clip, kept),
         "captions": to_table(Caption, [Caption(caption_no=i, clip_no=i, text=r.undo, **said) for i, r in enumerate(made)]),
@@ -281,7 +322,7 @@ def _payloads(row: Row, work: Path, facts: dict[str, Any]) -> Iterable[Payload]:
     yield Payload(clip_id=row.clip_id, extension="txt", data=row.undo.encode())
 
 
-def _facts(row: Row, clip: Clip, asset: Asset, editor: "Generator") -> dict[str, Any]:
+def _facts(row: Row, clip: Clip, asset: Asset, editor: "Export") -> dict[str, Any]:
     """What a reader of the tar alone should know: the real clip, its rights, and who edited it how."""
     return {
         "clip_id": clip.clip_id,
@@ -289,7 +330,7 @@ def _facts(row: Row, clip: Clip, asset: Asset, editor: "Generator") -> dict[str,
         "set": SET,
         "start_us": clip.start_us,
         "end_us": clip.end_us,
-        "edit": {"instruction": row.instruction, "undo": row.undo, "psnr_db": row.psnr_db, "editor": editor.export.note},
+        "edit": {"instruction": row.instruction, "undo": row.undo, "psnr_db": row.psnr_db, "editor": editor.note},
         "rights": {n: getattr(asset, n) for n in ("licence_expr", "source_url", "title", "creator", "consent")},
     }
 

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from manifests.tables import ManifestStore
+from manifests.wording import visible
 from pipelines.console import AsJson, Dataset, Overrides, Version, cell, errors, plain, print_table, store_of
 
 if TYPE_CHECKING:
     from manifests.release_file import Release
 
 app = typer.Typer()
+
+_LOOK_S = 300.0
+"""For reading the Content Credentials of a film, which hashes all of it."""
 
 
 @app.command()
@@ -174,7 +178,8 @@ def verify(
     A dataset: every shard's hash, every member's offset, size and hash, every count against the manifest, every table file's size.
     A release: signature, every file, every row, every shard, and that it is no older one than you know.
     A takedown's receipt (takedowns/000001.json): that its bytes are those that 000001.dsse.json beside it signs.
-    A film (FILE.mp4): that its note speaks of these pictures and this sound, and says which models made them.
+    A film (FILE.mp4): that its note speaks of these pictures and this sound as they are shown, which models made them, who signed that, and
+    the state of its Content Credentials.
     """
     from manifests.release_check import is_release
 
@@ -194,23 +199,56 @@ def verify(
 
 def _verify_film(film: Path, key: Path | None, as_json: bool) -> None:
     from manifests.signing import SigningError, load_public
-    from training.film import read_note
+    from training.film_note import note_signers, read_note
 
     with errors(SigningError):
         public = load_public(key) if key is not None else None
+    credentials = _credentials_of(film)
     try:
-        note = read_note(film, public)
+        note, signers = read_note(film, public), note_signers(film)
     except SigningError as error:
-        print(json.dumps({"holds": False, "reason": str(error)}) if as_json else f"{film}: does not hold: {error}")
+        said = visible(f"{film}: does not hold: {error}")
+        print(json.dumps({"holds": False, "reason": str(error), **credentials}) if as_json else said)
         raise typer.Exit(1) from error
     if as_json:
-        print(json.dumps({"holds": True, "signed_by": public.keyid if public else None, **note}))
+        by = None if public is None else public.keyid
+        print(json.dumps({"holds": True, "signed_by": by, "signers": signers, **credentials, "note": note}))
         return
-    print(f"{film}: its note holds" + (f", signed by {public.keyid}" if public else "; give --key to ask who signed it"))
-    models = note.get("models", {})
-    print_table(
-        ["model", "stage", "step", "weights"], [[r, str(m["stage"]), str(m.get("step", "")), m["sha256"][:16]] for r, m in models.items()]
-    )
+    if public is not None:
+        signed = f"signed by {public.keyid}"
+    elif signers:
+        signed = f"which names {', '.join(signers)} as its signer: give the maker's key (--key) to check that"
+    else:
+        signed = "not signed: anyone could have written it"
+    print(visible(f"{film}: its note holds, {signed}"))
+    print(visible(f"Content Credentials: {', '.join(v for v in credentials.values() if v) or 'not looked for'}"))
+    print_table(["model", "stage", "step", "weights"], _model_rows(note.get("models")))
+
+
+def _credentials_of(film: Path) -> dict[str, str | None]:
+    """What the film's Content Credentials are, as curation would find them; nothing where it cannot be read or their library is absent."""
+    from curation.credentials import library_version, read_credentials
+    from curation.isolate import Sandbox, SandboxError
+    from curation.media import MediaConfig, MediaError
+
+    state, source_type = None, None
+    if library_version() is not None and film.is_file():
+        try:
+            with Sandbox(_LOOK_S, MediaConfig().memory_bytes) as sandbox:
+                found = sandbox.call(read_credentials, str(film.absolute()), "")
+            state, source_type = found.c2pa_state, found.c2pa_source_type
+        except (MediaError, SandboxError):
+            state = "unreadable"
+    return {"c2pa_state": state, "c2pa_source_type": source_type}
+
+
+def _model_rows(models: Any) -> list[list[str]]:
+    """Role, stage, step and weights of each model; a note may hold anything."""
+    rows = []
+    for role, model in models.items() if isinstance(models, dict) else []:
+        said = model if isinstance(model, dict) else {}
+        rows.append([str(role), *(str(said.get(name, "")) for name in ("stage", "step")), str(said.get("sha256", ""))[:16]])
+    return rows
 
 
 def _verify_receipt(path: Path, key: Path | None, as_json: bool) -> None:

@@ -26,6 +26,9 @@ def backtranslate(
     release: Annotated[str, typer.Option("--release", help="Name of a release of the dataset; its newest version if not given.")] = "",
     seed: Annotated[int, typer.Option("--seed", help="Keys which clips, edits and noise.")] = 0,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 …")] = "cpu",
+    share: Annotated[
+        str, typer.Option("--share", help="K/N edits the K-th of N shares of the clips and stops: on as many GPUs, then once without it.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Let a trained editor edit real clips, and write what undoes its edits as a dataset: the last stage of editing trains on it.
@@ -44,5 +47,12 @@ def backtranslate(
 
     with errors(ManifestError, TrainingError):
         config = BacktranslateConfig(sets=tuple(sets or ()), clips=clips, seed=seed, release=release)
-        result = run(dataset, models, out, config, device, Progress(quiet=as_json))
+        result = run(dataset, models, out, config, device, Progress(quiet=as_json), _share(share) if share else None)
     print(json.dumps(result) if as_json else "\n".join(f"{k:<16} {v}" for k, v in result.items()))
+
+
+def _share(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise typer.BadParameter(f"expected K/N with 1 <= K <= N, found {text}", param_hint="--share")
+    return int(number), int(count)

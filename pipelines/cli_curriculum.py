@@ -25,6 +25,10 @@ def run(
     data: Annotated[Path, typer.Option("--data", help="Folder of the dataset.")],
     out: Out,
     overrides: Overrides = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--also", help="NAME=FOLDER, a dataset for the stages that name it (hd, audio); without it they take --data's."),
+    ] = None,
     config: Annotated[str, typer.Option("--config", help="tiny, h200, paper, or the path of a YAML file.")] = "tiny",
     name: Annotated[str, typer.Option("--name", help="A folder of conf/curriculum.")] = "movie_gen",
     launcher: Launcher = "local",
@@ -33,6 +37,7 @@ def run(
     """Train every stage in order; the same command again goes on where a killed one stopped. Exit status 1 when a gate holds a stage.
 
     dailies curriculum run --data dataset --out movie_gen --config tiny release=v1
+    dailies curriculum run --data dataset --also hd=windows --also audio=sounds --out movie_gen --config paper
     """
     from pipelines import curriculum as pipeline
     from pipelines.config import ConfigError
@@ -40,8 +45,9 @@ def run(
 
     with errors(ConfigError, TrainingError):
         loaded = pipeline.load_curriculum(name, config, overrides or [])
-        pipeline.begin(loaded, data, out)
-        states = pipeline.run(loaded, data, out, as_json, launcher, lambda text: None if as_json else print(text, flush=True))
+        datasets = pipeline.Datasets(main=data, named=_named(also or []))
+        pipeline.begin(loaded, datasets, out)
+        states = pipeline.run(loaded, datasets, out, as_json, launcher, lambda text: None if as_json else print(text, flush=True))
     _end(states, as_json)
 
 
@@ -68,6 +74,17 @@ def status(folder: Folder, as_json: AsJson = False) -> None:
     with errors(ConfigError, TrainingError):
         states = pipeline.status(pipeline.reopen(folder)[0], folder)
     _show(states, as_json)
+
+
+def _named(pairs: list[str]) -> dict[str, Path]:
+    """The datasets of `--also`."""
+    named = {}
+    for pair in pairs:
+        name, equals, folder = pair.partition("=")
+        if not (name and equals and folder) or name in named:
+            raise typer.BadParameter(f"expected NAME=FOLDER, each name once, found {pair!r}", param_hint="--also")
+        named[name] = Path(folder)
+    return named
 
 
 def _end(states: "list[StageState]", as_json: bool) -> None:

@@ -14,7 +14,7 @@ app = typer.Typer()
 _APART = (
     (
         "soundtrack",
-        ("edit", "photo", "stage", "count", "aspect", "frames", "fps", "upsample", "sound", "sound_text", "rewriter"),
+        ("edit", "photo", "stage", "count", "aspect", "frames", "fps", "sound", "sound_text", "rewriter"),
         "its pictures stay as they are, and the prompt is what is to be heard",
     ),
     (
@@ -112,6 +112,10 @@ def generate(
         ),
     ] = None,
     rewriter_model: Annotated[str, typer.Option("--rewriter-model", help="Its name there.")] = "default",
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace what lies at --out even where it was not made by this command, or is the film given."),
+    ] = False,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 …; a GPU where there is one if not given.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -129,21 +133,21 @@ def generate(
       dailies generate --prompts MovieGenVideoBench.txt --models curriculum --out bench --seed 1
     """
     from manifests.signing import SigningError, load_signer
-    from pipelines.generate import Prompt, PromptError, Wanted, read_prompts
+    from pipelines.generate import OutError, Prompt, PromptError, Wanted, read_prompts
     from pipelines.generate import generate as run
     from pipelines.generate import soundtrack as dub
     from pipelines.photo import PhotoError
     from pipelines.progress import Progress
     from pipelines.rewrite import RewriteConfig, RewriteError
+    from training.credentials import Credentials
     from training.errors import TrainingError
-    from training.film import Credentials
 
     if (prompt is None) == (prompts is None) or not models:
         raise typer.BadParameter("expected a PROMPT or --prompts FILE, and --models FOLDER")
     if (certificate is None) != (certificate_key is None):
         raise typer.BadParameter("expected --certificate and --certificate-key together")
     _check_options(context)
-    with errors(TrainingError, SigningError, PromptError, RewriteError, PhotoError):
+    with errors(TrainingError, SigningError, PromptError, RewriteError, PhotoError, OutError):
         listed = read_prompts(prompts) if prompts is not None else [Prompt(prompt or "")]
         if soundtrack is not None and len(listed) > 1:
             raise PromptError(f"--soundtrack and --prompts: expected one prompt for one film, found {len(listed)} in {prompts}")
@@ -163,12 +167,13 @@ def generate(
         credentials = Credentials(chain=certificate, key=certificate_key) if certificate and certificate_key else None
         progress = Progress(quiet=as_json)
         wishes["face"] = _face_of(photo, face, face_weights, face_layout, progress.say) if photo else None
-        wanted = Wanted(wishes=wishes, stage=stage, seed=seed, count=count, rewriter=rewriting)
+        wanted = Wanted(wishes=wishes, stage=stage, seed=seed, count=count, rewriter=rewriting, overwrite=overwrite)
         pipeline = load_pipeline(models, device)
         if soundtrack is not None:
             extension: Literal["segments", "windows"] = "segments" if segments else "windows"
             text = listed[0].sound or listed[0].text
-            made = [dub(pipeline, soundtrack, text, out, seed, extension, signer, credentials, steps, guidance, progress.say)]
+            solver = {"steps": steps, "guidance": guidance}
+            made = [dub(pipeline, soundtrack, text, out, seed, extension, signer, credentials, overwrite, solver, progress.say)]
         else:
             made = run(pipeline, listed, out, wanted, signer, credentials, progress.say)
     if as_json:
@@ -244,13 +249,13 @@ def evaluate(
     from pipelines.evaluate import PAGE
     from pipelines.evaluate import evaluate as run
     from pipelines.evaluate_models import EvaluateConfig
-    from pipelines.generate import PromptError, read_prompts
+    from pipelines.generate import OutError, PromptError, read_prompts
     from pipelines.progress import Progress
     from training.errors import TrainingError
 
     if (data is None and prompts is None) or (release and data is None):
         raise typer.BadParameter("expected --data DATASET, --prompts FILE, or both; --release is one of --data")
-    with errors(TrainingError, PromptError):
+    with errors(TrainingError, PromptError, OutError):
         listed = read_prompts(prompts)[:first] if prompts is not None else []
         config = EvaluateConfig(clips=clips, lpips=lpips, clip=clip, wishes={"steps": steps, "upsample": upsample}, seed=seed)
         progress = Progress(quiet=as_json)

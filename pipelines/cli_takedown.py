@@ -47,10 +47,11 @@ def takedown(
     from manifests.signing import SigningError
     from manifests.tables import ManifestError
     from manifests.takedown import Selector, TakedownError, survey
+    from pipelines.backtranslate import derived_datasets, derived_folders
     from pipelines.exposures import first_step, record_registered
     from pipelines.progress import Progress
     from pipelines.stage import Place
-    from pipelines.takedown import STEPS
+    from pipelines.takedown import STEPS, with_derived
     from pipelines.takedown import execute as run
     from pipelines.takedown_case import Request, find_case, near_copies, pictures_of
     from pipelines.work_scrub import count_work
@@ -65,7 +66,10 @@ def takedown(
             raise TakedownError("expected something to take down, found nothing named; give --url, --asset, --hash, --file or --channel")
         for folder in record_registered(store):  # what is being trained has checkpoints too
             print(f"{folder}: a training run of this dataset that cannot be read from here: look there what it has seen", file=sys.stderr)
-        radius = survey(store, selectors, first_step(dataset))
+        for folder in derived_folders(store):
+            if folder not in derived_datasets(store):
+                print(f"{folder}: a dataset made of this one that is not there: take it down where it is", file=sys.stderr)
+        radius = with_derived(store, survey(store, selectors, first_step(dataset)))
         known = {a.sha256 for a in radius.assets}
         strangers = [path for path in file or [] if _sha256(path) not in known]
         pictures = tuple(p for path in strangers for p in pictures_of(path))

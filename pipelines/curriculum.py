@@ -1,6 +1,6 @@
 """`dailies curriculum …`: the stages of a curriculum one after the other, each from what an earlier one left, with a gate behind it.
 
-    OUT/curriculum.json        the resolved curriculum and its dataset
+    OUT/curriculum.json        the resolved curriculum and its datasets
     OUT/<stage>/               the stage's run, or run-0 run-1 … and their average/
     OUT/<stage>/edits/         a dataset of what an editor made of clips, where the stage learns to undo it
     OUT/<stage>/gate.json      what the stage's held-out measure was before and after, and whether that is enough
@@ -13,12 +13,15 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from manifests.files import write_atomic
 from manifests.tables import ManifestError, ManifestStore
 from pipelines import config
 from pipelines.config import ConfigError
+
+if TYPE_CHECKING:
+    from training.data.index import Sample
 
 STATE, GATE, EDITS = "curriculum.json", "gate.json", "edits"
 HIGHER_IS_BETTER = ("psnr", "si_sdr")
@@ -43,6 +46,11 @@ class StageSpec:
     """The editor whose edits of the dataset's clips this stage learns to undo: they are made before it, a dataset of their own."""
     backtranslate_clips: int = 0
     """So many clips are edited; 0 for all."""
+    backtranslate_sets: tuple[str, ...] = ()
+    """Sets whose videos are edited; empty for all."""
+    data: str = ""
+    """The dataset of this name among those given, or the main one where none of this name was: a clip lies in one set of a dataset, so
+    sounds and windows for the upsampler are curated for themselves."""
     overrides: tuple[str, ...] = ()
     runs: tuple[tuple[str, ...], ...] = ()
     """Several trainings, each with overrides of its own, whose average is what the stage leaves."""
@@ -57,7 +65,7 @@ class Curriculum:
     preset: str
     """Name of the files under conf/train/<stage>/."""
     release: str = ""
-    """Name of the dataset's release that every stage trains on; its newest version if empty."""
+    """Name of the release, of each dataset, that every stage trains on; its newest version if empty."""
     stages: dict[str, StageSpec] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -71,6 +79,19 @@ class Curriculum:
             seen.add(name)
         if not seen:
             raise ValueError("stages: expected at least one, found none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Datasets:
+    """What a curriculum trains on."""
+
+    main: Path
+    named: dict[str, Path] = field(default_factory=dict)
+    """Datasets of stages that name another."""
+
+    def of(self, spec: StageSpec) -> Path:
+        """The dataset of a stage."""
+        return self.named.get(spec.data, self.main)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +126,18 @@ def load_curriculum(name: str, preset: str, overrides: list[str]) -> Curriculum:
     )
 
 
-def begin(curriculum: Curriculum, data: Path, out: Path) -> None:
+def begin(curriculum: Curriculum, data: Datasets, out: Path) -> None:
     """`out` holds this curriculum; ConfigError when it holds another. Everything that can be checked before hours of training is checked."""
-    state = {"curriculum": json.loads(config.to_record(curriculum)), "dataset": str(data.resolve())}
+    state = {
+        "curriculum": json.loads(config.to_record(curriculum)),
+        "dataset": str(data.main.resolve()),
+        "datasets": {name: str(folder.resolve()) for name, folder in data.named.items()},
+    }
+    if unknown := sorted(set(data.named) - {spec.data for spec in curriculum.stages.values()}):
+        named = sorted({spec.data for spec in curriculum.stages.values() if spec.data})
+        raise ConfigError(
+            f"--also: expected datasets that stages name, {', '.join(named) or 'which none does'}, found {', '.join(unknown)}"
+        )
     path = out / STATE
     if path.exists():
         found = json.loads(path.read_bytes())
@@ -126,45 +156,67 @@ def _fixed(state: dict[str, Any]) -> dict[str, Any]:
     """The state without its gates: moving one changes no training. Settings that came after the folder began have their defaults."""
     curriculum = json.loads(config.to_record(config.bind(Curriculum, state["curriculum"], STATE)))
     stages = {n: {k: v for k, v in spec.items() if k != "must_improve"} for n, spec in curriculum["stages"].items()}
-    return {**state, "curriculum": {**curriculum, "stages": stages}}
+    return {"datasets": {}, **state, "curriculum": {**curriculum, "stages": stages}}
 
 
-def reopen(out: Path) -> tuple[Curriculum, Path]:
-    """(curriculum, dataset) of a folder that `begin` made."""
+def reopen(out: Path) -> tuple[Curriculum, Datasets]:
+    """(curriculum, datasets) of a folder that `begin` made."""
     path = out / STATE
     if not path.exists():
         raise ConfigError(f"{out}: expected a curriculum that was begun ({STATE}), found none; begin one with `dailies curriculum run`")
     state = json.loads(path.read_bytes())
-    return config.bind(Curriculum, state["curriculum"], str(path)), Path(state["dataset"])
+    named = {name: Path(folder) for name, folder in state.get("datasets", {}).items()}
+    return config.bind(Curriculum, state["curriculum"], str(path)), Datasets(main=Path(state["dataset"]), named=named)
 
 
-def check(curriculum: Curriculum, data: Path) -> list[str]:
+def check(curriculum: Curriculum, data: Datasets) -> list[str]:
     """What stands in the way of any stage, each a sentence: settings that do not bind, sets without clips, captions that are missing."""
     from training.config import TrainConfig
-    from training.data.index import frozen_version, load_samples
     from training.data.plan import Plan
     from training.errors import TrainingError
 
-    store = ManifestStore(data)
-    if store.version() < 0:
-        raise ManifestError(f"{data}: expected a dataset with a manifest, found none; make one with `dailies curate INPUT --out {data}`")
-    version = frozen_version(data, curriculum.release)[0]
-    samples, problems = load_samples(data, version), []
-    captioned = store.read("captions", version, columns=["clip_no"]).num_rows
+    contents = {folder: _content(folder, curriculum.release) for folder in {data.of(spec) for spec in curriculum.stages.values()}}
+    problems = []
     for name, spec in curriculum.stages.items():
+        folder = data.of(spec)
+        content = contents[folder]
         for training in _trainings(name, spec, Path(name)):
             try:
                 settings = config.load(TrainConfig, f"train/{spec.train or name}", curriculum.preset, list(training.overrides))
-                Plan(settings.plan_settings(version), samples)
+                plan = settings.plan_settings(content.version)
+                if spec.backtranslate:  # its set is made of these in between
+                    plan = dataclasses.replace(plan, sets=spec.backtranslate_sets)
+                Plan(plan, content.samples)
             except (ConfigError, TrainingError) as error:
-                problems.append(f"{name}: {error}")
+                problems.append(f"{name}: {folder}: {error}")
                 continue
-            if settings.flow and not captioned:
-                problems.append(f"{name}: expected captions in {data}, found none; curate it with captions")
+            if settings.flow and not content.captioned:
+                problems.append(f"{name}: expected captions in {folder}, found none; curate it with captions")
     return problems
 
 
-def run(curriculum: Curriculum, data: Path, out: Path, quiet: bool, launcher: str, say: Callable[[str], None]) -> list[StageState]:
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What of a dataset a check looks at."""
+
+    version: int
+    samples: "list[Sample]"
+    captioned: bool
+
+
+def _content(folder: Path, release: str) -> _Content:
+    from training.data.index import frozen_version, load_samples
+
+    store = ManifestStore(folder)
+    if store.version() < 0:
+        raise ManifestError(
+            f"{folder}: expected a dataset with a manifest, found none; make one with `dailies curate INPUT --out {folder}`"
+        )
+    version = frozen_version(folder, release)[0]
+    return _Content(version, load_samples(folder, version), bool(store.read("captions", version, columns=["clip_no"]).num_rows))
+
+
+def run(curriculum: Curriculum, data: Datasets, out: Path, quiet: bool, launcher: str, say: Callable[[str], None]) -> list[StageState]:
     """Every stage is trained and has passed its gate, or the first that could not is the last that was tried.
 
     With the launcher `none` a stage that has to be trained is prepared, and `say` gets the command that trains it elsewhere.
@@ -172,11 +224,11 @@ def run(curriculum: Curriculum, data: Path, out: Path, quiet: bool, launcher: st
     from pipelines.training import train_stage
 
     for name, spec in curriculum.stages.items():
-        clips = data
+        clips = data.of(spec)
         if spec.backtranslate:
             clips = out / name / EDITS
             say(f"stage {name}: {clips}, edits by {spec.backtranslate}")
-            _backtranslate(curriculum, spec, data, out, clips, quiet)
+            _backtranslate(curriculum, spec, data.of(spec), out, clips, quiet)
         for training in _trainings(name, spec, out / name):
             if not _finished(training.folder) or not (out / name / GATE).exists():
                 say(f"stage {name}: {training.folder}")
@@ -265,7 +317,7 @@ def _backtranslate(curriculum: Curriculum, spec: StageSpec, data: Path, out: Pat
         data,
         (tae, editor),
         clips,
-        BacktranslateConfig(clips=spec.backtranslate_clips, release=curriculum.release),
+        BacktranslateConfig(sets=spec.backtranslate_sets, clips=spec.backtranslate_clips, release=curriculum.release),
         device,
         Progress(quiet=quiet),
     )

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from training.config import TrainConfig
     from training.data.index import Sample
     from training.encode import Encoded
+    from training.models.text import TextConfig
     from training.tasks.flow_config import FlowConfig
 
 RECORDS = "records"
@@ -84,36 +85,53 @@ def encode_latents(dataset: Path, out: Path, tae: Path, config: "TrainConfig", e
 
 def encode_text(dataset: Path, out: Path, config: "TrainConfig", engine: EngineConfig, progress: Progress) -> dict[str, Any]:
     """What every text encoder with weights makes of each kept clip's prompt, and of the empty one, is in `out`; returns how many clips
-    became what. The prompt has the stage's frame rate in front, so `data` has to be that of its training."""
-    from training.conditions import read_prompts
+    became what. The prompt has the stage's frame rate in front, so `data` has to be that of its training. For a stage of editing the
+    instructions that it draws are there, too, and those of clips without a rate; for a stage of sound what it reads."""
     from training.data.text_cache import TextCache, forget_names, name_of
     from training.encode import Encoded, EncodePrompts
     from training.models.text import load_encoders
 
-    flow = _flow(config)
     version, samples = _samples(dataset, config)
-    prompts = read_prompts(dataset, version, samples, config.data)
+    text, said, drawn = _texts(dataset, version, samples, config)
     denied = DenyList(dataset).clips()
-    wanted = ["", *dict.fromkeys(prompt for clip, prompt in prompts.items() if clip not in denied)]
-    cache = TextCache(load_encoders(flow.text), out)
+    wanted = list(dict.fromkeys(["", *drawn, *(prompt for clip, prompt in said if clip not in denied)]))
+    cache = TextCache(load_encoders(text), out)
     if not any(e.stored for e in cache.encoders):
-        raise ManifestError("flow.text: expected a folder for ul2, byt5 or metaclip, found none; other encoders are not worth a cache")
+        raise ManifestError("text: expected a folder for ul2, byt5 or metaclip, found none; other encoders are not worth a cache")
     todo = cache.missing(wanted)
     made = {name_of(p): Encoded(key=name_of(p), status="planned" if p in set(todo) else "known") for p in wanted}
-    taken = {c: Encoded(key=name_of(prompts[c]), status="denied", reason=f"takedown {denied[c]}") for c in prompts if c in denied}
 
     def rows() -> list[tuple[str, Encoded]]:
-        return [(clip, taken.get(clip) or made[name_of(prompt)]) for clip, prompt in prompts.items()]
+        taken = {c: f"takedown {number}" for c, number in denied.items()}
+        return [(c, Encoded(key=name_of(p), status="denied", reason=taken[c]) if c in taken else made[name_of(p)]) for c, p in said]
 
-    settings = {"text": dataclasses.asdict(flow.text), "data": dataclasses.asdict(config.data)}
+    settings = {"text": dataclasses.asdict(text), "data": dataclasses.asdict(config.data)}
     record = register(dataset, out, "text", settings, rows())
     with progress.stage("encode text", len(wanted), len(wanted) - len(todo)) as advance:
-        for chunk, encoded in on_ray.run_workers(EncodePrompts, (flow.text, out.absolute()), _chunks(todo), engine):
+        for chunk, encoded in on_ray.run_workers(EncodePrompts, (text, out.absolute()), _chunks(todo), engine):
             made |= {e.key: e for e in encoded or [_died(name_of(p)) for p in chunk]}
             advance(len(chunk))
     late = DenyList(dataset).clips().keys() - denied.keys()  # taken down while it was encoded: the takedown may have been there before
-    forget_names(out, {name_of(prompts[c]) for c in late if c in prompts})
+    forget_names(out, {name_of(p) for c, p in said if c in late})
     return _end(record, rows())
+
+
+def _texts(
+    dataset: Path, version: int, samples: "list[Sample]", config: "TrainConfig"
+) -> "tuple[TextConfig, list[tuple[str, str]], list[str]]":
+    """(encoders, (clip id, prompt) of all that is read of clips, texts that are of no clip) of a stage, as its training reads them."""
+    from training import edits
+    from training.conditions import read_prompts
+    from training.sound_conditions import read_sound_prompts
+
+    if config.sound is not None:
+        return config.sound.text, [*read_sound_prompts(dataset, version, samples).items()], []
+    flow = _flow(config)
+    prompts = [*read_prompts(dataset, version, samples, config.data).items()]
+    if flow.edit is None:
+        return flow.text, prompts, []
+    pairs = dict.fromkeys([*prompts, *((clip, edits.without_rate(prompt)) for clip, prompt in prompts)])
+    return flow.text, [*pairs], edits.instructions()
 
 
 def folders_of(store: ManifestStore) -> list[tuple[Path, str]]:
@@ -146,8 +164,8 @@ def _samples(dataset: Path, config: "TrainConfig") -> tuple[int, "list[Sample]"]
         raise ManifestError(
             f"{dataset}: expected a dataset with a manifest, found none; make one with `dailies curate INPUT --out {dataset}`"
         )
-    pictures = [s for s in load_samples(dataset, version) if s.kind != "audio"]
-    return version, [s for s in pictures if not config.data.sets or s.set_name in config.data.sets]
+    found = [s for s in load_samples(dataset, version) if (s.has_sound if config.hears else s.kind != "audio")]
+    return version, [s for s in found if not config.data.sets or s.set_name in config.data.sets]
 
 
 def _refused(sample: "Sample", config: "TrainConfig", version: int) -> str | None:

@@ -20,8 +20,8 @@ _MOTION_KERNEL = np.array([0.054488685, 0.244201342, 0.402619947, 0.244201342, 0
 _PAIRS = 4
 """Neighbours that are compared at once: SSIM takes some 95 times the bytes of its pictures."""
 
-_LIMITED = 219 / 255
-"""Levels of luma as video has it, 16 to 235, in one of 0 to 255."""
+_LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32) * np.float32(219 / 255)
+"""Of RGB the luma that films of ours are stored with: BT.709, in the levels of video, 16 to 235."""
 
 CONSISTENCY, MOTION, AGREEMENT, ONSETS = "frame consistency", "motion", "text agreement", "onsets, F1 with events seen"
 CHANCE = "onsets by chance"
@@ -106,7 +106,7 @@ def vmaf_motion(frames_THW3: NDArray[np.uint8]) -> float:
 
 
 def _blurred_luma(frame_HW3: NDArray[np.uint8]) -> NDArray[np.float32]:
-    luma: NDArray[np.float32] = frame_HW3.astype(np.float32) @ (np.array([0.299, 0.587, 0.114], np.float32) * np.float32(_LIMITED))
+    luma: NDArray[np.float32] = frame_HW3.astype(np.float32) @ _LUMA
     for axis in (0, 1):
         pad = [(0, 0)] * 2
         pad[axis] = (2, 2)

@@ -85,10 +85,15 @@ def first_step(dataset: Path) -> FirstStep:
     """A function that says at which step a checkpoint's run first consumed a clip, by replaying its plan; None when it never did."""
     from training.data.index import load_samples
     from training.data.plan import exposed_clips
+    from training.errors import TrainingError
 
     @cache
     def seen(version: int, plan_json: str, end_step: int, exceptions_json: str) -> dict[str, int]:
-        return exposed_clips(plan_json, load_samples(dataset, version), end_step, json.loads(exceptions_json))
+        exceptions = json.loads(exceptions_json)
+        try:
+            return exposed_clips(plan_json, load_samples(dataset, version), end_step, exceptions)
+        except TrainingError:  # other samples than the plan says: those of a plan from before groups were named by their assets
+            return exposed_clips(plan_json, load_samples(dataset, version, groups_by_clip=True), end_step, exceptions)
 
     def first(exposure: Exposure, clip_id: str) -> int | None:
         return seen(exposure.manifest_version, exposure.plan_json, exposure.end_step, exposure.exceptions_json).get(clip_id)

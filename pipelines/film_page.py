@@ -17,6 +17,8 @@ from manifests.files import write_atomic
 FRAMES = 6
 """Pictures that a film is shown by."""
 _STRIP_PX = 96
+_KICKER = b'<p class="kicker">dailies</p>'
+"""What stands on every page of films, and on no other."""
 _SOUND_PX = (600, 48)
 
 
@@ -69,6 +71,11 @@ def write_page(path: Path, title: str, lead: str, groups: Sequence[Group], table
     page = environment.get_template("films.html.j2").render(title=title, lead=lead, groups=groups, table=table)
     write_atomic(path, page.encode())
     return path
+
+
+def is_page(path: Path) -> bool:
+    """Whether the file is a page that `write_page` wrote."""
+    return _KICKER in path.read_bytes()
 
 
 def strip(frames_THW3: NDArray[np.uint8]) -> str:

@@ -4,20 +4,20 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from manifests.ids import digest
 from manifests.signing import SigningError
-from pipelines.film_page import FRAMES, Group, Shown, loudness_picture, strip, write_page
+from pipelines.film_page import FRAMES, Group, Shown, is_page, loudness_picture, strip, write_page
 from pipelines.rewrite import RewriteConfig, rewritten
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 
-    from training.film import Credentials
+    from training.credentials import Credentials
     from training.generation import MoviePipeline
     from training.sound_generation import Extension
 
@@ -28,6 +28,10 @@ _SOUNDS = ("audio_prompt", "music_prompt")
 
 class PromptError(ValueError):
     """A prompt file cannot be read; the message names file and place."""
+
+
+class OutError(ValueError):
+    """What is made cannot lie at OUT, or something that was not made here would be lost; the message names it and what helps."""
 
 
 class Prompt(NamedTuple):
@@ -48,6 +52,8 @@ class Wanted:
     count: int = 1
     """Films of each prompt, each from a seed of its own."""
     rewriter: RewriteConfig | None = None
+    overwrite: bool = False
+    """What lies at OUT may be lost, whoever made it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,19 +100,48 @@ def generate(
 ) -> list[Made]:
     """The films of all prompts are in the folder `out` (or one is the file `out`), and the page beside them shows them.
 
-    A film that is there and says that it was made from the same models and the same request is left as it is.
+    A film that is there and says that it was made from the same models and the same request is left as it is. OutError where anything else
+    would be lost: a film without a note, what the films are made from, a page of others.
     """
     single = out.suffix == ".mp4"
+    if not single and out.exists() and not out.is_dir():
+        raise OutError(f"{out}: expected a folder, or the name of an mp4, found a file")
+    page = out.with_suffix(".html") if single else out / PAGE
+    seeds = [wanted.seed + i for i in range(wanted.count)]
+    paths = [
+        [out if single else out / f"{i:04d}-{digest('film/v1', p.text)[:8]}-{seed}.mp4" for seed in seeds] for i, p in enumerate(prompts)
+    ]
+    inputs = [Path(value) for name in ("photo", "clip") if (value := wanted.wishes.get(name))]
+    check_out([path for of_prompt in paths for path in of_prompt], page, inputs, wanted.overwrite, named_here=not single)
     made: list[Made] = []
     captions = out.with_suffix(f".{CAPTIONS}") if single else out / CAPTIONS
-    for number, prompt in enumerate(prompts):
+    for prompt, of_prompt in zip(prompts, paths, strict=True):
         read_as = rewritten(prompt.text, wanted.rewriter, captions) if wanted.rewriter else prompt.text
-        for i in range(wanted.count):
-            seed = wanted.seed + i
-            path = out if single else out / f"{number:04d}-{digest('film/v1', prompt.text)[:8]}-{seed}.mp4"
+        for path, seed in zip(of_prompt, seeds, strict=True):
             made.append(_film(pipeline, path, prompt, read_as, seed, wanted, signer, credentials, say))
-    _page(made, out.with_suffix(".html") if single else out / PAGE)
+    _page(made, page)
     return made
+
+
+def check_out(films: Sequence[Path], page: Path, inputs: Sequence[Path], overwrite: bool, named_here: bool = False) -> None:
+    """OutError where a film or the page would take the place of an input, or of what was not made here, and nobody asked for that.
+
+    `named_here`: the films' names were made up here, so what bears one was made here too, if only the half of it.
+    """
+    from training.film_note import has_note
+
+    for path in (p for p in (*films, page) if p.exists()):
+        if path.is_dir():
+            raise OutError(f"{path}: expected the name of a file, found a folder")
+        if overwrite:
+            continue
+        if any(i.exists() and path.samefile(i) for i in inputs):
+            raise OutError(f"{path}: expected another file than those given, found one of them, which would be lost: choose another --out")
+        if not (is_page(path) if path == page else named_here or has_note(path)):
+            what = "a page" if path == page else "a film with a note"
+            raise OutError(
+                f"{path}: expected no file, or {what} of `dailies generate`, found another: choose another --out, or --overwrite"
+            )
 
 
 def soundtrack(
@@ -118,26 +153,32 @@ def soundtrack(
     extension: "Extension" = "windows",
     signer: "CryptoSigner | None" = None,
     credentials: "Credentials | None" = None,
-    steps: int | None = None,
-    guidance: float | None = None,
+    overwrite: bool = False,
+    solver: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Made:
-    """`out` is the film with its pictures as they are and a sound made for them, as long as they last; and a page beside it. One that is
-    there and says that it was made from the same models and the same request is left as it is."""
-    from training.errors import TrainingError
-    from training.film import dubbed, save_mp4
+    """`out` is the film with its pictures as they are and a sound made for them, as long as they last; and a page beside it. `solver` has the
+    steps and the guidance of the sound, where it is not made as trained. One that is there and says that it was made from the same models
+    and the same request is left as it is.
 
-    try:
-        sha256 = hashlib.sha256(film.read_bytes()).hexdigest()
-    except OSError as error:
-        raise TrainingError(f"{film}: expected a film, found {error.strerror}") from error
-    request: dict[str, Any] = {"prompt": text, "seed": seed, "extension": extension, "film": sha256}
-    request |= {name: value for name, value in (("steps", steps), ("guidance", guidance)) if value is not None}
-    made_from = {"request": request, "models": pipeline.sound_notes}
+    OutError, or TrainingError where an mp4 cannot hold the pictures, before any sound is made.
+    """
+    from training.film import check_dubbing, dubbed, save_mp4
+
+    if out.suffix != ".mp4":
+        raise OutError(f"{out}: soundtrack: expected the name of an mp4, found {'a folder' if out.is_dir() else 'another name'}")
+    check_out([out], out.with_suffix(".html"), [film], overwrite)
+    check_dubbing(film)
+    wishes = {name: value for name, value in (solver or {}).items() if value is not None}
+    sha256 = hashlib.sha256(film.read_bytes()).hexdigest()
+    made_from = {
+        "request": {"prompt": text, "seed": seed, "extension": extension, "film": sha256, **wishes},
+        "models": pipeline.sound_notes,
+    }
     new = not _is_there(out, made_from, signer, credentials, say)
     if new:
-        sound = pipeline.soundtrack(film, text, seed, extension, steps, guidance)
-        save_mp4(dubbed(film, sound), out, made_from, signer, credentials)
+        sound = pipeline.soundtrack(film, text, seed, extension, **wishes)
+        save_mp4(dubbed(film, sound), out, made_from, signer, credentials, film)
     made = Made(path=out, prompt=text, read_as=text, seed=seed, new=new, made_from=made_from)
     _page([made], out.with_suffix(".html"))
     return made
@@ -167,7 +208,7 @@ def _film(
         return made
     film = pipeline(read_as, stage=wanted.stage, on_step=say, seed=seed, **wishes)
     film = replace(film, made_from=film.made_from | beside)
-    film.save(path, signer, credentials)
+    film.save(path, signer, credentials, Path(request.clip) if request.clip else None)
     return replace(made, new=True, made_from=film.made_from)
 
 
@@ -179,7 +220,7 @@ def _is_there(
     say: Callable[[str], None],
 ) -> bool:
     """Whether the film at the path says that it was made as wished, signed and with credentials where they are wished for."""
-    from training.film import Credentials, read_note
+    from training.film_note import read_note
 
     if not path.exists():
         return False
@@ -187,7 +228,7 @@ def _is_there(
         note = read_note(path, signer.public_key if signer else None)
     except SigningError:  # another film, a part of one, or one that is not signed: made anew
         return False
-    if note != json.loads(json.dumps(wished)) or not (credentials is None or Credentials.lie_in(path)):
+    if note != json.loads(json.dumps(wished)) or not (credentials is None or credentials.lie_in(path, note)):
         return False
     say(f"{path}: there already")
     return True

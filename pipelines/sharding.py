@@ -32,7 +32,7 @@ class ShardConfig:
     """How samples are gathered. 64 samples of a few hundred kB make shards of some 20 MB: ours, small for a laptop; raise it on clusters."""
 
     samples_per_shard: int = 64
-    faces: tuple[str, ...] = ("personal",)
+    faces: tuple[str, ...] = ("personal", "personal_sft")
     """Sets whose samples carry the face of their person, and whose clips of one person are paired, where people.identity has weights."""
     same_person: float = 0.5
     """Clips whose faces' mean vectors agree by more than this cosine show one person (Movie Gen, Data for personalisation)."""

@@ -34,8 +34,10 @@ from manifests.policy import policy_at
 from manifests.records import Asset, Source
 from manifests.schema import from_table, to_table
 from manifests.tables import LOOKED_UP, ManifestStore
-from manifests.takedown import Radius, TakedownError, signer_of
+from manifests.takedown import Radius, Selector, TakedownError, signer_of, survey
 from pipelines import provenance
+from pipelines.backtranslate import derived_datasets, derived_folders, forget_work
+from pipelines.exposures import first_step, record_registered
 from pipelines.stage import Place
 from pipelines.takedown_caches import scrub_caches
 from pipelines.takedown_case import Case, Request, open_case
@@ -81,6 +83,8 @@ def execute(dataset: Path, request: Request, radius: Radius, key: Path | None, s
     done["caches"] = scrub_caches(store, case.clip_ids)
     if derived := _take_down_derived(store, request, case, key):
         done["derived"] = derived
+    if missed := [str(f) for f in derived_folders(store) if f not in derived_datasets(store)]:
+        done["derived_not_found"] = missed
     said("caches")
     done["manifest_version"] = commit_removal(store, case, hashes)
     said("tables")
@@ -94,9 +98,21 @@ def execute(dataset: Path, request: Request, radius: Radius, key: Path | None, s
     return case, receipt
 
 
+def with_derived(store: ManifestStore, radius: Radius) -> Radius:
+    """The radius with the checkpoints that saw edits of the clips, which lie in datasets that were made of this one."""
+    found = [*radius.checkpoints]
+    for folder in derived_datasets(store):
+        theirs = ManifestStore(folder)
+        if theirs.version() >= 0 and (selectors := _held(theirs, [a.asset_id for a in radius.assets])):
+            record_registered(theirs)
+            found += survey(theirs, selectors, first_step(folder)).checkpoints
+    return dataclasses.replace(radius, checkpoints=tuple(found))
+
+
 def quarantine(store: ManifestStore, case: Case) -> None:
     """Nobody may train on the clips, or on others that show the same, or take the files in again, from now on."""
-    deny.deny(store.root, (*case.clip_ids, *(clip for clip, _ in case.near)), case.takedown_no)
+    for folder in (store.root, *derived_datasets(store)):  # edits of a clip have its id
+        deny.deny(folder, (*case.clip_ids, *(clip for clip, _ in case.near)), case.takedown_no)
     run_id = ids.digest("takedown/quarantine/v1", case.takedown_no, case.digest)
     if store.version_of_run(run_id) is not None:
         return
@@ -224,23 +240,22 @@ def _check_key(dataset: Path, case: Case, key: Path | None) -> None:
 
 def _take_down_derived(store: ManifestStore, request: Request, case: Case, key: Path | None) -> dict[str, int]:
     """The same is taken down in every dataset that was made of this one; returns how many assets went from each that had any."""
-    from manifests.takedown import Selector, survey
-    from pipelines.backtranslate import derived_datasets, forget_work
-    from pipelines.exposures import first_step
-
     gone = {}
     for folder in derived_datasets(store):
         forget_work(folder, case.clip_ids)
         theirs = ManifestStore(folder)
-        if theirs.version() < 0:
-            continue
-        held = set(theirs.read("assets", columns=["asset_id"]).column(0).to_pylist()) & set(case.asset_ids)
-        if held:
-            selectors = tuple(Selector(kind="asset", value=asset) for asset in sorted(held))
+        if theirs.version() >= 0 and (selectors := _held(theirs, case.asset_ids)):
+            record_registered(theirs)
             there = Request(selectors=selectors, basis=request.basis, reason=request.reason)
             execute(folder, there, survey(theirs, selectors, first_step(folder)), key, lambda step: None)
-            gone[str(folder)] = len(held)
+            gone[str(folder)] = len(selectors)
     return gone
+
+
+def _held(store: ManifestStore, asset_ids: Collection[str]) -> tuple[Selector, ...]:
+    """Which of the assets the dataset has."""
+    held = set(store.read("assets", columns=["asset_id"]).column(0).to_pylist()) & set(asset_ids)
+    return tuple(Selector(kind="asset", value=asset) for asset in sorted(held))
 
 
 def _amend(dataset: Path, case: Case, paths: Sequence[str], key: Path | None) -> list[str]:

@@ -70,19 +70,25 @@ def trace_clip(dataset: Path, id: str) -> tuple[str, list[Sighting]]:
     """(clip id, the checkpoints that saw it, by stage and step); LookupFailed when no clip has this id, or several begin with it."""
     from manifests.events import Exposure
     from manifests.schema import from_table
+    from pipelines.backtranslate import derived_datasets
     from pipelines.exposures import first_step, record_registered
 
     store = ManifestStore(dataset)
-    clip = _clip_id(store, id)
-    record_registered(store)
-    first, found = first_step(dataset), []
-    exposures = from_table(Exposure, store.read("exposures"))
-    steps = [first(exposure, clip) for exposure in exposures]
-    saw = {str(Path(e.run_path).resolve()) for e, step in zip(exposures, steps, strict=True) if step is not None}
-    for exposure, step in zip(exposures, steps, strict=True):
+    clip, found = _clip_id(store, id), []
+    for folder in (dataset, *derived_datasets(store)):  # edits of a clip have its id
+        theirs = ManifestStore(folder)
+        if theirs.version() < 0:
+            continue
+        record_registered(theirs)
+        first = first_step(folder)
+        exposures = from_table(Exposure, theirs.read("exposures"))
+        found += [(exposure, first(exposure, clip)) for exposure in exposures]
+    saw = {str(Path(exposure.run_path).resolve()) for exposure, step in found if step is not None}
+    sightings = []
+    for exposure, step in found:
         through = None if step is not None else next((a for a in _ancestors(Path(exposure.run_path)) if str(a) in saw), None)
         if step is not None or through is not None:
-            found.append(
+            sightings.append(
                 Sighting(
                     stage=exposure.stage,
                     run=exposure.run_path,
@@ -93,7 +99,7 @@ def trace_clip(dataset: Path, id: str) -> tuple[str, list[Sighting]]:
                     through=None if through is None else str(through),
                 )
             )
-    return clip, sorted(found, key=lambda s: (s.stage, s.run, s.end_step))
+    return clip, sorted(sightings, key=lambda s: (s.stage, s.run, s.end_step))
 
 
 def trace_checkpoint(folder: Path, dataset: Path | None = None) -> CheckpointTrace:
@@ -145,10 +151,10 @@ def _ancestors(run: Path) -> list[Path]:
             continue
         config = read(at).config
         pictures, sound = (
-            (config.flow.parent, config.flow.tae) if config.flow else (),
+            (config.flow.parent, config.flow.tae, config.flow.upsample and config.flow.upsample.artefacts) if config.flow else (),
             (config.sound.parent, config.sound.codec) if config.sound else (),
         )
-        for named in (config.parent, *pictures, *sound):
+        for named in (config.parent, config.codec and config.codec.weights, *pictures, *sound):
             place = Path(named).resolve() if named else None
             if place is not None and place.name == "export" and (place.parent / RUN).exists():
                 place = place.parent

@@ -11,6 +11,7 @@ Prompts are captions: `forget_clips` empties those of clips that were taken down
 """
 
 import json
+import logging
 from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from training.principal import Principal
     from training.tasks.flow_config import FlowConfig
 
+log = logging.getLogger("dailies.train")
+
 PROMPTS, LATENTS, PARENT, PRINCIPAL = "conditions.parquet", "latents.json", "parent.json", "principal.safetensors"
 PAIRS = "pairs.parquet"
 DATASET_PAIRS = "work/identity-pairs/pairs.parquet"
@@ -58,14 +61,24 @@ def prepare(config: "TrainConfig", dataset: Path, out: Path, samples: list[Sampl
         if config.principal_clips:
             _write_principal(config, dataset, out, Plan(config.plan_settings(version), samples).samples)
         return
-    prompts = read_prompts(dataset, version, samples, config.data)
+    plan = Plan(config.plan_settings(version), samples)
+    prompts = read_prompts(dataset, version, [*plan.samples, *plan.held_out], config.data)  # every rank holds them: of no other set
     if not any(prompts.values()):
         raise TrainingError(f"{dataset}: expected captions to train {config.stage} on, found none; run `dailies curate` with captions")
     scale, digests = _scale(config, config.flow, dataset, samples, version)
     write_atomic(out / LATENTS, json.dumps({**asdict(scale), **digests}, indent=1).encode())
     write_prompts(out, prompts)
     if crosses_by_identity(config.data):
-        write_pairs(out, _read_pairs(dataset, {s.clip_id for s in samples}))
+        pairs = _read_pairs(dataset, {s.clip_id for s in samples})
+        known = {clip for clip, _ in pairs}
+        if not (paired := sum(s.clip_id in known for s in plan.samples)):
+            raise TrainingError(
+                f"{dataset}: expected clips of the stage that share their person with another for data.cross_share, found none of "
+                f"{len(plan.samples)}; curate more clips of each person, or take data.cross_share=0"
+            )
+        if paired < len(plan.samples):
+            log.warning("%d of %d clips share their person with another; the rest are shown their own", paired, len(plan.samples))
+        write_pairs(out, pairs)
 
 
 def crosses_by_identity(config: DataConfig) -> bool:

@@ -84,6 +84,10 @@ class TrainConfig:
             raise ValueError(
                 "flow.latents_folder: expected none for an editor or an upsampler, whose sources are made as it goes, found one"
             )
+        if self.flow and bool(self.flow.edit) != self.data.edits:
+            raise ValueError(
+                f"data.edits: expected {bool(self.flow.edit)}, as flow.edit is{'' if self.flow.edit else ' not'} given, found {self.data.edits}"
+            )
         if self.flow and self.flow.personal and self.data.reference_px != self.flow.personal.tower.image_px:
             found = self.data.reference_px
             raise ValueError(f"data.reference_px: expected the tower's {self.flow.personal.tower.image_px}, found {found}")

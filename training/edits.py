@@ -9,6 +9,7 @@ Shapes: frames are (3, T, H, W) float32 in [-1, 1]; a mask is (T, H, W), true wh
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -221,6 +222,22 @@ def animate(edited: Edited, config: EditConfig, key: Key) -> Edited:
     """Source and target of one frame, moved by the same affine motion of the key over `config.frames` frames."""
     matrices = motion(config, key).to(edited.source.device)
     return edited._replace(source=moved(edited.source, matrices), target=moved(edited.target, matrices))
+
+
+def instructions() -> list[str]:
+    """Every instruction that an edit of KINDS can have, and those of marking, in their order."""
+    found = []
+    for kind in KINDS:
+        drawn = [kind.make(torch.zeros(3, 1, 16, 16), ("pattern", i))[1].split() for i in range(20)]
+        varied = [len(set(words)) > 1 for words in zip(*drawn, strict=True)]  # a colour or a word
+        given = [*COLOURS] if any(w in COLOURS for w, varies in zip(drawn[0], varied, strict=True) if varies) else [f'"{w}"' for w in WORDS]
+        found += [" ".join(g if varies else w for w, varies in zip(drawn[0], varied, strict=True)) for g in given]
+    return list(dict.fromkeys([*found, *(f"mark the object with {name}" for name in COLOURS)]))
+
+
+def without_rate(prompt: str) -> str:
+    """An instruction names no rate, as prompts do: it may be of pictures."""
+    return re.sub(r"^FPS-\S+ ", "", prompt)
 
 
 def motion(config: EditConfig, key: Key) -> Tensor:

@@ -28,14 +28,15 @@ from training.data.text_cache import TextCache, shared_texts
 from training.edits import OTHER, task_of
 from training.errors import TrainingError
 from training.exports import Export, by_digest, find_exports
-from training.film import SAMPLE_RATE_HZ, Film, glance, read_film
+from training.film import Film, glance, read_film
 from training.flow import SamplerConfig
 from training.instructions import examples
 from training.latents import LatentCodec, LatentScale, load_tae, placed, read_export
 from training.models.text import TextConfig, check_keys, prompt_of
 from training.models.transformer import PATCH_PX, Transformer, grow_positions
 from training.models.vision import PersonalTransformer
-from training.portraits import Box, cover, read_photo
+from training.portraits import Box, read_photo
+from training.shown import SAMPLE_RATE_HZ
 from training.sound_generation import Extension, SoundMaker, generate_sound, load_sound_maker, watch
 from training.tasks.edit import EditTask
 from training.tasks.flow_config import KINDS, FlowConfig
@@ -227,9 +228,8 @@ class MoviePipeline:
             say(f'{video.export.stage}: "{request.prompt}" names no kind of edit that is trained here, so expect little; those are: {asks}')
         source = self.clip(video, request, say)
         frames = source.frames
-        width, height = size_of(frames.shape[2], frames.shape[1], int(video.trained["size_px"]))
-        x = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
-        x = cover(x, height, width).transpose(0, 1)[None].to(self.device, self.dtype)
+        height, width = frames.shape[1:3]
+        x = (torch.from_numpy(frames).to(self.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1).to(self.dtype)
         task = cast(EditTask, self.fitted(video, request, len(frames), height, width))
         made = task.edit(video.model, x, [request.prompt], "edit/v1", request.seed)[0]
         return made, source.fps, source.sound if request.sound else None
@@ -240,7 +240,8 @@ class MoviePipeline:
         if request.n_frames is not None and request.n_frames > longest:
             raise TrainingError(f"frames: expected at most {longest} with {video.export.stage}, found {request.n_frames}")
         wanted = request.n_frames or longest
-        film = read_film(path, wanted + 1)  # one more tells whether anything is left out
+        size_px = int(video.trained["size_px"])
+        film = read_film(path, wanted + 1, lambda width, height: size_of(width, height, size_px))  # one more tells if anything is left out
         if len(film.frames) <= wanted:
             return film
         seconds = wanted / float(film.fps)

@@ -31,7 +31,8 @@ def seen_s(frames_THW3: NDArray[np.uint8], fps: float, least: float = _LEAST, ap
     """When motion changes at once, in seconds: a turn, a start, a stop, a flash, a cut.
 
     With d(a, b) the mean difference of two frames, steady motion has d(t-1, t) = d(t, t+1) and d(t-1, t+1) their sum; a turn shows the same
-    picture before and after, and a start or stop has one of the two at 0. An event's strength is what is missing to both. Frames are
+    picture before and after, and a start or stop has one of the two at 0. An event's strength is what is missing to both. A step between
+    two pictures that stand, a cut, is as much of an event in either; it counts in the later one, which is the first to show it. Frames are
     made small and blurred first, so that what moves overlaps itself from frame to frame.
     """
     if len(frames_THW3) < 3:
@@ -40,6 +41,10 @@ def seen_s(frames_THW3: NDArray[np.uint8], fps: float, least: float = _LEAST, ap
     step, leap = np.abs(np.diff(x, axis=0)).mean((1, 2)), np.abs(x[2:] - x[:-2]).mean((1, 2))
     strength = np.zeros(len(x))
     strength[1:-1] = (step[:-1] + step[1:] - leap) + np.abs(step[1:] - step[:-1])
+    around = np.pad(step, 1)
+    alone = np.maximum(step - around[:-2] - around[2:], 0)  # what of a step no motion leads to or goes on from
+    strength[:-1] -= alone
+    strength[1:] = np.maximum(strength[1:], alone)
     return _peaks(strength, fps, least, apart_s, _LEVELS)
 
 

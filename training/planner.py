@@ -21,7 +21,7 @@ from training.models.discriminator import Discriminator
 from training.models.sound import SoundBlock, SoundTransformer
 from training.models.spectral_discriminator import SpectralDiscriminator
 from training.models.transformer import ENCODERS, IDENTITY, Block, Transformer
-from training.models.vision import PersonalTransformer, tower_forward
+from training.models.vision import PersonalTransformer, TowerConfig, tower_forward
 
 MAX_LIVE_VALUES = 1_000_000_000
 """Gathered parameters that DeepSpeed lets live at a time (its stage3_max_live_parameters), unless one block is larger."""
@@ -83,6 +83,8 @@ class Media:
     """Useful operations of a sample: forward and backward pass, and of the frozen autoencoder that encodes it."""
     layer_flops: int
     """Operations of a sample that recomputation adds."""
+    encoding_flops: int = 0
+    """Of `flops`, those of frozen networks: each rank of a sequence parallel group does them all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +197,8 @@ def plan_stage(config: TrainConfig, gpus: int, hardware: Hardware, *, search: bo
         fitting = (tuple(o for o in stage.options(other) if o.fits) for other in others)
         options = next(filter(None, fitting), options)
     step_flops = sum(m.share * m.batch * m.flops for m in kinds)
-    compute_s = step_flops / (gpus * hardware.peak_tflops * 1e12 * hardware.mfu)
+    repeated = (engine.sequence_parallel - 1) * sum(m.share * m.batch * m.encoding_flops for m in kinds)
+    compute_s = (step_flops + repeated) / (gpus * hardware.peak_tflops * 1e12 * hardware.mfu)
     gathered, exchanged = stage.traffic(gpus, layout)
     # a node takes whole weights in through all of its ports, and passes them on inside
     ports = hardware.network_gb_per_s * hardware.node_gpus
@@ -251,14 +254,14 @@ class _Stage:
             return
         for kind, count, n_frames in (("video", d.video_batches, d.n_frames), ("image", d.image_batches, 1)):
             if count:
-                tokens, useful, layers = self._sample(n_frames)
+                tokens, useful, layers, encoding = self._sample(n_frames)
                 batch = d.global_batch
                 if d.tokens_per_step:
                     batch = max(1, d.tokens_per_step // tokens // d.batch_multiple) * d.batch_multiple
                 share = count / (d.video_batches + d.image_batches)
                 yield Media(
                     kind=kind, share=share, batch=batch, n_frames=n_frames, side_px=d.size_px,
-                    n_tokens=tokens, flops=useful, layer_flops=layers,
+                    n_tokens=tokens, flops=useful, layer_flops=layers, encoding_flops=encoding,
                 )  # fmt: skip
 
     def _sound(self) -> tuple[int, int]:
@@ -268,6 +271,8 @@ class _Stage:
             return (flops.codec_step(self.config.codec.model, frames) if self.config.codec else 0), 0
         model, text = self.config.sound.model, self._sound_text()
         useful = flops.sound_step(model, frames, text) + flops.codec_encode(CodecConfig(), frames)
+        if self.config.sound.watch.metaclip:  # of the size that the presets name, ViT-H
+            useful += self.config.data.n_frames * tower_forward(TowerConfig(), 1)
         return useful, model.layers * flops.sound_layer(model, frames, text)
 
     def _sound_text(self) -> int:
@@ -278,13 +283,13 @@ class _Stage:
             else 0
         )
 
-    def _sample(self, n_frames: int) -> tuple[int, int, int]:
-        """(tokens, useful operations, operations of the layers' forward pass) of a sample."""
+    def _sample(self, n_frames: int) -> tuple[int, int, int, int]:
+        """(tokens, useful operations, operations of the layers' forward pass, those of frozen networks) of a sample."""
         side = self.config.data.size_px
         if self.config.flow is None:
             tae, loss = self.config.model, self.config.loss
             latent = (latent_frames(n_frames) if tae.temporal else n_frames) * (side // 8) ** 2
-            return latent, flops.tae_step(tae, 1, n_frames, side, side) + rehearse.judged_flops(loss, n_frames, side), 0
+            return latent, flops.tae_step(tae, 1, n_frames, side, side) + rehearse.judged_flops(loss, n_frames, side), 0, 0
         config = self.config.flow
         if config.edit and n_frames == 1:
             n_frames = config.edit.frames
@@ -295,7 +300,7 @@ class _Stage:
         if config.personal:
             encoding += (3 if config.personal.train_tower else 1) * tower_forward(config.personal.tower, 1)
         layers = model.layers * flops.transformer_layer(model, 1, grid, self.text)
-        return math.prod(grid), flops.transformer_step(model, 1, grid, self.text) + encoding, layers
+        return math.prod(grid), flops.transformer_step(model, 1, grid, self.text) + encoding, layers, encoding
 
     def refusals(self, gpus: int, sequence_parallel: int) -> Iterator[str]:
         """Why the GPUs cannot be grouped so, whatever their memory."""

@@ -48,7 +48,7 @@ def read_photo(path: Path, side_px: int, face: Box | None = None) -> Tensor:
         shown = picture if face is None else portrait(picture, face)
     except ValueError as error:
         raise TrainingError(f"{path}: {error}") from error
-    return cover(torch.from_numpy(shown).permute(2, 0, 1)[None].float() / 127.5 - 1, side_px, side_px)[0]
+    return _cover(torch.from_numpy(shown).permute(2, 0, 1)[None].float() / 127.5 - 1, side_px, side_px)[0]
 
 
 def portrait(picture: NDArray[np.uint8], face: Box) -> NDArray[np.uint8]:
@@ -72,7 +72,7 @@ def portrait(picture: NDArray[np.uint8], face: Box) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(square, (_LONGEST_PX, _LONGEST_PX), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def cover(x_T3HW: Tensor, height: int, width: int) -> Tensor:
+def _cover(x_T3HW: Tensor, height: int, width: int) -> Tensor:
     """The pictures scaled to cover height x width, and their middle."""
     scale = max(height / x_T3HW.shape[2], width / x_T3HW.shape[3])
     size = (max(height, round(x_T3HW.shape[2] * scale)), max(width, round(x_T3HW.shape[3] * scale)))

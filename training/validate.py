@@ -12,6 +12,7 @@ from manifests.deny import DenyList
 from training.data.batch import DataConfig, Latents, load_pixels, open_shards, read_beside, unit
 from training.data.beside import Partners
 from training.data.index import Sample
+from training.data.sound import measured_key
 from training.errors import SampleError, TrainingError
 from training.parallel.engine import Engine
 from training.tasks.task import Heard, Task
@@ -95,12 +96,15 @@ def load_turn(
     denied: DenyList | None = None,
     latents: Latents | None = None,
 ) -> Turn:
-    """The sample's first window and its centre, and what is given beside it, as `latents` its latents where they were made beforehand;
+    """The sample's first window, of a sound one in which something is heard, and its centre, and what is given beside it, as `latents` its latents where they were made beforehand;
     SampleError when it cannot be read, or was taken down."""
-    levels, shards = load_pixels(dataset, sample, config, None, denied), open_shards(dataset, config)
+    shards, window = open_shards(dataset, config), None
+    if config.sound_frames:
+        window = measured_key(shards.read(sample, config.verify_sha256, denied), sample, config.sound_frames)
+    levels = load_pixels(dataset, sample, config, window, denied)
     alone = Partners([sample])  # a held-out clip is measured under its own person
     found, _ = read_beside(
-        lambda s: shards.read(s, config.verify_sha256, denied), sample, config, None, ("validate/v1", sample.clip_id), alone
+        lambda s: shards.read(s, config.verify_sha256, denied), sample, config, window, ("validate/v1", sample.clip_id), alone
     )
     beside = {name: torch.from_numpy(values) for name, values in found.items()}
     if latents is not None and (mean := latents.read(sample, config)) is not None:

@@ -19,6 +19,7 @@ from pipelines.encode import encode_latents, encode_text, folders_of, names_of
 from pipelines.on_ray import EngineConfig
 from pipelines.progress import Progress
 from tests.text_makers import ul2
+from training import edits
 from training.conditions import latent_cache, prepare, read_prompts
 from training.config import TrainConfig
 from training.data.batch import BatchLoader, DataConfig
@@ -31,11 +32,13 @@ from training.folder import write_run
 from training.latents import LatentCodec, LatentScale, load_tae
 from training.launch import train
 from training.metrics import read_log
+from training.models.sound import SoundConfig
 from training.models.text import TextConfig, load_encoders
 from training.models.transformer import TransformerConfig
 from training.parallel.engine import EngineConfig as TrainingEngine
 from training.tasks.flow_config import FlowConfig
 from training.tasks.make import make_task
+from training.tasks.sound_config import SoundStage
 from training.validate import load_turn
 
 pytestmark = [pytest.mark.train, pytest.mark.timeout(600)]
@@ -192,6 +195,23 @@ def test_prompts_are_encoded_beforehand(copy: Path, tmp_path: Path) -> None:
     assert names_of(out, [clip]) == {name_of(prompts[clip])}
     with pytest.raises(ManifestError, match="expected a folder for ul2, byt5 or metaclip"):
         encode_text(copy, out, CONFIG, LOCAL, QUIET)
+
+
+def test_what_an_editor_and_a_generator_of_sound_read_is_encoded_too(copy: Path, tmp_path: Path) -> None:
+    """Of an editor the instructions that it draws, and each clip's words with and without a rate, as an instruction has none; of a generator of
+    sound its own prompts."""
+    words = TextConfig(ul2=str(ul2(tmp_path / "ul2")))
+    model = dataclasses.replace(MODEL, bytes_width=0, ul2_width=16, context_channels=4, tasks=len(edits.TASKS))
+    editing = dataclasses.replace(CONFIG.flow, model=model, text=words, edit=edits.EditConfig())
+    config = dataclasses.replace(CONFIG, flow=editing, data=dataclasses.replace(CONFIG.data, edits=True))
+    encode_text(copy, tmp_path / "edit", config, LOCAL, QUIET)
+    cache, said = TextCache(load_encoders(words), tmp_path / "edit"), "soft waves number 0"
+    assert cache.missing(["", f"FPS-24 pan left {said}", f"pan left {said}", *edits.instructions()]) == [] and cache.missing(["other"])
+    drawn = {edits.edit(torch.zeros(3, 1, 16, 16), ("any", i)).instruction for i in range(300)}
+    assert drawn <= set(edits.instructions())
+    sound = SoundStage(model=SoundConfig(layers=1, width=16, ffn=16, heads=2, text_width=16, video_width=128), text=words)
+    listens = TrainConfig(stage="audio", sound=sound, data=DataConfig(size_px=32, resize_px=32, n_frames=4, sound_frames=20))
+    assert encode_text(copy, tmp_path / "sound", listens, LOCAL, QUIET)["clips"] == sum(bool(s.has_sound) for s in load_samples(copy, 0))
 
 
 def test_the_command_is_in_the_manifest(copy: Path, tae: Path, tmp_path: Path, dailies: Any) -> None:

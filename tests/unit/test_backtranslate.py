@@ -3,13 +3,15 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 from manifests.deny import DenyList
+from manifests.events import Exposure
 from manifests.ids import digest
 from manifests.records import Asset, Caption, Clip, Source
 from manifests.schema import from_table, to_table
@@ -17,12 +19,14 @@ from manifests.tables import ManifestError, ManifestStore
 from manifests.takedown import Selector, survey
 from pipelines import backtranslate as pipeline
 from pipelines.backtranslate import BacktranslateConfig, backtranslate
+from pipelines.exposures import first_step
 from pipelines.progress import Progress
-from pipelines.takedown import execute
+from pipelines.takedown import execute, with_derived
 from pipelines.takedown_case import Request
+from pipelines.trace import trace_clip
 from tests.train.conftest import build_dataset, moving_pattern
 from training import edits
-from training.data.batch import BatchLoader, DataConfig
+from training.data.batch import BatchLoader, DataConfig, load_pixels
 from training.data.index import load_samples, split_holdout
 from training.data.plan import Plan, PlanSettings
 from training.data.text_cache import TextCache
@@ -172,7 +176,13 @@ def test_a_takedown_of_the_real_clip_is_one_of_its_edit(dataset: Path, models: P
     mine = before[clip.clip_id]
     place = (mine, *filter(None, [mine.other("source.mp4")]))
     request = Request(selectors=(Selector(kind="asset", value=clip.asset_id),), basis="copyright", reason="test")
-    _, receipt = execute(dataset, request, survey(store, request.selectors, lambda exposure, clip: None), None, lambda step: None)
+    denied = []
+
+    def said(step: str) -> None:
+        denied.append(clip.clip_id in DenyList(out).clips())
+
+    _, receipt = execute(dataset, request, survey(store, request.selectors, lambda exposure, clip: None), None, said)
+    assert all(denied), "from the first step on"
     assert json.loads(receipt.read_text())["done"]["derived"] == {str(out.resolve()): 1}
     assert clip.clip_id in DenyList(out).clips() and len(load_samples(out, theirs.version())) == 5
     for part in place:
@@ -181,6 +191,44 @@ def test_a_takedown_of_the_real_clip_is_one_of_its_edit(dataset: Path, models: P
     left = next(s for i, s in before.items() if i != clip.clip_id)
     data = (out / left.shard_path).read_bytes()[left.offset : left.offset + left.size_bytes]
     assert hashlib.sha256(data).digest() == left.sha256
+
+
+def test_checkpoints_that_saw_an_edit_are_found_from_the_real_clip(dataset: Path, models: Path, tmp_path: Path) -> None:
+    """`trace` and the survey of a takedown name the training on edits too; a dataset of edits that is not there is in the receipt; of sources
+    the edits' manifest has only those that their files are from."""
+    out = tmp_path / "edits"
+    backtranslate(dataset, [models], out, ANY, "cpu", Progress(quiet=True))
+    store, theirs = ManifestStore(dataset), ManifestStore(out)
+    held = {a.source_no for a in from_table(Asset, theirs.read("assets"))}
+    assert {s.source_no for s in from_table(Source, theirs.read("sources"))} == held
+    settings = PlanSettings(
+        stage="edit_3",
+        manifest_version=0,
+        sets=(),
+        seed=0,
+        global_batch=1,
+        image_batches=0,
+        video_batches=1,
+        holdout_share=0.2,
+        min_frames=1,
+    )
+    plan = Plan(settings, load_samples(out, theirs.version()))
+    seen, early = plan.clip_ids(0)[0], Plan(settings, load_samples(out, theirs.version(), groups_by_clip=True))
+    exposure = Exposure(
+        run_no=0, checkpoint="checkpoints/step-00000001", run_path=str(tmp_path / "edit_3"), stage="edit_3", manifest_version=theirs.version(),
+        plan_digest=plan.digest, plan_json=plan.json, first_step=0, end_step=1, n_samples=1, rolling_digest="0" * 32, exceptions_json="[]",
+    )  # fmt: skip
+    theirs.commit("exposed", append={"exposures": to_table(Exposure, [exposure])})
+    assert [s.stage for s in trace_clip(dataset, seen)[1]] == ["edit_3"]
+    before = dataclasses.replace(exposure, plan_json=early.json, plan_digest=early.digest)
+    assert first_step(out)(before, early.clip_ids(0)[0]) == 0, "a plan whose hold-out was drawn by clips is replayed too"
+    asset = next(c.asset_id for c in from_table(Clip, store.read("clips")) if c.clip_id == seen)
+    radius = with_derived(store, survey(store, (Selector(kind="asset", value=asset),), lambda exposure, clip: None))
+    assert [c.first_steps for c in radius.checkpoints] == [{seen: 0}]
+    shutil.move(out, tmp_path / "elsewhere")
+    request = Request(selectors=(Selector(kind="asset", value=asset),), basis="copyright", reason="test")
+    _, receipt = execute(dataset, request, radius, None, lambda step: None)
+    assert json.loads(receipt.read_text())["done"]["derived_not_found"] == [str(out.resolve())]
 
 
 def test_only_an_editor_can_edit(dataset: Path, models: Path, tmp_path: Path) -> None:
@@ -199,14 +247,52 @@ def test_a_folder_belongs_to_one_run(dataset: Path, models: Path, tmp_path: Path
     assert not any(c.has_audio for c in from_table(Clip, ManifestStore(tmp_path / "edits").read("clips")))
 
 
-def test_what_the_editor_was_measured_on_is_not_edited(dataset: Path, models: Path, tmp_path: Path) -> None:
-    """Clips that its stages held out stay held out in the stage that learns to undo its edits: they are not in the set."""
+def test_what_the_editor_was_measured_on_stays_held_out(dataset: Path, models: Path, tmp_path: Path) -> None:
+    """Clips that its stages held out are edited too and held out again by the stage that learns to undo its edits, also of a few; none of those
+    it was trained on is."""
     config = models / "edit_2" / "export" / "config.json"
     described = json.loads(config.read_text())
     described["trained_on"]["holdout_share"] = 0.4
     config.write_text(json.dumps(described))
     samples = load_samples(dataset, ManifestStore(dataset).version())
     held_out = {s.clip_id for s in split_holdout(samples, 0.4)[1]}
-    result = backtranslate(dataset, [models], tmp_path / "edits", ANY, "cpu", Progress(quiet=True))
-    edited = {c.clip_id for c in from_table(Clip, ManifestStore(tmp_path / "edits").read("clips"))}
-    assert held_out and result["clips"] == 6 - len(held_out) and not edited & held_out
+    assert 1 <= len(held_out) < 6
+    for clips in (0, 2):
+        out = tmp_path / f"edits{clips}"
+        result = backtranslate(dataset, [models], out, dataclasses.replace(ANY, clips=clips), "cpu", Progress(quiet=True))
+        again = split_holdout(load_samples(out, ManifestStore(out).version()), 0.4)
+        assert result["clips"] == (clips or 6)
+        assert again[1] and {s.clip_id for s in again[1]} <= held_out and not {s.clip_id for s in again[0]} & held_out
+
+
+def test_clips_are_edited_in_their_own_shape(dataset: Path, models: Path, tmp_path: Path) -> None:
+    """An editor of buckets edits whole pictures, each in its aspect, and the shards say so."""
+    config = models / "edit_2" / "export" / "config.json"
+    described = json.loads(config.read_text())
+    described["trained_on"] |= {"size_px": 32, "shapes": "buckets"}
+    described["model"] |= {"max_h": 4, "max_w": 4}
+    weights = load((models / "edit_2" / "export" / "weights.safetensors").read_bytes())
+    weights |= {name: weights[name].repeat(2, 1) for name in ("positions.h", "positions.w")}
+    data = save(weights)
+    (models / "edit_2" / "export" / "weights.safetensors").write_bytes(data)
+    config.write_text(json.dumps(described | {"sha256": hashlib.sha256(data).hexdigest()}))
+    out = tmp_path / "edits"
+    backtranslate(dataset, [models], out, ANY, "cpu", Progress(quiet=True))
+    samples = load_samples(out, ManifestStore(out).version())
+    assert {(s.width, s.height, s.n_frames, s.bucket) for s in samples} == {(48, 32, 9, "48x32_9f")}
+    assert all(
+        load_pixels(out, s, DataConfig(size_px=32, n_frames=9, shapes="buckets"), None).shape[1:3] == (s.height, s.width) for s in samples
+    )
+
+
+def test_shares_are_edited_apart_and_gathered(dataset: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three shares edit every clip once; the command without one gathers them without loading the editor, into what one run makes."""
+    out, straight = tmp_path / "edits", tmp_path / "straight"
+    done = [backtranslate(dataset, [models], out, ANY, "cpu", Progress(quiet=True), (k, 3))["clips"] for k in (1, 2, 3)]
+    assert done == [2, 2, 2] and ManifestStore(out).version() < 0
+    with monkeypatch.context() as patched:
+        patched.setattr("training.generation.load_generator", None)
+        assert backtranslate(dataset, [models], out, ANY, "cpu", Progress(quiet=True))["clips"] == 6
+    backtranslate(dataset, [models], straight, ANY, "cpu", Progress(quiet=True))
+    members = [sorted(ManifestStore(f).read("members").column("sha256").to_pylist()) for f in (out, straight)]
+    assert members[0] == members[1]

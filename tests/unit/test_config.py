@@ -98,7 +98,7 @@ def test_a_file_of_ones_own_can_build_on_ours(tmp_path: Path) -> None:
     assert config.seed == 7
     with pytest.raises(ConfigError, match="no such file"):
         load(CurateConfig, "curate", str(tmp_path / "gone.yaml"))
-    with pytest.raises(ConfigError, match="there are paper, tiny"):
+    with pytest.raises(ConfigError, match="there are audio, hd, paper, tiny"):
         load(CurateConfig, "curate", "huge")
 
 

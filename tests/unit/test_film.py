@@ -1,18 +1,24 @@
 """Generated films: pictures and sound come back, and the note speaks of this film and no other."""
 
+import contextlib
 import datetime
 import io
 import json
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from manifests.signing import SigningError, generate_key, load_public, load_signer
+from curation.credentials import read_credentials
+from manifests.signing import SigningError, Statement, generate_key, load_public, load_signer, seal
+from training.credentials import COMPOSITE_TYPE, SOURCE_TYPE, Credentials
 from training.errors import TrainingError
-from training.film import SOURCE_TYPE, Credentials, Film, glance, preview, read_film, read_note
+from training.film import Film, check_dubbing, encode_film, glance, preview, read_film
+from training.film_note import digest, has_note, note_signers, read_note
 
 
 def film(seed: int = 0, *, sound: bool = True) -> Film:
@@ -139,6 +145,42 @@ def test_content_credentials_say_a_model_made_it(tmp_path: Path) -> None:
     assert read_note(tmp_path / "a.mp4")["request"]["seed"] == 0
 
 
+def test_content_credentials_of_a_changed_film_name_its_source(tmp_path: Path) -> None:
+    """A film that a model changed is no film that a model made: it is a composite, opened from the source, whose name is not told, and
+    curation reads it so."""
+    from c2pa import Reader
+
+    ours = certificate(tmp_path)
+    (tmp_path / "private-name.mp4").write_bytes(encode_film(film(3)))
+    film().save(tmp_path / "a.mp4", credentials=ours, source=tmp_path / "private-name.mp4")
+    with Reader("video/mp4", io.BytesIO((tmp_path / "a.mp4").read_bytes())) as reader:
+        told, state = json.loads(reader.json()), reader.get_validation_state()
+    active = told["manifests"][told["active_manifest"]]
+    (actions,) = [a["data"]["actions"] for a in active["assertions"] if a["label"].startswith("c2pa.actions")]
+    assert [a["action"] for a in actions] == ["c2pa.opened", "c2pa.edited"] and state == "Valid"
+    assert actions[0]["parameters"]["ingredients"] and actions[1]["digitalSourceType"] == COMPOSITE_TYPE
+    (ingredient,) = active["ingredients"]
+    assert ingredient["relationship"] == "parentOf" and "private-name" not in json.dumps(told)
+    found = read_credentials(str(tmp_path / "a.mp4"))
+    assert found.c2pa_state == "untrusted" and found.c2pa_source_type == "compositeWithTrainedAlgorithmicMedia" and found.is_synthetic
+
+
+def test_only_our_content_credentials_about_this_film_count(tmp_path: Path) -> None:
+    """Those of another signer, of another film, about other bytes, or none are not ours."""
+    for name in ("mine", "other"):
+        (tmp_path / name).mkdir()
+    ours, other = certificate(tmp_path / "mine"), certificate(tmp_path / "other")
+    path, made_from = tmp_path / "a.mp4", film().made_from
+    film().save(path, credentials=ours)
+    assert ours.lie_in(path, made_from) and not other.lie_in(path, made_from) and not ours.lie_in(path, film(1).made_from)
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"mdat") + 100] ^= 1
+    path.write_bytes(data)
+    assert not ours.lie_in(path, made_from)
+    film().save(path)
+    assert not ours.lie_in(path, made_from) and not ours.lie_in(tmp_path / "absent.mp4", made_from)
+
+
 def test_a_wrong_certificate_is_said(tmp_path: Path) -> None:
     """A key that is no key leaves no file, and the error names the chain."""
     (tmp_path / "x.pem").write_text("nothing")
@@ -162,6 +204,66 @@ def test_how_it_is_shown_is_part_of_the_note(tmp_path: Path) -> None:
             read_note(tmp_path / "b.mp4")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["-display_vflip"],
+        ["-display_hflip"],
+        ["-display_rotation", "180"],
+        ["-aspect", "4:1"],
+        ["-color_trc", "smpte2084"],
+        ["-colorspace", "bt2020nc"],
+        ["-color_primaries", "bt2020"],
+        ["-color_range", "pc"],
+        ["-an"],
+        ["-t", "0.5"],
+        ["-timecode", "01:00:00:00"],
+    ],
+    ids=lambda c: c[0],
+)
+def test_a_film_that_is_shown_otherwise_has_lost_its_note(tmp_path: Path, changes: list[str]) -> None:
+    """What stock FFmpeg changes without touching a packet (flips, aspect, colours, streams, length) ends the note, signed or not; writing the
+    container anew does not."""
+    generate_key(tmp_path / "key")
+    film().save(tmp_path / "a.mp4", load_signer(tmp_path / "key"))
+    of_input = [c for c in changes if changes[0].startswith("-display")]
+    of_output = [c for c in changes if not of_input]
+    for name, before, after in (("same.mp4", [], ["-movflags", "faststart"]), ("other.mp4", of_input, of_output)):
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *before, "-i", str(tmp_path / "a.mp4"), "-c", "copy", *after]
+        subprocess.run([*command, str(tmp_path / name)], check=True)
+    assert read_note(tmp_path / "same.mp4", load_public(tmp_path / "key.pub"))["request"]["seed"] == 0
+    for key in (None, load_public(tmp_path / "key.pub")):
+        with pytest.raises(SigningError, match="shown otherwise than they were made"):
+            read_note(tmp_path / "other.mp4", key)
+
+
+def test_a_note_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    """It said nothing of how the film is shown; the error says so, and the film still counts as one that was made."""
+    plain = encode_film(film())
+    before = Statement(subject="a", sha256=digest(plain), predicate_type="urn:dailies:generated:v1", predicate={"request": {}})
+    with av.open(io.BytesIO(plain)) as read, av.open(str(tmp_path / "a.mp4"), "w") as out:
+        out.metadata["comment"] = json.dumps(seal(before, None))
+        streams = {s.index: out.add_stream_from_template(s) for s in read.streams}
+        for packet in read.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    with pytest.raises(SigningError, match=r"generated:v2, found urn:dailies:generated:v1; that of an earlier version does not say how"):
+        read_note(tmp_path / "a.mp4")
+    assert has_note(tmp_path / "a.mp4")
+
+
+def test_a_note_is_told_from_none(tmp_path: Path) -> None:
+    """A film with a note has one, though it does not hold; one of a camera, a text and a missing file have none. Its signers are named."""
+    generate_key(tmp_path / "key")
+    film().save(tmp_path / "a.mp4", load_signer(tmp_path / "key"))
+    film().save(tmp_path / "b.mp4")
+    (tmp_path / "camera.mp4").write_bytes(encode_film(film()))
+    (tmp_path / "text.mp4").write_text("no film")
+    assert note_signers(tmp_path / "a.mp4") == [load_public(tmp_path / "key.pub").keyid] and note_signers(tmp_path / "b.mp4") == []
+    assert [has_note(tmp_path / f"{name}.mp4") for name in ("a", "b", "camera", "text", "absent")] == [True, True, False, False, False]
+
+
 def test_hostile_films_end_in_a_sentence(tmp_path: Path) -> None:
     """Time stamps that promise years, a comment that is no text, and half a file are refused without a traceback or a memory full of pictures."""
     film(sound=False).save(tmp_path / "a.mp4")
@@ -179,6 +281,17 @@ def test_hostile_films_end_in_a_sentence(tmp_path: Path) -> None:
     for name in ("comment", "half"):
         with pytest.raises(SigningError):
             read_note(tmp_path / f"{name}.mp4")
+
+
+@pytest.mark.parametrize("change", [(b"avc1", b"xxxx"), (b"mp4a", b"xxxx"), (b"vide", b"tmcd"), (b"soun", b"tmcd"), (b"avcC", b"free")])
+def test_streams_that_nobody_can_decode_end_in_a_sentence(tmp_path: Path, change: tuple[bytes, bytes]) -> None:
+    """A codec that is unknown, pictures or sound that call themselves times, and a codec's header that is away: whoever reads the film or its
+    note gets what is there, or is told what is not."""
+    film().save(tmp_path / "a.mp4")
+    (tmp_path / "b.mp4").write_bytes((tmp_path / "a.mp4").read_bytes().replace(*change))
+    for read in (read_note, read_film, lambda path: glance(path, 4.0, 16), lambda path: preview(path, 2), check_dubbing):
+        with contextlib.suppress(TrainingError, SigningError):
+            read(tmp_path / "b.mp4")
 
 
 def test_a_long_film_is_previewed_as_it_streams(tmp_path: Path) -> None:

@@ -26,13 +26,18 @@ from manifests.signing import generate_key
 from pipelines.cli import app
 from pipelines.generate import PromptError, read_prompts
 from pipelines.rewrite import RewriteConfig, RewriteError, rewrite
+from tests.media_makers import write_video
 from tests.picture_nets import painted, yunet
+from tests.unit.test_film import certificate
+from tests.unit.test_shown import write_prores
+from training.credentials import Credentials
 from training.data.text_cache import TextCache
 from training.degradation import UpsampleConfig
 from training.edits import TASKS, EditConfig
 from training.errors import TrainingError
 from training.exports import find_exports
-from training.film import Film, read_film, read_note
+from training.film import Film, read_film
+from training.film_note import read_note
 from training.flow import SamplerConfig
 from training.generation import ASPECTS, MoviePipeline, Request
 from training.identity import PersonalConfig
@@ -636,10 +641,109 @@ def test_a_film_is_verified(curriculum: Path, tmp_path: Path) -> None:
     command = ["generate", "a thing", "--models", str(curriculum), "--out", str(film), "--no-upsample", "--sign", str(tmp_path / "key")]
     assert CliRunner().invoke(app, command).exit_code == 0
     said = json.loads(CliRunner().invoke(app, ["verify", str(film), "--key", str(tmp_path / "key.pub"), "--json"]).stdout)
-    assert said["holds"] and said["models"]["video"]["stage"] == "video_sft" and said["request"]["prompt"] == "a thing"
-    assert "video_sft" in CliRunner().invoke(app, ["verify", str(film)]).stdout
+    assert said["holds"] and said["note"]["models"]["video"]["stage"] == "video_sft" and said["note"]["request"]["prompt"] == "a thing"
+    assert said["signed_by"] in said["signers"] and said["c2pa_state"] == "none"
+    text = CliRunner().invoke(app, ["verify", str(film)]).stdout
+    assert "video_sft" in text and f"which names {said['signed_by']} as its signer: give the maker's key" in text
     data = bytearray(film.read_bytes())
     data[data.index(b"mdat") + 100] ^= 1
     film.write_bytes(data)
     result = CliRunner().invoke(app, ["verify", str(film)])
     assert result.exit_code == 1 and "does not hold" in result.stdout
+
+
+def test_a_note_cannot_speak_for_the_verdict(tmp_path: Path) -> None:
+    """What a note holds under the names of the verdict stays inside it; an unsigned one is said to be anyone's; models of odd shape are shown
+    as far as they can be, and end in no traceback."""
+    frames, path = np.zeros((4, 32, 48, 3), np.uint8), tmp_path / "a.mp4"
+    odd: list[Any] = [["x"], {"video": ["x"], "\x1b[2Jb": {"stage": 1, "sha256": 7}}, "x", None, 3]
+    for models in odd:
+        claims = {"holds": "surely", "signed_by": "the president", "signers": ["x"], "c2pa_state": "valid", "models": models}
+        Film(frames=frames, fps=Fraction(24), made_from=claims).save(path)
+        said = json.loads(CliRunner().invoke(app, ["verify", str(path), "--json"], catch_exceptions=False).stdout)
+        assert said["holds"] is True and said["signed_by"] is None and said["signers"] == [] and said["c2pa_state"] == "none"
+        assert said["note"] == claims
+        text = CliRunner().invoke(app, ["verify", str(path)], catch_exceptions=False)
+        assert text.exit_code == 0 and "not signed: anyone could have written it" in text.stdout and "\x1b" not in text.stdout
+
+
+def test_content_credentials_are_told_when_a_film_is_verified(curriculum: Path, tmp_path: Path) -> None:
+    """A film with a certificate is `untrusted` (its signer is not known) and made by a model; an edit, and a camera's film that only got a
+    sound, are composites; the same command leaves a film with our credentials, and makes one with another's anew."""
+    for name in ("mine", "other"):
+        (tmp_path / name).mkdir()
+    ours, other = certificate(tmp_path / "mine"), certificate(tmp_path / "other")
+    camera = write_video(tmp_path / "camera.mp4", [np.full((32, 48, 3), 5 * i, np.uint8) for i in range(20)])
+    model, composite = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
+
+    def run(out: str, signer: Credentials, *more: str) -> Any:
+        command = ["generate", "a thing", "--models", str(curriculum), "--out", str(tmp_path / out), "--no-upsample", "--json", *more]
+        command += ["--certificate", str(signer.chain), "--certificate-key", str(signer.key)]
+        return json.loads(CliRunner().invoke(app, command, catch_exceptions=False).stdout)[0]
+
+    for out, more, kind in (
+        ("a.mp4", [], model),
+        ("b.mp4", ["--edit", str(camera)], composite),
+        ("c.mp4", ["--soundtrack", str(camera)], composite),
+    ):
+        run(out, ours, *more)
+        said = json.loads(CliRunner().invoke(app, ["verify", str(tmp_path / out), "--json"], catch_exceptions=False).stdout)
+        assert said["holds"] and (said["c2pa_state"], said["c2pa_source_type"]) == ("untrusted", kind)
+    assert "Content Credentials: untrusted, trained" in CliRunner().invoke(app, ["verify", str(tmp_path / "a.mp4")]).stdout
+    assert not run("a.mp4", ours)["new"] and run("a.mp4", other)["new"]
+
+
+def test_what_lies_at_out_is_not_lost(curriculum: Path, tmp_path: Path) -> None:
+    """A camera's film, the film that is edited or dubbed, a page of others and a folder are refused before anything is made, and are as they
+    were; --overwrite replaces files, never a folder. A film made here is replaced as ever."""
+    camera = write_video(tmp_path / "camera.mp4", [np.full((32, 48, 3), 5 * i, np.uint8) for i in range(20)])
+    (tmp_path / "page.html").write_text("<p>mine</p>")
+    (tmp_path / "folder.mp4").mkdir()
+    made = tmp_path / "made.mp4"
+    base = ["generate", "a thing", "--models", str(curriculum), "--no-upsample", "--no-sound", "--json"]
+    assert CliRunner().invoke(app, [*base, "--out", str(made)], catch_exceptions=False).exit_code == 0
+    before = {path: path.read_bytes() for path in (camera, made, tmp_path / "page.html")}
+    for more, match in (
+        (["--out", str(camera)], "found another: choose another --out, or --overwrite"),
+        (["--out", str(camera), "--edit", str(camera)], "would be lost"),
+        (["--out", str(made), "--edit", str(made)], "would be lost"),
+        (["--out", str(made), "--soundtrack", str(made)], "would be lost"),
+        (["--out", str(camera), "--soundtrack", str(made)], "found another"),
+        (["--out", str(tmp_path / "page.mp4")], "page.html: expected no file, or a page of"),
+        (["--out", str(tmp_path / "folder.mp4")], "found a folder"),
+        (["--out", str(tmp_path / "folder.mp4"), "--overwrite"], "found a folder"),
+        (["--out", str(tmp_path), "--soundtrack", str(camera)], "expected the name of an mp4, found a folder"),
+        (["--out", str(tmp_path / "page.html")], "expected a folder, or the name of an mp4"),
+    ):
+        heard = [option for option in base if option != "--no-sound" or "--soundtrack" not in more]
+        result = CliRunner().invoke(app, [*heard, *more])
+        assert result.exit_code == 2 and "Traceback" not in result.output, (more, result.output)
+        assert match in " ".join(result.output.split()), (more, result.output)
+    assert {path: path.read_bytes() for path in before} == before and not (tmp_path / "page.mp4").exists()
+    for more in (["--out", str(made), "--seed", "1"], ["--out", str(camera), "--edit", str(camera), "--overwrite"]):
+        assert CliRunner().invoke(app, [*base, *more], catch_exceptions=False).exit_code == 0
+    assert read_note(camera)["request"]["clip"] == hashlib.sha256(before[camera]).hexdigest()
+
+
+def test_a_soundtrack_that_cannot_be_stored_is_said_first(curriculum: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A film of a codec that mp4 has no place for is refused before its sound is made."""
+    monkeypatch.setattr(MoviePipeline, "soundtrack", lambda *_: pytest.fail("a sound was made"))
+    source = write_prores(tmp_path / "a.mov")
+    command = ["generate", "a hum", "--soundtrack", str(source), "--models", str(curriculum), "--out", str(tmp_path / "b.mp4")]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 2 and "an mp4 can hold" in " ".join(result.output.split())
+
+
+def test_a_large_clip_is_made_small_as_it_is_decoded(curriculum: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a clip of 1920 x 1080 the frames that are held at any time are those of the area trained on."""
+    source = write_video(tmp_path / "a.mp4", [np.full((1080, 1920, 3), 10 * i, np.uint8) for i in range(16)])
+    held: list[tuple[int, ...]] = []
+    whole = np.stack
+
+    def stacked(frames: Any, *rest: Any, **named: Any) -> Any:
+        held.extend(np.shape(frame) for frame in frames)
+        return whole(frames, *rest, **named)
+
+    monkeypatch.setattr("training.film.np.stack", stacked)
+    made = MoviePipeline.from_folders([curriculum])("make it grey", clip=str(source), upsample=False)
+    assert made.frames.shape == (16, 16, 32, 3) and set(held) == {(16, 32, 3)}

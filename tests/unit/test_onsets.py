@@ -31,6 +31,18 @@ def test_steady_motion_and_noise_are_no_events() -> None:
     assert seen_s(grain, 24) == [] and seen_s(frames[:2], 24) == []
 
 
+def test_a_cut_is_seen_in_the_first_frame_after_it() -> None:
+    """Another picture from frame 24 on is an event at frame 24, with grain on the pictures too; so it is in the second and the last."""
+    for at in (1, 24, 47):
+        frames = np.zeros((48, 64, 64, 3), np.uint8)
+        frames[at:] = 200
+        assert seen_s(frames, 24) == [at / 24]
+    frames[24:] = 200
+    for seed in range(4):
+        grain = np.random.default_rng(seed).integers(0, 3, frames.shape, np.uint8)
+        assert seen_s(frames + grain, 24) == [1.0]
+
+
 def test_agreement_counts_each_once() -> None:
     """Two sounds at one event are one hit; nothing with nothing agrees, something with nothing does not; silence has no onset."""
     assert agreement([1.0, 1.05], [1.0]) == pytest.approx(2 / 3)

@@ -10,12 +10,13 @@ from typer.testing import CliRunner
 
 from pipelines import config as configuration
 from pipelines.cli import app
-from training import rehearse
+from training import flops, rehearse
 from training.config import TrainConfig
 from training.losses import TAELossConfig
 from training.memory import live_bytes, step_peak
 from training.models.autoencoder import TAE, TAEConfig
 from training.models.transformer import Transformer, TransformerConfig
+from training.models.watching import WatchConfig
 from training.planner import Hardware, Layout, plan_stage
 
 SIZES = TransformerConfig(layers=4, width=96, ffn=256, heads=6, max_t=4, max_h=8, max_w=8, bytes_width=32)
@@ -222,9 +223,7 @@ def test_command_plans_a_curriculum() -> None:
     status, said = run("movie_gen", "--config", "tiny", "--json")
     found = json.loads(said)
     assert status == 0
-    stages = (
-        "image_ae tae t2i_256 t2v_256 t2v_768 video_sft/0 video_sft/1 upsampler personal_1 personal_2 personal_3 edit_1 edit_2 edit_3 codec"
-    )
+    stages = "image_ae tae t2i_256 t2v_256 t2v_768 video_sft/0 video_sft/1 upsampler personal_1 personal_2 personal_3 personal_sft edit_1 edit_2 edit_3 codec"
     assert list(found) == [s.replace("/", " ") for s in (*stages.split(), "audio", "audio_sft")]
     assert all(one["problems"] == [] and one["gpus"] == 2 for one in found.values())
     status, text = run("movie_gen", "--config", "tiny")
@@ -242,6 +241,33 @@ def test_stages_of_every_kind_are_planned_at_the_papers_size(stage: str, billion
     assert billions[0] <= made.parameters / 1e9 <= billions[1]
     assert made.problems == () and made.memory is not None
     assert made.memory.encoding > 0 or stage == "codec"
+
+
+def test_measuring_held_out_clips_is_counted() -> None:
+    """At 768 pixels decoding a held-out clip is the most that a GPU holds: without pictures, and with latents made beforehand, less is left."""
+    config = settings("t2v_768", "paper")
+    shown, plain = (plan_stage(c, 6144, Hardware(), search=False).memory for c in (config, dataclasses.replace(config, pictures=0)))
+    fresh = dataclasses.replace(config, pictures=0, flow=dataclasses.replace(config.flow, latents_folder=None))
+    encoding = plan_stage(fresh, 6144, Hardware(), search=False).memory
+    assert shown.total == shown.states + shown.gathered + shown.validating > plain.total
+    assert shown.validating > encoding.validating > plain.validating > 0
+
+
+def test_frozen_networks_are_run_by_every_rank_of_a_group() -> None:
+    """Two GPUs that share a clip both encode it: seconds grow by one encoding. Looking at a video's frames is a generator of sound's work."""
+    config = settings("t2v_256", "paper", "flow.latents_folder=null", "data.image_batches=0", "processes=1536")
+    alone, shared = (
+        plan_stage(
+            dataclasses.replace(config, engine=dataclasses.replace(config.engine, sequence_parallel=n)), 1536, Hardware(), search=False
+        )
+        for n in (1, 2)
+    )
+    batch, encoding = config.data.global_batch, flops.tae_encode(TAEConfig(), 256, 256, 256)
+    assert shared.compute_s - alone.compute_s == pytest.approx(batch * encoding / (1536 * 989e12 * 0.35), rel=1e-6)
+    hears = settings("audio", "paper")
+    unseen = dataclasses.replace(hears, sound=dataclasses.replace(hears.sound, watch=WatchConfig()))
+    seen, blind = (plan_stage(c, 384, Hardware(), search=False) for c in (hears, unseen))
+    assert seen.flops > 2 * blind.flops
 
 
 def test_conditions_cost_what_they_add() -> None:

@@ -22,7 +22,7 @@ from tests.sound_events import (
 from training.data.batch import BatchLoader, DataConfig
 from training.data.index import Sample, load_samples, read_samples, write_samples
 from training.data.plan import Plan, PlanSettings, replay
-from training.data.sound import HOP, decode_sound, load_sound
+from training.data.sound import HOP, decode_sound, load_sound, measured_key
 from training.errors import SampleError, TrainingError
 from training.hearing import encode_flac, write_sounds
 from training.onsets import heard_s
@@ -123,6 +123,18 @@ def test_a_drawn_silent_window_is_refused_and_a_measured_one_is_not(samples: lis
     assert not load_sound(silence, sample, 20, None)["sound"].any()
     with pytest.raises(SampleError, match="silence"):
         load_sound(silence, sample, 20, ("key",))
+
+
+def test_a_held_out_sound_is_measured_where_it_is_heard(dataset: Path, samples: list[Sample], tmp_path: Path) -> None:
+    """One that begins at once is measured in its first window; one that fades in from near silence in the loudest of a few, always the same."""
+    sample = next(s for s in samples if s.kind == "audio")
+    sound = sound_of(draw_bounces(1, seed=4, seconds=2.0)[0]) + 0.05 * np.sin(np.arange(2 * RATE_HZ) / 20).astype(np.float32)
+    assert measured_key(encode_flac(sound), sample, 20) is None
+    late = sound * (np.arange(len(sound)) > RATE_HZ)
+    key = measured_key(encode_flac(late), sample, 20)
+    assert key is not None and key == measured_key(encode_flac(late), sample, 20)
+    assert np.abs(load_sound(encode_flac(late), sample, 20, key)["sound"]).mean() > 0.01
+    assert measured_key(encode_flac(np.zeros_like(sound)), sample, 20) is None, "nothing is heard anywhere"
 
 
 def test_stages_of_sound_take_what_sounds_and_others_only_pictures(samples: list[Sample]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from manifests.ids import digest
 from training.data.batch import Replaced
-from training.data.index import Sample, index_samples, read_samples, split_holdout, write_samples
+from training.data.index import Sample, hold_out_groups, index_samples, read_samples, split_holdout, write_samples
 from training.data.order import V2, Order, Stream
 from training.data.permutation import permute
 from training.data.plan import Plan, PlanSettings, exposed_clips, replay, roll
@@ -338,7 +338,8 @@ def test_rolling_digest_depends_on_order() -> None:
 
 
 def test_index_joins_assets_and_duplicates(tmp_path) -> None:
-    """Clips of one asset, and of one duplicate group across assets, are one hold-out group; the index survives its file."""
+    """Clips of one asset, and of one duplicate group across assets, are one hold-out group, whose name stays when an asset gains a clip; the index
+    survives its file."""
     import pyarrow as pa
 
     shards = pa.table({
@@ -351,11 +352,17 @@ def test_index_joins_assets_and_duplicates(tmp_path) -> None:
         "shard_no": [0] * 8, "clip_no": list(range(4)) * 2, "clip_id": names * 2, "extension": ["mp4"] * 4 + ["json"] * 4,
         "offset": [512] * 8, "size_bytes": [10] * 8, "sha256": [b"h"] * 8, "fps_num": nothing, "fps_den": nothing, "n_frames": nothing,
     })  # fmt: skip
-    clips = pa.table({"clip_id": names, "asset_no": [1, 1, 2, 3], "dup_group": [None, "c1", "c1", None]})
+    clips = pa.table(
+        {"clip_id": names, "asset_id": ["a1", "a1", "a2", "a3"], "asset_no": [1, 1, 2, 3], "dup_group": [None, "c1", "c1", None]}
+    )
     found = index_samples(shards, members, clips)
     assert [s.clip_id for s in found] == names and {s.kind for s in found} == {"video"}
     groups = [s.group for s in found]
-    assert groups[0] == groups[1] == groups[2] != groups[3]
+    assert groups == ["a1", "a1", "a1", "a3"]
+    more = pa.table(
+        {"clip_id": ["b0", *names], "asset_id": ["a3", "a1", "a1", "a2", "a3"], "asset_no": [3, 1, 1, 2, 3], "dup_group": [None] * 5}
+    )
+    assert hold_out_groups(more) == {"b0": "a3", "c0": "a1", "c1": "a1", "c2": "a2", "c3": "a3"}
     assert (found[0].n_frames, found[0].fps_num) == (128, 24), "null in the member means what the shard says"
     write_samples(tmp_path / "index.parquet", found)
     assert read_samples(tmp_path / "index.parquet") == found

@@ -96,10 +96,11 @@ def frozen_version(dataset: Path, release: str = "") -> tuple[int, dict[str, str
     return found.version, {"name": found.name, "merkle_root": found.root}
 
 
-def load_samples(dataset: Path, version: int) -> list[Sample]:
+def load_samples(dataset: Path, version: int, *, groups_by_clip: bool = False) -> list[Sample]:
     """The samples of a dataset at a manifest version, in index order: the members of the clips that it keeps.
 
-    A clip that was decided again lies in its shard until the next curation writes that anew; it is no sample from then on.
+    A clip that was decided again lies in its shard until the next curation writes that anew; it is no sample from then on. With `groups_by_clip`
+    hold-out groups have the names that they had first, which moved when an asset gained a clip: to replay a plan of then.
     """
     from manifests.tables import ManifestStore
 
@@ -107,7 +108,13 @@ def load_samples(dataset: Path, version: int) -> list[Sample]:
     clips = store.read("clips", version)
     kept = clips.filter(pc.equal(clips.column("decision"), "keep")).column("clip_id").combine_chunks()
     members = store.read("members", version)
-    return index_samples(store.read("shards", version), members.filter(pc.is_in(members.column("clip_id"), value_set=kept)), clips)
+    found = index_samples(store.read("shards", version), members.filter(pc.is_in(members.column("clip_id"), value_set=kept)), clips)
+    if not groups_by_clip:
+        return found
+    first: dict[str, str] = {}
+    for clip, group in sorted(hold_out_groups(clips).items()):
+        first.setdefault(group, clip)
+    return [replace(s, group=first.get(s.group, s.group)) for s in found]
 
 
 def index_samples(shards: pa.Table, members: pa.Table, clips: pa.Table | None = None) -> list[Sample]:
@@ -117,7 +124,7 @@ def index_samples(shards: pa.Table, members: pa.Table, clips: pa.Table | None = 
     without, each clip is alone and a video silent.
     """
     by_shard = {row["shard_no"]: row for row in shards.to_pylist()}
-    groups = {} if clips is None else _groups(clips.select(["clip_id", "asset_no", "dup_group"]).to_pylist())
+    groups = {} if clips is None else hold_out_groups(clips)
     audible = set() if clips is None else _audible(clips)
     rows = members.to_pylist()
     beside: dict[tuple[str, int], list[Beside]] = {}
@@ -203,8 +210,10 @@ def _sound_us(kind: Kind, bucket: str, facts: dict[str, Any]) -> int | None:
     return int(facts["n_frames"] * 1_000_000 * facts["fps_den"] // facts["fps_num"])
 
 
-def _groups(clips: list[dict[str, Any]]) -> dict[str, str]:
-    """Clip id -> name of its component: clips are joined by a shared asset or a shared duplicate group (union-find)."""
+def hold_out_groups(clips: pa.Table) -> dict[str, str]:
+    """Clip id -> name of its component: clips are joined by a shared asset or a shared duplicate group (union-find). A component's name is
+    its smallest asset id, or clip id where an asset is not known, so that it stays when an asset gains clips."""
+    rows = clips.select(["clip_id", "asset_id", "asset_no", "dup_group"]).to_pylist()
     parent: dict[str, str] = {}
 
     def root(node: str) -> str:
@@ -213,15 +222,15 @@ def _groups(clips: list[dict[str, Any]]) -> dict[str, str]:
             parent[node] = node = parent[parent[node]]
         return node
 
-    for clip in clips:
+    for clip in rows:
         for other in (f"asset {clip['asset_no']}", f"dup {clip['dup_group']}" if clip["dup_group"] else None):
             if other and not (other.startswith("asset") and clip["asset_no"] < 0):
                 a, b = sorted((root(f"clip {clip['clip_id']}"), root(other)))
                 parent[b] = a
     smallest: dict[str, str] = {}
-    for name in sorted(clip["clip_id"] for clip in clips):
-        smallest.setdefault(root(f"clip {name}"), name)
-    return {clip["clip_id"]: smallest[root(f"clip {clip['clip_id']}")] for clip in clips}
+    for name, clip_id in sorted((clip["asset_id"] or clip["clip_id"], clip["clip_id"]) for clip in rows):
+        smallest.setdefault(root(f"clip {clip_id}"), name)
+    return {clip["clip_id"]: smallest[root(f"clip {clip['clip_id']}")] for clip in rows}
 
 
 _TYPES: dict[Any, pa.DataType] = {bytes: pa.binary(), int: pa.int64(), int | None: pa.int64(), bool | None: pa.bool_()}

@@ -108,7 +108,13 @@ class Plan:
     """The order over `samples`; `held_out` are never in it, `refused` are too short, with the reason."""
 
     def __init__(self, settings: PlanSettings, samples: Iterable[Sample]) -> None:
-        chosen = [s for s in samples if (not settings.sets or s.set_name in settings.sets) and _medium_fits(s, settings)]
+        given = list(samples)
+        if settings.sets and not {s.set_name for s in given} & set(settings.sets):
+            found = sorted({s.set_name for s in given})
+            raise TrainingError(
+                f"data.sets: expected clips of {' or '.join(settings.sets)}, found only those of {', '.join(found) or 'no set'}"
+            )
+        chosen = [s for s in given if (not settings.sets or s.set_name in settings.sets) and _medium_fits(s, settings)]
         self.refused = {s.clip_id: reason for s in chosen if (reason := refusal(s, settings))}
         usable = [s for s in chosen if s.clip_id not in self.refused]
         self.settings = settings

@@ -25,6 +25,10 @@ HOP = RATE_HZ // SOUND_FRAMES_PER_S
 SILENT = 1e-4
 """A drawn window whose largest sample is below this (-80 dBFS) teaches nothing."""
 
+QUIET_RMS, TRIES = 3e-3, 7
+"""A held-out window below this level (-50 dBFS) is passed over for the loudest of so many drawn ones: beside near silence any error of a codec is
+infinitely loud, and one such window outweighs all others in a mean of decibels."""
+
 Samples = NDArray[np.float32]
 """Mono samples in [-1, 1], (N,)."""
 
@@ -63,7 +67,7 @@ def decode_sound(data: bytes, where: str, demuxer: str, start: Fraction, n_sampl
 def load_sound(data: bytes, sample: Sample, sound_frames: int, key: Key | None) -> dict[str, NDArray[Any]]:
     """`sound`, the samples (N,) of a window drawn by the key, or of the first one; `seen`, 1 where there are pictures beside it.
 
-    A video's window begins with one of its pictures. SampleError where a drawn window is silent.
+    A video's window begins with one of its pictures. SilentError where a drawn window is silent.
     """
     where = _where(sample)
     _, start = _window(sample, sound_frames, key)
@@ -71,6 +75,20 @@ def load_sound(data: bytes, sample: Sample, sound_frames: int, key: Key | None) 
     if key and float(np.abs(sound).max()) < SILENT:
         raise SilentError(where, "decode", "a window with sound", "silence")
     return {"sound": sound, "seen": np.array([sample.kind == "video"], np.uint8)}
+
+
+def measured_key(data: bytes, sample: Sample, sound_frames: int) -> Key | None:
+    """The key of the window that a held-out sample is measured in: None, the first one, if anything is heard there, or that of the loudest of a
+    few drawn for the sample."""
+
+    def rms(key: Key | None) -> float:
+        sound = decode_sound(data, _where(sample), _DEMUXERS[sample.kind], _window(sample, sound_frames, key)[1], sound_frames * HOP)
+        return float(np.sqrt(np.square(sound, dtype=np.float64).mean()))
+
+    if (first := rms(None)) >= QUIET_RMS:
+        return None
+    level, _, key = max((rms(k), -i, k) for i, k in enumerate(("validate/v1", sample.clip_id, i) for i in range(TRIES)))
+    return key if level > first else None
 
 
 def load_shown(data: bytes, sample: Sample, sound_frames: int, n_frames: int, size_px: int, key: Key | None) -> list[Pixels]:

@@ -6,7 +6,6 @@ objects to be marked; III: edits that a model made of real clips, to be undone. 
 I, is the plan's matter, by step, the same on all ranks.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, cast
@@ -126,7 +125,7 @@ class EditTask(TextToVideoTask):
         """What becomes of one clip (3, T, H, W)."""
         if "has_source" in beside and bool(beside["has_source"].any()):
             source = beside["source"].to(x.device).float() / 127.5 - 1.0
-            said = re.sub(r"^FPS-\S+ ", "", self._prompt(clip))  # an instruction names no rate: it may be of pictures
+            said = edits.without_rate(self._prompt(clip))
             made = Edited(source, x, said, task_of(said))
             return edits.animate(made, self._edit, key) if x.shape[1] == 1 and self._edit.frames > 1 else made
         if x.shape[1] > 1:
