@@ -82,10 +82,19 @@ def record_registered(store: ManifestStore) -> list[Path]:
 
 
 def first_step(dataset: Path) -> FirstStep:
-    """A function that says at which step a checkpoint's run first consumed a clip, by replaying its plan; None when it never did."""
+    """A function that says at which step a checkpoint's run first consumed a clip, by replaying its plan; None when it never did.
+
+    A run's plan is replayed once, to its last checkpoint: what an earlier one saw is what came before it, as long as both tell of the same
+    departures from the plan up to there.
+    """
     from training.data.index import load_samples
     from training.data.plan import exposed_clips
     from training.errors import TrainingError
+
+    @cache
+    def last() -> dict[tuple[int, str, str], Exposure]:
+        rows: list[Exposure] = from_table(Exposure, ManifestStore(dataset).read("exposures"))
+        return {_run_of(e): e for e in sorted(rows, key=lambda e: e.end_step)}
 
     @cache
     def seen(version: int, plan_json: str, end_step: int, exceptions_json: str) -> dict[str, int]:
@@ -96,9 +105,21 @@ def first_step(dataset: Path) -> FirstStep:
             return exposed_clips(plan_json, load_samples(dataset, version, groups_by_clip=True), end_step, exceptions)
 
     def first(exposure: Exposure, clip_id: str) -> int | None:
-        return seen(exposure.manifest_version, exposure.plan_json, exposure.end_step, exposure.exceptions_json).get(clip_id)
+        whole = last().get(_run_of(exposure), exposure)
+        if _before(whole.exceptions_json, exposure.end_step) != _before(exposure.exceptions_json, exposure.end_step):
+            whole = exposure
+        step = seen(whole.manifest_version, whole.plan_json, whole.end_step, whole.exceptions_json).get(clip_id)
+        return step if step is not None and step < exposure.end_step else None
 
     return first
+
+
+def _run_of(exposure: Exposure) -> tuple[int, str, str]:
+    return exposure.manifest_version, exposure.plan_json, exposure.run_path
+
+
+def _before(exceptions_json: str, end_step: int) -> list[dict[str, Any]]:
+    return [e for e in json.loads(exceptions_json) if e["step"] < end_step]
 
 
 def _row(checkpoint: Path, out: Path, exposure: dict[str, Any], run_no: int) -> Exposure:

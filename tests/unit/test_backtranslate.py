@@ -28,7 +28,7 @@ from tests.train.conftest import build_dataset, moving_pattern
 from training import edits
 from training.data.batch import BatchLoader, DataConfig, load_pixels
 from training.data.index import load_samples, split_holdout
-from training.data.plan import Plan, PlanSettings
+from training.data.plan import Plan, PlanSettings, replay
 from training.data.text_cache import TextCache
 from training.edits import TASKS, EditConfig
 from training.flow import SamplerConfig
@@ -193,8 +193,11 @@ def test_a_takedown_of_the_real_clip_is_one_of_its_edit(dataset: Path, models: P
     assert hashlib.sha256(data).digest() == left.sha256
 
 
-def test_checkpoints_that_saw_an_edit_are_found_from_the_real_clip(dataset: Path, models: Path, tmp_path: Path) -> None:
-    """`trace` and the survey of a takedown name the training on edits too; a dataset of edits that is not there is in the receipt; of sources
+def test_checkpoints_that_saw_an_edit_are_found_from_the_real_clip(
+    dataset: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`trace` and the survey of a takedown name the training on edits too, and replay a run's plan once for all its checkpoints, unless they
+    tell of other departures from it; a dataset of edits that is not there is in the receipt; of sources
     the edits' manifest has only those that their files are from."""
     out = tmp_path / "edits"
     backtranslate(dataset, [models], out, ANY, "cpu", Progress(quiet=True))
@@ -225,6 +228,19 @@ def test_checkpoints_that_saw_an_edit_are_found_from_the_real_clip(dataset: Path
     asset = next(c.asset_id for c in from_table(Clip, store.read("clips")) if c.clip_id == seen)
     radius = with_derived(store, survey(store, (Selector(kind="asset", value=asset),), lambda exposure, clip: None))
     assert [c.first_steps for c in radius.checkpoints] == [{seen: 0}]
+    many = [dataclasses.replace(exposure, end_step=n, checkpoint=f"checkpoints/step-{n:08d}") for n in (2, 4, 6)]
+    theirs.commit("exposed more", append={"exposures": to_table(Exposure, many)})
+    other = next(c for n in range(1, 4) for c in plan.clip_ids(n) if c != seen)
+    at = next(n for n in range(4) if other in plan.clip_ids(n))
+    with monkeypatch.context() as patched:
+        replays = []
+        patched.setattr("training.data.plan.replay", lambda *given: replays.append(given) or replay(*given))
+        first = first_step(out)
+        assert [first(e, other) for e in (exposure, *many)] == [at if at < n else None for n in (1, 2, 4, 6)]
+        swapped = dataclasses.replace(
+            many[0], exceptions_json=json.dumps([{"step": 0, "place": 0, "planned": seen, "used": "x", "reason": ""}])
+        )
+        assert len(replays) == 1 and first(swapped, "x") == 0 and len(replays) == 2
     shutil.move(out, tmp_path / "elsewhere")
     request = Request(selectors=(Selector(kind="asset", value=asset),), basis="copyright", reason="test")
     _, receipt = execute(dataset, request, radius, None, lambda step: None)
