@@ -1,6 +1,8 @@
 """`dailies evaluate`: trained models side by side on the same held-out clips and the same prompts, as a page and as JSON.
 
-A column is a folder of models: a curriculum, a run or an export. What a column has no model for is left blank, never guessed.
+A column is a folder of models: a curriculum, a run or an export. What a column has no model for is left blank, never guessed; what it has
+a model for that cannot be loaded, or measured, is said. A value is the best where all columns were measured on the same clips in one form,
+and losses in the latents of one autoencoder; elsewhere none is. Each says of how many clips it is the mean, and what chance would give.
 
 - Autoencoders: PSNR, SSIM and, with weights, LPIPS of held-out clips.
 - Generators of every kind: the loss on held-out clips at fixed times with fixed noise, under their captions and what else they are given.
@@ -21,10 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manifests.files import write_atomic
-from pipelines.evaluate_films import TextAgreement, means, measure_film
-from pipelines.evaluate_models import Clips, EvaluateConfig, Measured, measure_models
+from pipelines.evaluate_films import TextAgreement, Times, means, measure_film, measure_onsets, times_of
+from pipelines.evaluate_models import Clips, EvaluateConfig, Measured, Subject, in_common, measure_models, subjects
 from pipelines.film_page import Group, Row, Shown, Table, write_page
-from pipelines.generate import Wanted, generate, shown
+from pipelines.generate import Made, Prompt, Wanted, generate, shown
 
 if TYPE_CHECKING:
     from training.exports import Export
@@ -41,6 +43,8 @@ class Column:
     models: list[dict[str, Any]]
     measures: list[Measured]
     films: list[dict[str, Any]]
+    problems: list[str]
+    """What could not be loaded, measured or made, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +60,7 @@ class Evaluation:
 def evaluate(
     folders: Sequence[Path],
     data: Path | None,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     out: Path,
     config: EvaluateConfig,
     load: Callable[[list[Path]], "MoviePipeline"],
@@ -66,7 +70,6 @@ def evaluate(
     """`out` holds the page, evaluation.json, and the films of the prompts by each folder's models. Clips are those of the dataset's release
     of that name, or of its newest version."""
     from training.data.index import frozen_version
-    from training.film import read_film
 
     names, pipelines = _names(folders), [load([folder]) for folder in folders]
     for pipeline in pipelines:  # a run's autoencoder may lie in another column's folder
@@ -74,33 +77,77 @@ def evaluate(
     version, frozen = frozen_version(data, release) if data is not None else (None, None)
     held_out = None if data is None or version is None else _held_out(data, version, pipelines)
     agreement = TextAgreement(Path(config.clip)) if config.clip else None
-    columns, cells = [], []
+    columns: list[Column] = []
+    clips: set[str] = set()
+    cells: list[tuple[str, Made, dict[str, float]]] = []
     for name, pipeline in zip(names, pipelines, strict=True):
-        measures: list[Measured] = []
+        problems: list[str] = []
+        tell = _teller(name, problems, say)
+        found: list[Measured] = []
         if held_out is not None:
             say(f"{name}: held-out clips")
-            measures += measure_models(pipeline, held_out, config, say)
-        made = []
-        if prompts and _makes_films(pipeline):
-            say(f"{name}: {len(prompts)} films")
-            films = generate(pipeline, prompts, out / name, Wanted(wishes=config.wishes, seed=config.seed), say=say)
-            for film in films:
-                found = measure_film(read_film(film.path), film.prompt, agreement)
-                made.append({"prompt": film.prompt, "film": str(film.path.relative_to(out)), **found})
-                cells.append((film.prompt, name, film, found))
-            measures += means(made)
-        columns.append(Column(name=name, models=[e.note for e in pipeline.exports], measures=measures, films=made))
-    seen = {clip for column in columns for measured in column.measures for clip in measured.clips}
+            found = measure_models(pipeline, held_out, config, tell)
+            clips |= {clip for measured in found for clip in measured.clips}
+        films = _films(pipeline, prompts, out / name, config, agreement, tell, say) if prompts else []
+        made = [{"prompt": f.prompt, "film": str(f.path.relative_to(out)), **values} for f, values in films]
+        cells += [(name, film, {k: v for k, v in values.items() if k != "seconds"}) for film, values in films]
+        notes = [e.note for e in pipeline.exports]
+        columns.append(Column(name=name, models=notes, measures=found + means(made), films=made, problems=problems))
+        pipeline.forget()  # the next column's models need the memory
+    shared = in_common([column.measures for column in columns])
+    columns = [replace(column, measures=found) for column, found in zip(columns, shared, strict=True)]
     evaluation = Evaluation(manifest_version=version, release=frozen, columns=columns)
     write_atomic(out / JSON, json.dumps(asdict(evaluation), indent=1).encode())
     groups = []
-    for prompt in dict.fromkeys(prompts):
-        beside = [_placed(shown(f.path, name, f.made_from, found), f"{name}/") for p, name, f, found in cells if p == prompt]
+    for prompt in dict.fromkeys(p.text for p in prompts):
+        beside = [_placed(shown(f.path, name, f.made_from, values), f"{name}/") for name, f, values in cells if f.prompt == prompt]
         groups.append(Group(prompt=prompt, films=tuple(beside)))
     of = "" if version is None else f" of release {frozen['name']}" if frozen else f" of version {version}"
-    lead = f"{len(names)} set{'s' if len(names) != 1 else ''} of models, {len(seen)} held-out clips{of}, {len(groups)} prompts."
+    lead = f"{len(names)} set{'s' if len(names) != 1 else ''} of models, {len(clips)} held-out clips{of}, {len(groups)} prompts."
+    lead = " ".join([lead, *(f"{c.name}: {problem}." for c in columns for problem in c.problems)])
     write_page(out / PAGE, "Evaluation", lead, groups, _table(columns))
     return evaluation
+
+
+def _teller(name: str, problems: list[str], say: Callable[[str], None]) -> Callable[[str], None]:
+    """What is told to it is said of the column, and stands in its problems."""
+
+    def tell(text: str) -> None:
+        problems.append(text)
+        say(f"{name}: {text}")
+
+    return tell
+
+
+def _films(
+    pipeline: "MoviePipeline",
+    prompts: Sequence[Prompt],
+    out: Path,
+    config: EvaluateConfig,
+    agreement: TextAgreement | None,
+    tell: Callable[[str], None],
+    say: Callable[[str], None],
+) -> list[tuple[Made, dict[str, float]]]:
+    """The films of the prompts with what is measured of each; none, and told why, where no model makes them or one cannot be loaded."""
+    from training.errors import TrainingError
+    from training.film import read_film
+
+    if not pipeline.able():
+        tell("no films, as it has no text-to-video stage")
+        return []
+    say(f"{out.name}: {len(prompts)} films")
+    try:
+        films = generate(pipeline, prompts, out, Wanted(wishes=config.wishes, seed=config.seed), say=say)
+    except TrainingError as error:
+        tell(f"no films, as they could not be made: {error}")
+        return []
+    found: list[dict[str, float]] = []
+    times: list[Times | None] = []
+    for made in films:
+        film = read_film(made.path)
+        times.append(times_of(film))
+        found.append({"seconds": film.duration_s, **measure_film(film, made.prompt, agreement)})
+    return [(made, one | onsets) for made, one, onsets in zip(films, found, measure_onsets(times), strict=True)]
 
 
 def _held_out(data: Path, version: int, pipelines: "Sequence[MoviePipeline]") -> Clips:
@@ -110,7 +157,10 @@ def _held_out(data: Path, version: int, pipelines: "Sequence[MoviePipeline]") ->
     shares = [e.described["trained_on"].get("holdout_share") for p in pipelines for e in p.exports if "trained_on" in e.described]
     held_out = split_holdout(load_samples(data, version), min([s for s in shares if s], default=0.02))[1]
     trained = {clip for p in pipelines for e in p.exports for clip in _trained_on(e)}  # a dataset that grew may be split otherwise
-    return Clips(dataset=data, version=version, samples=[s for s in held_out if s.clip_id not in trained])
+    shared: dict[str, list[Subject]] = {}
+    for subject in (s for p in pipelines for s in subjects(p)):
+        shared.setdefault(subject.name, []).append(subject)
+    return Clips(dataset=data, version=version, samples=[s for s in held_out if s.clip_id not in trained], shared=shared)
 
 
 def _trained_on(export: "Export") -> set[str]:
@@ -126,32 +176,43 @@ def _trained_on(export: "Export") -> set[str]:
     return found
 
 
-def _makes_films(pipeline: "MoviePipeline") -> bool:
-    from training.errors import TrainingError
-
-    try:
-        pipeline.video()
-    except TrainingError:
-        return False
-    return True
-
-
 def _table(columns: Sequence[Column]) -> Table:
-    by_name: dict[str, list[tuple[int, Measured]]] = {}
-    for i, column in enumerate(columns):
-        for measured in column.measures:
-            by_name.setdefault(measured.name, []).append((i, measured))
+    names = list(dict.fromkeys(m.name for column in columns for m in column.measures))
     rows = []
-    for name, found in by_name.items():
-        values: list[float | None] = [None] * len(columns)
-        for i, measured in found:
-            values[i] = measured.value if math.isfinite(measured.value) else None
-        better, best = found[0][1].higher_is_better, None
-        known = [(v, i) for i, v in enumerate(values) if v is not None]
-        if better is not None and len(known) > 1:
-            best = (max if better else min)(known)[1]
-        rows.append(Row(name=name, values=tuple(values), note=found[0][1].note, best=best))
+    for name in names:
+        cells = [next((m for m in column.measures if m.name == name), None) for column in columns]
+        known = [m for m in cells if m is not None]
+        values = tuple(m.value if m is not None and math.isfinite(m.value) else None for m in cells)
+        alike = _alike(known)
+        details = tuple("" if m is None else _detail(m, alike) for m in cells)
+        note = known[0].note + ("" if alike else "; on other clips or in another form, and so not compared")
+        best = _best(values, known[0].higher_is_better) if alike else None
+        rows.append(Row(name=name, values=values, details=details, note=note, best=best))
     return Table(columns=tuple(c.name for c in columns), rows=tuple(rows))
+
+
+def _alike(found: Sequence[Measured]) -> bool:
+    """Whether they were measured on the same clips in the same form."""
+    return len({(frozenset(m.clips), json.dumps(m.form, sort_keys=True)) for m in found}) == 1
+
+
+def _best(values: Sequence[float | None], better: bool | None) -> int | None:
+    """The place of the best value; None where neither is better, one stands alone, or two are the same."""
+    known = [v for v in values if v is not None]
+    if better is None or len(known) < 2:
+        return None
+    best = (max if better else min)(known)
+    return values.index(best) if known.count(best) == 1 else None
+
+
+def _detail(found: Measured, alike: bool) -> str:
+    """Of how many it is the mean, what chance would give, and where columns differ, in which form."""
+    parts = [f"of {len(found.clips)}"]
+    if found.chance is not None:
+        parts.append(f"{found.chance:.2f} by chance")
+    if not alike:
+        parts += [f"{name} {value}"[:40] for name, value in found.form.items()]
+    return ", ".join(parts)
 
 
 def _placed(film: Shown, folder: str) -> Shown:

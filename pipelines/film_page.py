@@ -46,10 +46,11 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A measure of every column; `best` is the place of the best value, or None."""
+    """A measure of every column; `best` is the place of the best value, or None. `details` stand below the values, where there are any."""
 
     name: str
     values: tuple[float | None, ...]
+    details: tuple[str, ...] = ()
     note: str = ""
     best: int | None = None
 

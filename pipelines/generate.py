@@ -4,15 +4,15 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from manifests.ids import digest
 from manifests.signing import SigningError
 from pipelines.film_page import FRAMES, Group, Shown, is_page, loudness_picture, strip, write_page
-from pipelines.rewrite import RewriteConfig, rewrite
+from pipelines.rewrite import RewriteConfig, rewritten
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from training.generation import MoviePipeline
     from training.sound_generation import Extension
 
-PAGE = "index.html"
+PAGE, CAPTIONS = "index.html", "rewritten.json"
 _COLUMNS = ("prompt", "video_prompt", "caption", "text")
+_SOUNDS = ("audio_prompt", "music_prompt")
 
 
 class PromptError(ValueError):
@@ -33,9 +34,17 @@ class OutError(ValueError):
     """What is made cannot lie at OUT, or something that was not made here would be lost; the message names it and what helps."""
 
 
+class Prompt(NamedTuple):
+    """What is to be seen, and what is to be heard where that is said apart; None for the same."""
+
+    text: str
+    sound: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """How the films of a command are made. `wishes` are fields of `training.generation.Request`, the same for all but for prompt and seed."""
+    """How the films of a command are made. `wishes` are fields of `training.generation.Request`, the same for all but for prompt, seed and,
+    where it is None, the sound's text."""
 
     wishes: dict[str, Any]
     stage: str | None = None
@@ -59,8 +68,9 @@ class Made:
     made_from: dict[str, Any]
 
 
-def read_prompts(path: Path) -> list[str]:
-    """The prompts of a text file (one a line), a .jsonl or a .csv (column prompt, video_prompt, caption or text), as benchmarks give them.
+def read_prompts(path: Path) -> list[Prompt]:
+    """The prompts of a text file (one a line), a .jsonl or a .csv, as benchmarks give them: what is to be seen in the field prompt,
+    video_prompt, caption or text, what is to be heard in audio_prompt and music_prompt (Movie Gen Audio Bench).
 
     PromptError when there is none.
     """
@@ -69,11 +79,11 @@ def read_prompts(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise PromptError(f"{path}: expected a file of prompts, found {error}") from error
     if path.suffix == ".jsonl":
-        found = [_column(_object(line, f"{path}:{i}"), f"{path}:{i}") for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+        found = [_prompt(_object(line, f"{path}:{i}"), f"{path}:{i}") for i, line in enumerate(text.split("\n"), 1) if line.strip()]
     elif path.suffix == ".csv":
-        found = [_column(row, f"{path}:{i}") for i, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)]
+        found = [_prompt(row, f"{path}:{i}") for i, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)]
     else:
-        found = [line.strip() for line in text.splitlines() if line.strip()]
+        found = [Prompt(line.strip()) for line in text.splitlines() if line.strip()]
     if not found:
         raise PromptError(f"{path}: expected at least one prompt, found none")
     return found
@@ -81,7 +91,7 @@ def read_prompts(path: Path) -> list[str]:
 
 def generate(
     pipeline: "MoviePipeline",
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     out: Path,
     wanted: Wanted,
     signer: "CryptoSigner | None" = None,
@@ -98,12 +108,15 @@ def generate(
         raise OutError(f"{out}: expected a folder, or the name of an mp4, found a file")
     page = out.with_suffix(".html") if single else out / PAGE
     seeds = [wanted.seed + i for i in range(wanted.count)]
-    paths = [[out if single else out / f"{i:04d}-{digest('film/v1', p)[:8]}-{seed}.mp4" for seed in seeds] for i, p in enumerate(prompts)]
+    paths = [
+        [out if single else out / f"{i:04d}-{digest('film/v1', p.text)[:8]}-{seed}.mp4" for seed in seeds] for i, p in enumerate(prompts)
+    ]
     inputs = [Path(value) for name in ("photo", "clip") if (value := wanted.wishes.get(name))]
     check_out([path for of_prompt in paths for path in of_prompt], page, inputs, wanted.overwrite, named_here=not single)
     made: list[Made] = []
+    captions = out.with_suffix(f".{CAPTIONS}") if single else out / CAPTIONS
     for prompt, of_prompt in zip(prompts, paths, strict=True):
-        read_as = rewrite(prompt, wanted.rewriter) if wanted.rewriter else prompt
+        read_as = rewritten(prompt.text, wanted.rewriter, captions) if wanted.rewriter else prompt.text
         for path, seed in zip(of_prompt, seeds, strict=True):
             made.append(_film(pipeline, path, prompt, read_as, seed, wanted, signer, credentials, say))
     _page(made, page)
@@ -141,8 +154,12 @@ def soundtrack(
     signer: "CryptoSigner | None" = None,
     credentials: "Credentials | None" = None,
     overwrite: bool = False,
+    solver: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Made:
-    """`out` is the film with its pictures as they are and a sound made for them, as long as they last; and a page beside it.
+    """`out` is the film with its pictures as they are and a sound made for them, as long as they last; and a page beside it. `solver` has the
+    steps and the guidance of the sound, where it is not made as trained. One that is there and says that it was made from the same models
+    and the same request is left as it is.
 
     OutError, or TrainingError where an mp4 cannot hold the pictures, before any sound is made.
     """
@@ -152,11 +169,17 @@ def soundtrack(
         raise OutError(f"{out}: soundtrack: expected the name of an mp4, found {'a folder' if out.is_dir() else 'another name'}")
     check_out([out], out.with_suffix(".html"), [film], overwrite)
     check_dubbing(film)
-    sound = pipeline.soundtrack(film, text, seed, extension)
-    request = {"prompt": text, "seed": seed, "extension": extension, "film": hashlib.sha256(film.read_bytes()).hexdigest()}
-    made_from = {"request": request, "models": pipeline.sound_notes}
-    save_mp4(dubbed(film, sound), out, made_from, signer, credentials, film)
-    made = Made(path=out, prompt=text, read_as=text, seed=seed, new=True, made_from=made_from)
+    wishes = {name: value for name, value in (solver or {}).items() if value is not None}
+    sha256 = hashlib.sha256(film.read_bytes()).hexdigest()
+    made_from = {
+        "request": {"prompt": text, "seed": seed, "extension": extension, "film": sha256, **wishes},
+        "models": pipeline.sound_notes,
+    }
+    new = not _is_there(out, made_from, signer, credentials, say)
+    if new:
+        sound = pipeline.soundtrack(film, text, seed, extension, **wishes)
+        save_mp4(dubbed(film, sound), out, made_from, signer, credentials, film)
+    made = Made(path=out, prompt=text, read_as=text, seed=seed, new=new, made_from=made_from)
     _page([made], out.with_suffix(".html"))
     return made
 
@@ -164,7 +187,7 @@ def soundtrack(
 def _film(
     pipeline: "MoviePipeline",
     path: Path,
-    prompt: str,
+    prompt: Prompt,
     read_as: str,
     seed: int,
     wanted: Wanted,
@@ -172,22 +195,43 @@ def _film(
     credentials: "Credentials | None",
     say: Callable[[str], None],
 ) -> Made:
-    from training.film_note import read_note
     from training.generation import Request
 
-    request = Request(prompt=read_as, seed=seed, **wanted.wishes)
-    if path.exists():
-        try:
-            note = read_note(path, signer.public_key if signer else None)
-        except SigningError:
-            note = {}  # another film, a part of one, or one that is not signed: made anew
-        wished = json.loads(json.dumps({"request": request.note(), "models": pipeline.notes(request, wanted.stage)}))
-        if note == wished and (credentials is None or credentials.lie_in(path, note)):
-            say(f"{path}: there already")
-            return Made(path=path, prompt=prompt, read_as=read_as, seed=seed, new=False, made_from=note)
-    film = pipeline(read_as, stage=wanted.stage, on_step=say, seed=seed, **wanted.wishes)
+    wishes = wanted.wishes if wanted.wishes.get("sound_text") is not None else wanted.wishes | {"sound_text": prompt.sound}
+    request = Request(prompt=read_as, seed=seed, **wishes)
+    beside: dict[str, Any] = {}
+    if wanted.rewriter:
+        beside = {"rewritten": {"prompt": prompt.text, "address": wanted.rewriter.base_url, "model": wanted.rewriter.model}}
+    wished = {"request": request.note(), "models": pipeline.notes(request, wanted.stage), **beside}
+    made = Made(path=path, prompt=prompt.text, read_as=read_as, seed=seed, new=False, made_from=wished)
+    if _is_there(path, wished, signer, credentials, say):
+        return made
+    film = pipeline(read_as, stage=wanted.stage, on_step=say, seed=seed, **wishes)
+    film = replace(film, made_from=film.made_from | beside)
     film.save(path, signer, credentials, Path(request.clip) if request.clip else None)
-    return Made(path=path, prompt=prompt, read_as=read_as, seed=seed, new=True, made_from=film.made_from)
+    return replace(made, new=True, made_from=film.made_from)
+
+
+def _is_there(
+    path: Path,
+    wished: dict[str, Any],
+    signer: "CryptoSigner | None",
+    credentials: "Credentials | None",
+    say: Callable[[str], None],
+) -> bool:
+    """Whether the film at the path says that it was made as wished, signed and with credentials where they are wished for."""
+    from training.film_note import read_note
+
+    if not path.exists():
+        return False
+    try:
+        note = read_note(path, signer.public_key if signer else None)
+    except SigningError:  # another film, a part of one, or one that is not signed: made anew
+        return False
+    if note != json.loads(json.dumps(wished)) or not (credentials is None or credentials.lie_in(path, note)):
+        return False
+    say(f"{path}: there already")
+    return True
 
 
 def _page(made: Sequence[Made], path: Path) -> None:
@@ -223,8 +267,14 @@ def _object(line: str, where: str) -> dict[str, Any]:
     return value
 
 
-def _column(row: dict[str, Any], where: str) -> str:
-    for name in _COLUMNS:
-        if isinstance(value := row.get(name), str) and value.strip():
-            return value.strip()
-    raise PromptError(f"{where}: expected a field {', '.join(_COLUMNS)}, found {sorted(k for k in row if k)}")
+def _prompt(row: dict[str, Any], where: str) -> Prompt:
+    said = next((value.strip() for name in _COLUMNS if isinstance(value := row.get(name), str) and value.strip()), None)
+    if said is None:
+        raise PromptError(f"{where}: expected a field {', '.join(_COLUMNS)}, found {sorted(k for k in row if k)}")
+    heard = []
+    for name in _SOUNDS:
+        if not isinstance(value := row.get(name) or "", str):
+            raise PromptError(f"{where}: expected text in {name}, found {type(value).__name__}")
+        if words := value.strip():
+            heard.append(words if words[-1] in ".!?…" else f"{words}.")
+    return Prompt(said, " ".join(heard) or None)

@@ -6,9 +6,12 @@ The paper does it with a finetuned Llama (Movie Gen, prompt rewriting); which mo
 import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from curation.adapters.http_post import parse_address, post
 from curation.caption_prompt import Fault, shown
+from manifests.files import write_atomic
 
 INSTRUCTIONS = (
     "Rewrite the user's prompt as the caption of a short video: one paragraph of plain sentences that say what is seen, how it moves, how "
@@ -59,3 +62,29 @@ def rewrite(prompt: str, config: RewriteConfig) -> str:
     if not words:
         raise RewriteError("prompt rewriter: expected a caption, found none")
     return words[:MAX_CHARACTERS]
+
+
+def rewritten(prompt: str, config: RewriteConfig, kept: Path) -> str:
+    """The prompt as a caption. One that the file `kept` has of this address and model is taken: asked again, a model may choose other words,
+    and a film that is finished would be another. RewriteError when the file is none of ours, or the server gives no caption."""
+    asked = {"prompt": prompt, "address": config.base_url, "model": config.model}
+    rows = _kept(kept)
+    for row in rows:
+        if {name: row[name] for name in asked} == asked:
+            return str(row["caption"])
+    caption = rewrite(prompt, config)
+    write_atomic(kept, json.dumps({"captions": [*rows, asked | {"caption": caption}]}, indent=1, ensure_ascii=False).encode())
+    return caption
+
+
+def _kept(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    try:
+        rows = json.loads(path.read_bytes())["captions"]
+        if all(isinstance(row[name], str) for row in rows for name in ("prompt", "address", "model", "caption")):
+            return list(rows)
+        found = "other values than text"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = shown(str(error))
+    raise RewriteError(f"{path}: expected the captions that prompts were rewritten as, found {found}; remove it to have them written anew")

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training import keyed
+from training.instructions import known_as, plain
 
 TASKS = ("none", "colour", "light", "style", "geometry", "object", "text", "segment", "other")
 """Kinds that the model's task embedding tells apart, in its order; `none` is text to video, `other` what nobody named."""
@@ -268,24 +269,19 @@ def salient(x: Tensor) -> Tensor:
 def undo_of(instruction: str) -> str:
     """The words that lead back from what an instruction made; for one that is not of KINDS, a general request."""
     for kind in KINDS:
-        if _says(kind, instruction):
+        if known_as(kind.name, instruction):
             return kind.undo
     return f"undo this: {instruction}"
 
 
 def task_of(instruction: str) -> int:
-    """The task that an instruction asks for, by the words of KINDS; `other` where none fits."""
-    if instruction.startswith("mark the object with "):
+    """The task that an instruction asks for: by the sentences of `instructions.ASKS`, whatever their case, end mark and politeness; `other`
+    where none fits, which no edit of KINDS has trained."""
+    if known_as("segment", instruction):
         return SEGMENT
-    found = (TASKS.index(kind.task) for kind in KINDS if instruction == kind.undo or _says(kind, instruction))
+    said = plain(instruction)
+    found = (TASKS.index(kind.task) for kind in KINDS if said == kind.undo or known_as(kind.name, instruction))
     return next(found, OTHER)
-
-
-def _says(kind: Kind, instruction: str) -> bool:
-    """Whether the instruction is one of the kind's, whatever colour or word it names."""
-    _, pattern = kind.make(torch.zeros(3, 1, 16, 16), ("pattern",))
-    words, given = pattern.split(), instruction.split()
-    return len(words) == len(given) and all(w == g or w in COLOURS or w.startswith('"') for w, g in zip(words, given, strict=True))
 
 
 def _salient(frame_3HW: Tensor) -> Tensor:

@@ -18,23 +18,25 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training import keyed
 from training.config import bind
-from training.data.decode import MAX_PIXELS
 from training.data.shapes import size_of
-from training.data.text_cache import TextCache
+from training.data.text_cache import TextCache, shared_texts
+from training.edits import OTHER, task_of
 from training.errors import TrainingError
 from training.exports import Export, by_digest, find_exports
 from training.film import Film, glance, read_film
 from training.flow import SamplerConfig
-from training.latents import LatentCodec, LatentScale, load_tae, read_export
-from training.models.text import load_encoders, prompt_of
+from training.instructions import examples
+from training.latents import LatentCodec, LatentScale, load_tae, placed, read_export
+from training.models.text import TextConfig, check_keys, prompt_of
 from training.models.transformer import PATCH_PX, Transformer, grow_positions
 from training.models.vision import PersonalTransformer
+from training.portraits import Box, read_photo
+from training.shown import SAMPLE_RATE_HZ
 from training.sound_generation import Extension, SoundMaker, generate_sound, load_sound_maker, watch
 from training.tasks.edit import EditTask
 from training.tasks.flow_config import KINDS, FlowConfig
@@ -47,12 +49,24 @@ ASPECTS = {"16:9": (16, 9), "9:16": (9, 16), "1:1": (1, 1), "4:3": (4, 3), "3:4"
 
 FPS = 24
 
+Say = Callable[[str], None]
+
+_NEEDS = {
+    "edit": "{0} needs --edit (clip=…): it edits a clip",
+    "personal": "{0} needs --photo (photo=…): it shows a person",
+    "upsample": "{0} makes no films of its own: it enlarges those of other stages",
+}
+
 _TASKS: dict[str | None, type[TextToVideoTask]] = {
     None: TextToVideoTask,
     "upsample": UpsamplerTask,
     "edit": EditTask,
     "personal": PersonalTask,
 }
+
+
+def _nothing(text: str) -> None:
+    """Said to nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +79,9 @@ class Request:
     aspect: str = "1:1"
     fps: int = FPS
     steps: int | None = None
+    """Of every stage that samples: pictures, upsampler, sound."""
     guidance: float | None = None
+    """Of the pictures; upsampler and sound keep their own."""
     upsample: bool = True
     """Made larger where there is an upsampler."""
     sound: bool = True
@@ -74,6 +90,8 @@ class Request:
     """What is to be heard; None for the prompt."""
     photo: str | None = None
     """File of a picture of the person to be shown; a stage of personalisation makes the film."""
+    face: Box | None = None
+    """Where the face is in the photo, in px of it as it is shown: it is then cut out and masked, as the references were that were trained on."""
     clip: str | None = None
     """File of the clip to be edited; the prompt is the instruction."""
 
@@ -84,6 +102,8 @@ class Request:
             raise TrainingError(f"request: expected fps and n_frames of at least 1, found {self.fps} and {self.n_frames}")
         if self.photo and self.clip:
             raise TrainingError("request: expected a photo or a clip to edit, found both")
+        if self.face and not self.photo:
+            raise TrainingError(f"request: expected a photo beside the face {self.face}, found none")
 
     @property
     def kind(self) -> str | None:
@@ -93,7 +113,10 @@ class Request:
     def note(self) -> dict[str, Any]:
         """The request as JSON values, files by the SHA-256 of their bytes: their names are nobody's business."""
         files = {name: _sha256(Path(value)) for name in ("photo", "clip") if (value := getattr(self, name))}
-        return asdict(self) | files
+        said = asdict(self)
+        if self.face is None:
+            del said["face"]  # films that were made before there was one are not made anew
+        return said | files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +151,8 @@ class MoviePipeline:
         self.exports, self.device, self.dtype = list(exports), torch.device(device), dtype
         self.beside = [*exports, *beside]
         self._known: dict[str, Generator] = {}
+        self.texts: dict[TextConfig, TextCache] = {}
+        """The encoders of prompts, one set for all stages that read them alike."""
 
     @classmethod
     def from_folders(
@@ -136,22 +161,23 @@ class MoviePipeline:
         """The pipeline over all exports under the folders."""
         return cls(find_exports(folders), device, dtype)
 
-    def __call__(self, prompt: str, *, stage: str | None = None, on_step: Callable[[str], None] | None = None, **wishes: Any) -> Film:
+    def __call__(self, prompt: str, *, stage: str | None = None, on_step: Say | None = None, **wishes: Any) -> Film:
         """The film of a prompt; `wishes` are fields of `Request`, `stage` another than the last text-to-video stage."""
         request = Request(prompt=prompt, **wishes)
-        say = on_step or (lambda text: None)
+        say = on_step or _nothing
         video = self.video(stage, request.kind)
         say(f"{video.export.stage}: {request.prompt}")
-        pixels, fps, sound = self.pixels(video, request)
+        pixels, fps, sound = self.pixels(video, request, say)
         if request.upsample and self.upsampler is not None:
             say(f"{self.upsampler.export.stage}: {pixels.shape[3]}x{pixels.shape[2]} pixels made larger")
             said = prompt_of("" if request.clip else request.prompt, float(fps))  # an instruction says nothing of what is seen
-            pixels = self.enlarge(pixels, said, request.seed)
+            pixels = self.enlarge(pixels, said, request.seed, request.steps)
         if self.hears(video, request) and self.sound_maker is not None:
             say("sound")
             heard = watch(self.sound_maker, pixels.float(), float(fps))
             said = request.prompt if request.sound_text is None else request.sound_text
-            sound = generate_sound(self.sound_maker, heard, said, pixels.shape[1] / float(fps), request.seed)
+            sampler = with_steps(self.sound_maker.stage.sampler, request.steps)
+            sound = generate_sound(self.sound_maker, heard, said, pixels.shape[1] / float(fps), request.seed, sampler=sampler)
         models = self.notes(request, stage)
         frames = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
         return Film(frames=frames, fps=fps, sound=sound, made_from={"request": request.note(), "models": models})
@@ -169,10 +195,14 @@ class MoviePipeline:
         frames = request.n_frames or int(video.trained["n_frames"])
         return request.sound and request.clip is None and frames > 1 and self._audio is not None
 
-    def pixels(self, video: Generator, request: Request) -> tuple[Tensor, Fraction, Any]:
+    def pixels(self, video: Generator, request: Request, say: Say = _nothing) -> tuple[Tensor, Fraction, Any]:
         """(pixels (3, T, H, W) in [-1, 1], frames a second, sound of the clip that was edited)"""
         if request.clip is not None:
-            return self.edit(video, request)
+            return self.edit(video, request, say)
+        if request.photo is not None and request.face is None:
+            say(
+                f"{request.photo}: its middle square is shown as it is; wanted is a picture of a face alone; --face or --face-weights cut it out"
+            )
         return self.text_to_video(video, request), Fraction(request.fps), None
 
     def text_to_video(self, video: Generator, request: Request) -> Tensor:
@@ -187,17 +217,16 @@ class MoviePipeline:
         person = None
         if request.photo is not None:
             side = cast(PersonalTransformer, video.model).tower.config.image_px
-            person = read_photo(Path(request.photo), side)[None].to(self.device)
+            person = read_photo(Path(request.photo), side, request.face)[None].to(self.device)
         latents = task.latents(video.model, x_0, Asked(x_0, [said], identity=person), self.dtype)
         return task.decode(latents.to(self.dtype), n_frames)[0]
 
-    def edit(self, video: Generator, request: Request) -> tuple[Tensor, Fraction, Any]:
+    def edit(self, video: Generator, request: Request, say: Say = _nothing) -> tuple[Tensor, Fraction, Any]:
         """The clip of the request as its prompt instructs, at the area trained on and no longer than the model knows, with its own sound."""
-        longest = 8 * transformer_of(video.model).config.max_t
-        size_px = int(video.trained["size_px"])
-        source = read_film(
-            Path(request.clip or ""), min(request.n_frames or longest, longest), lambda width, height: size_of(width, height, size_px)
-        )
+        if task_of(request.prompt) == OTHER:
+            asks = "; ".join(examples())
+            say(f'{video.export.stage}: "{request.prompt}" names no kind of edit that is trained here, so expect little; those are: {asks}')
+        source = self.clip(video, request, say)
         frames = source.frames
         height, width = frames.shape[1:3]
         x = (torch.from_numpy(frames).to(self.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1).to(self.dtype)
@@ -205,14 +234,39 @@ class MoviePipeline:
         made = task.edit(video.model, x, [request.prompt], "edit/v1", request.seed)[0]
         return made, source.fps, source.sound if request.sound else None
 
-    def soundtrack(self, film: Path, text: str, seed: int, extension: Extension = "windows") -> NDArray[np.float32]:
+    def clip(self, video: Generator, request: Request, say: Say = _nothing) -> Film:
+        """The clip that is edited, or its first frames where the model knows no more; `say` is told what is left out."""
+        longest, path = 8 * transformer_of(video.model).config.max_t, Path(request.clip or "")
+        if request.n_frames is not None and request.n_frames > longest:
+            raise TrainingError(f"frames: expected at most {longest} with {video.export.stage}, found {request.n_frames}")
+        wanted = request.n_frames or longest
+        size_px = int(video.trained["size_px"])
+        film = read_film(path, wanted + 1, lambda width, height: size_of(width, height, size_px))  # one more tells if anything is left out
+        if len(film.frames) <= wanted:
+            return film
+        seconds = wanted / float(film.fps)
+        if request.n_frames is None:
+            say(f"{path}: only the first {wanted} frames, {seconds:.1f} s, are edited: {video.export.stage} knows no longer clips")
+        sound = None if film.sound is None else film.sound[: round(seconds * SAMPLE_RATE_HZ)]
+        return replace(film, frames=film.frames[:wanted], sound=sound)
+
+    def soundtrack(
+        self,
+        film: Path,
+        text: str,
+        seed: int,
+        extension: Extension = "windows",
+        steps: int | None = None,
+        guidance: float | None = None,
+    ) -> NDArray[np.float32]:
         """Sound (N,) at 48 kHz, as long as the film, for its pictures and a sentence; of any length."""
         maker = self.sound_maker
         if maker is None:
             raise TrainingError("sound: expected exports of stages codec and audio among the given folders, found none")
         seen, seconds = glance(film, maker.shown_fps, maker.size_px)
         frames = torch.from_numpy(seen).permute(3, 0, 1, 2).float() / 127.5 - 1
-        return generate_sound(maker, watch(maker, frames, maker.shown_fps), text, seconds, seed, extension=extension)
+        sampler = sampler_of(maker.stage.sampler, Request(prompt=text, steps=steps, guidance=guidance))
+        return generate_sound(maker, watch(maker, frames, maker.shown_fps), text, seconds, seed, extension=extension, sampler=sampler)
 
     @cached_property
     def sound_maker(self) -> SoundMaker | None:
@@ -221,7 +275,7 @@ class MoviePipeline:
         if audio is None:
             return None
         codec = by_digest(self.beside, audio.described["latents"]["codec_sha256"], f"the codec of {audio.folder}")
-        return load_sound_maker(codec.folder, audio.folder, self.device)
+        return load_sound_maker(codec.folder, audio.folder, self.device, self.dtype, self.texts)
 
     @property
     def sound_notes(self) -> dict[str, Any]:
@@ -235,11 +289,12 @@ class MoviePipeline:
     def _audio(self) -> Export | None:
         return next((e for e in reversed(self.exports) if "codec_sha256" in e.described.get("latents", {})), None)
 
-    def enlarge(self, pixels_3THW: Tensor, prompt: str, seed: int) -> Tensor:
+    def enlarge(self, pixels_3THW: Tensor, prompt: str, seed: int, steps: int | None = None) -> Tensor:
         """The clip at the upsampler's factor of its size."""
         if self.upsampler is None:
             raise TrainingError("upsampler: expected the export of an upsampler among the given folders, found none")
         task = cast(UpsamplerTask, self.upsampler.task)
+        task = task.with_sampler(with_steps(task.sampler, steps))
         low = pixels_3THW.transpose(0, 1).to(self.device, self.dtype)
         return task.upsample(self.upsampler.model, low, prompt, "upsample/v1", seed)
 
@@ -268,13 +323,27 @@ class MoviePipeline:
 
     def video(self, stage: str | None = None, kind: str | None = None) -> Generator:
         """The last stage of the kind (text to video without one), or the one of that name."""
-        able = [e for e in self.exports if "tae_sha256" in e.described.get("latents", {}) and _kind(e) == kind]
-        chosen = [e for e in able if stage is None or e.stage == stage]
-        if not chosen:
-            wanted = stage or {None: "text to video", "edit": "editing", "personal": "personalisation"}[kind]
-            raise TrainingError(f"generate: expected an export of stage {wanted}, found {sorted({e.stage for e in self.exports})}")
-        films = [e for e in chosen if e.described.get("trained_on", {}).get("n_frames", 1) > 1]  # a curriculum may end with pictures
-        return self.generator((films or chosen)[-1])
+        able = self.able(stage, kind)
+        if not able:
+            raise TrainingError(self._unable(stage, kind))
+        films = [e for e in able if e.described.get("trained_on", {}).get("n_frames", 1) > 1]  # a curriculum may end with pictures
+        return self.generator((films or able)[-1])
+
+    def able(self, stage: str | None = None, kind: str | None = None) -> list[Export]:
+        """The stages of the kind, or those of that name among them, whether they can be loaded or not."""
+        of_kind = [e for e in self.exports if "tae_sha256" in e.described.get("latents", {}) and _kind(e) == kind]
+        return [e for e in of_kind if stage is None or e.stage == stage]
+
+    def _unable(self, stage: str | None, kind: str | None) -> str:
+        named = [e for e in self.exports if e.stage == stage]
+        if named and "tae_sha256" not in named[-1].described.get("latents", {}):
+            return f"generate: {stage} makes no pictures"
+        if named and (other := _kind(named[-1])):
+            return "generate: " + _NEEDS[other].format(stage)
+        if named:
+            return f"generate: {stage} makes films of prompts and takes no {'clip (--edit)' if kind == 'edit' else 'photo (--photo)'}"
+        wanted = stage or {None: "text to video", "edit": "editing", "personal": "personalisation"}[kind]
+        return f"generate: expected an export of stage {wanted}, found {sorted({e.stage for e in self.exports})}"
 
     @cached_property
     def upsampler(self) -> Generator | None:
@@ -285,56 +354,48 @@ class MoviePipeline:
     def generator(self, export: Export) -> Generator:
         """The stage of an export, loaded once."""
         if export.sha256 not in self._known:
-            self._known[export.sha256] = load_generator(export, self.beside, self.device, self.dtype)
+            self._known[export.sha256] = load_generator(export, self.beside, self.device, self.dtype, self.texts)
         return self._known[export.sha256]
 
+    def forget(self) -> None:
+        """No model is held any more; each is loaded again when it is needed."""
+        self._known.clear()
+        self.texts.clear()
+        for name in ("upsampler", "sound_maker"):
+            self.__dict__.pop(name, None)
 
-def load_generator(export: Export, exports: Sequence[Export], device: torch.device, dtype: torch.dtype) -> Generator:
-    """The stage of an export with its autoencoder, which is looked for among `exports`; TrainingError when something does not fit."""
-    described, state = read_export(export.folder, "")
+
+def load_generator(
+    export: Export,
+    exports: Sequence[Export],
+    device: torch.device,
+    dtype: torch.dtype,
+    texts: dict[TextConfig, TextCache] | None = None,
+) -> Generator:
+    """The stage of an export with its autoencoder, which is looked for among `exports`; TrainingError when something does not fit. Text
+    encoders are shared with those of `texts`."""
+    described, state = read_export(export.folder, "", mapped=True)
     try:
         flow = bind(FlowConfig, {name: described[name] for name in ("model", "text", "sampler", *KINDS) if name in described})
         latents = described["latents"]
         scale = LatentScale(mean=tuple(latents["mean"]), std=tuple(latents["std"]))
+        keys = dict(described["text_keys"])
     except (KeyError, TypeError, ValueError) as error:
         raise TrainingError(f"{export.folder}: expected the export of a generator of this version, found {error}") from error
     found = by_digest(exports, latents["tae_sha256"], f"the autoencoder of {export.folder}")
     tae, sha256 = load_tae(found.folder, flow.autoencoder)
-    codec, texts = LatentCodec(tae, scale, sha256), TextCache(load_encoders(flow.text, device))
-    kind = UpsamplerTask if flow.upsample else EditTask if flow.edit else PersonalTask if flow.personal else TextToVideoTask
-    task: TextToVideoTask = kind(export.stage, flow, 0, codec, {}, texts)
+    codec, cache = LatentCodec(tae, scale, sha256), shared_texts({} if texts is None else texts, flow.text, device)
+    check_keys(cache.encoders, keys, str(export.folder))
+    task = _TASKS[_kind(export)](export.stage, flow, 0, codec, {}, cache)
     with torch.device("meta"):
         model = PersonalTransformer(flow.model, flow.personal.tower, train_tower=False) if flow.personal else Transformer(flow.model)
+    tables = {name: value.clone() for name, value in state.items() if name.startswith("positions.")}
     try:
-        model.load_state_dict(state, strict=True, assign=True)
+        model.load_state_dict(placed(state, device, dtype), strict=True, assign=True)
     except RuntimeError as error:
         raise TrainingError(f"{export.folder}: expected weights of its own description, found {str(error)[:300]}") from error
-    tables = {name: value.clone() for name, value in state.items() if name.startswith("positions.")}
-    model = model.to(device, dtype).eval().requires_grad_(False)
+    model = model.eval().requires_grad_(False)
     return Generator(export=export, autoencoder=found, task=task, model=model, tables=tables)
-
-
-def read_photo(path: Path, side_px: int) -> Tensor:
-    """The middle square of a picture, (3, side, side) in [-1, 1]; TrainingError when it is none, or a huge one."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path, formats=("JPEG", "PNG", "WEBP")) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise TrainingError(f"{path}: expected at most {MAX_PIXELS} pixels, found {picture.width}x{picture.height}")
-            values = torch.from_numpy(np.asarray(picture.convert("RGB")).copy())
-    except (OSError, UnidentifiedImageError, ValueError) as error:
-        raise TrainingError(f"{path}: expected a picture (JPEG, PNG or WebP), found {error}") from error
-    return _covering(values.permute(2, 0, 1)[None].float() / 127.5 - 1, side_px, side_px)[0]
-
-
-def _covering(x_T3HW: Tensor, height: int, width: int) -> Tensor:
-    """The pictures scaled to cover height x width, and their middle."""
-    scale = max(height / x_T3HW.shape[2], width / x_T3HW.shape[3])
-    size = (max(height, round(x_T3HW.shape[2] * scale)), max(width, round(x_T3HW.shape[3] * scale)))
-    x = F.interpolate(x_T3HW, size=size, mode="bilinear", antialias=True, align_corners=False)
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    return x[:, :, top : top + height, left : left + width]
 
 
 def _kind(export: Export) -> str | None:
@@ -359,9 +420,14 @@ def transformer_of(model: nn.Module) -> Transformer:
 
 def sampler_of(trained: SamplerConfig, request: Request) -> SamplerConfig:
     """The sampler that a request wishes for; TrainingError when it cannot be."""
-    steps = request.steps or trained.steps
     guidance = trained.guidance if request.guidance is None else request.guidance
+    return replace(with_steps(trained, request.steps), guidance=guidance)
+
+
+def with_steps(trained: SamplerConfig, steps: int | None) -> SamplerConfig:
+    """The sampler in so many steps, or as it is; TrainingError when it cannot be."""
+    n = steps or trained.steps
     try:
-        return replace(trained, steps=steps, linear_steps=max(steps, trained.linear_steps), guidance=guidance)
+        return replace(trained, steps=n, linear_steps=max(n, trained.linear_steps))
     except ValueError as error:
         raise TrainingError(str(error)) from error

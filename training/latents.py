@@ -110,6 +110,16 @@ def read_export(folder: Path, stage: str, mapped: bool = False) -> tuple[dict[st
     return description, load_file(place / WEIGHTS) if mapped else load(data)
 
 
+def placed(weights: dict[str, Tensor], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Copies of mapped weights on the device, in `dtype` but for whole numbers. Tensor by tensor, and taken out of `weights`: beside the
+    copies no more than one of them lies in memory."""
+    copies = {}
+    for name in list(weights):
+        value = weights.pop(name)
+        copies[name] = value.to(device, dtype if value.is_floating_point() else value.dtype, copy=True)
+    return copies
+
+
 def load_tae(folder: Path, stage: str = "tae") -> tuple[TAE, str]:
     """(autoencoder, SHA-256 of its weights) of an export of `dailies train tae`, or of another `stage`: image_ae."""
     description, state = read_export(folder, stage)

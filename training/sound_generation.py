@@ -21,11 +21,11 @@ from torch import Tensor
 
 from training import flow, keyed
 from training.data.index import SOUND_FRAMES_PER_S
-from training.data.text_cache import TextCache
+from training.data.text_cache import TextCache, shared_texts
 from training.errors import TrainingError
-from training.latents import LatentScale, read_export
+from training.latents import LatentScale, placed, read_export
 from training.models.sound import SoundConfig, SoundTransformer
-from training.models.text import TextConfig, load_encoders
+from training.models.text import TextConfig, check_keys
 from training.models.watching import WatchConfig, Watcher, load_watcher
 from training.sound_latents import SoundCodec, load_codec
 from training.tasks.sound import Asked, SoundTask, guided_velocity, sound_prompt
@@ -52,6 +52,8 @@ class SoundMaker:
     size_px: int
     """Their side."""
     device: torch.device
+    dtype: torch.dtype = torch.float32
+    """What the model computes in. Pictures are watched and sound is decoded in float32, and latents are summed up in it."""
 
     @property
     def shown_fps(self) -> float:
@@ -74,12 +76,18 @@ class SoundMaker:
         return SoundTask(name, self.stage, 0, self.trained_frames, self.codec, self.watcher, prompts, self.texts)
 
 
-def load_sound_maker(codec: Path, audio: Path, device: torch.device | str = "cpu") -> SoundMaker:
+def load_sound_maker(
+    codec: Path,
+    audio: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    texts: dict[TextConfig, TextCache] | None = None,
+) -> SoundMaker:
     """The exports (or runs) of `dailies train codec` and `dailies train audio` or `audio_sft`, ready to make sound; TrainingError when the
-    latter was trained on another codec, or its frozen networks have changed."""
+    latter was trained on another codec, or its frozen networks have changed. Text encoders are shared with those of `texts`."""
     there = torch.device(device)
     network, sha256 = load_codec(codec)
-    described, state = read_export(audio, "audio")
+    described, state = read_export(audio, "audio", mapped=True)
     latents = described["latents"]
     if latents["codec_sha256"] != sha256:
         raise TrainingError(f"{audio}: expected a generator of sound on codec {sha256}, found one on {latents['codec_sha256']}")
@@ -93,25 +101,26 @@ def load_sound_maker(codec: Path, audio: Path, device: torch.device | str = "cpu
         )
         with torch.device("meta"):
             model = SoundTransformer(stage.model)
-        model.load_state_dict(state, strict=True, assign=True)
-        texts = TextCache(load_encoders(stage.text, there))
+        model.load_state_dict(placed(state, there, dtype), strict=True, assign=True)
+        cache = shared_texts({} if texts is None else texts, stage.text, there)
         watcher, trained = load_watcher(stage.watch), described["trained_on"]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise TrainingError(f"{audio}: expected a generator of sound of this version, found {str(error)[:300]}") from error
-    found = {e.name: e.key for e in texts.encoders} | {"watch": watcher.key}
-    if found != (wanted := described["text_keys"] | {"watch": described["watch_key"]}):
-        raise TrainingError(f"{audio}: expected the frozen networks that it was trained with, {wanted}, found {found}")
+    check_keys(cache.encoders, described["text_keys"], str(audio))
+    if watcher.key != described["watch_key"]:
+        raise TrainingError(f"{audio}: expected the watcher that it was trained with, {described['watch_key']}, found {watcher.key}")
     scale = LatentScale(mean=tuple(latents["mean"]), std=tuple(latents["std"]))
     return SoundMaker(
-        model=model.to(there).eval().requires_grad_(False),
+        model=model.eval().requires_grad_(False),
         codec=SoundCodec(network.to(there), scale, sha256),
-        texts=texts,
+        texts=cache,
         watcher=watcher,
         stage=stage,
         trained_frames=int(described["sound_frames"]),
         shown_frames=int(trained["n_frames"]),
         size_px=int(trained["size_px"]),
         device=there,
+        dtype=dtype,
     )
 
 
@@ -188,7 +197,7 @@ def continue_sound(
 
 
 def _solved(maker: SoundMaker, asked: Asked, x_0: Tensor, sampler: flow.SamplerConfig) -> Tensor:
-    return flow.solve(guided_velocity(maker.model, maker.texts, asked, sampler.guidance, torch.float32), x_0, sampler)
+    return flow.solve(guided_velocity(maker.model, maker.texts, asked, sampler.guidance, maker.dtype), x_0, sampler)
 
 
 def _in_windows(maker: SoundMaker, asked: Asked, x_0: Tensor, sampler: flow.SamplerConfig) -> Tensor:
@@ -198,7 +207,7 @@ def _in_windows(maker: SoundMaker, asked: Asked, x_0: Tensor, sampler: flow.Samp
         size, overlap = length, 0
 
     def of(box: Any) -> flow.Velocity:
-        return guided_velocity(maker.model, maker.texts, asked.part(*box[2]), sampler.guidance, torch.float32)
+        return guided_velocity(maker.model, maker.texts, asked.part(*box[2]), sampler.guidance, maker.dtype)
 
     return flow.solve(covering(of, [Axis(2, length, size, overlap)], triangle), x_0, sampler)
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from manifests.deny import deny
-from pipelines.evaluate_models import Clips, EvaluateConfig, measure_models
+from pipelines.evaluate_models import Clips, EvaluateConfig, measure_models, subjects
 from tests.sound_events import build_sound_dataset, draw_bounces, film_of_clip
 from training import checkpoint
 from training.conditions import load_prompts
@@ -194,16 +194,16 @@ def test_an_evaluation_finds_what_the_runs_did(films: Path, codec: Path, generat
     clips = Clips(dataset=films, version=0, samples=samples)
     measured = {m.name: m for m in measure_models(MoviePipeline.from_folders([codec, generator]), clips, EvaluateConfig())}
     ends = {name: read_log(folder, "validate")[-1] for name, folder in (("codec", codec), ("audio", generator))}
-    assert measured["codec SI-SDR, dB"].value == pytest.approx(ends["codec"]["ema_si_sdr_db"], rel=1e-4)
-    assert measured["codec mel distance"].value == pytest.approx(ends["codec"]["ema_mel"], rel=1e-4)
-    assert measured["audio loss"].value == pytest.approx(ends["audio"]["ema_loss"], rel=1e-4)
+    assert measured["codec SI-SDR, dB, videos"].value == pytest.approx(ends["codec"]["ema_si_sdr_db"], rel=1e-4)
+    assert measured["codec mel distance, videos"].value == pytest.approx(ends["codec"]["ema_mel"], rel=1e-4)
+    assert measured["audio loss, videos"].value == pytest.approx(ends["audio"]["ema_loss"], rel=1e-4)
     task, turns = make_task(found.config, generator), [load_turn(films, s, found.config.data) for s in samples]
     model = next(iter(task.modules().values()))
     model.load_state_dict(load_file(generator / "export" / "weights.safetensors"))
     with torch.no_grad():
         made = [task.sample(model, s, t.given(torch.device("cpu"), torch.float32))[0] for s, t in zip(samples, turns, strict=True)]
     apart = [float(mel_distance(m[None], t.beside["sound"][None])) for m, t in zip(made, turns, strict=True)]
-    assert measured["audio mel distance"].value == pytest.approx(float(np.mean(apart)), rel=1e-4)
+    assert measured["audio mel distance, videos"].value == pytest.approx(float(np.mean(apart)), rel=1e-4)
     bounces = [film_of_clip(FILMS, s.clip_id).times_s for s in samples]
     window_s = found.config.data.sound_frames / 25
     for name in ("the film's sound", "events seen"):
@@ -214,5 +214,6 @@ def test_an_evaluation_finds_what_the_runs_did(films: Path, codec: Path, generat
         assert onsets.value == pytest.approx(float(np.mean(agreed)), abs=0.35)  # found in what is heard and seen, not told
     copy = shutil.copytree(films, tmp_path / "films")
     deny(copy, [samples[0].clip_id], 1)
-    left = dataclasses.replace(clips, dataset=copy).turns(found.config.data, 9, lambda s: True)
+    subject = subjects(MoviePipeline.from_folders([generator]))[0]
+    left = dataclasses.replace(clips, dataset=copy).turns(subject, 9)
     assert [s.clip_id for s, _ in left] == [s.clip_id for s in samples[1:]]

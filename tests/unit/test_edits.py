@@ -1,18 +1,21 @@
 """Edits are pure and keyed; the editor is given the source, begins as its parent, and learns to use what it is given."""
 
 import dataclasses
+import re
 from functools import lru_cache
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from training import edits, keyed
+from training import edits, instructions, keyed
 from training.data.batch import Batch
 from training.data.index import Sample
 from training.data.text_cache import TextCache
 from training.edits import COLOURS, KINDS, NONE, OTHER, SEGMENT, TASKS, WORDS, EditConfig
 from training.flow import SamplerConfig
+from training.instructions import ASKS
 from training.latents import LatentCodec, measure_scale
 from training.losses import psnr_db
 from training.models import layers
@@ -106,6 +109,47 @@ def test_an_instruction_tells_its_task_and_the_way_back() -> None:
     assert {kind.make(x, ("k", i))[1] for kind in KINDS if kind.name == "framed" for i in range(60)} == {
         f"put a {name} frame around it" for name in COLOURS
     }
+
+
+def test_the_sentences_of_the_docs_are_of_a_kind_that_was_trained() -> None:
+    """Every instruction beside --edit in the documents and in the command's help has a task of its own, not `other`."""
+    root = Path(__file__).resolve().parents[2]
+    texts = [p.read_text() for p in (root / "README.md", root / "docs/ml-engineers.md", root / "pipelines/cli_generate.py")]
+    said = [m for text in texts for m in re.findall(r'dailies generate "([^"]+)"[^\n]*--edit', text)]
+    said += [m for text in texts for m in re.findall(r'is the instruction, e\.g\. "([^"]+)"', text)]
+    assert len(said) >= 3 and all(edits.task_of(s) not in (OTHER, NONE) for s in said), said
+
+
+@pytest.mark.parametrize(
+    ("said", "task"),
+    [
+        ("Please turn this clip into black & white!", "colour"),
+        ("  Make the colors   WARMER… ", "colour"),
+        ("Convert the film to grayscale", "colour"),
+        ("Could you blur it?", "style"),
+        ("Flip the video horizontally.", "geometry"),
+        ("Write “NEW YORK” on it.", "text"),
+        ("Put a light blue frame around it.", "object"),
+        ("Make it a bit brighter.", "light"),
+        ("Mark the object with red.", "segment"),
+        ("Give it back its colours.", "colour"),
+        ("make it red and green", "other"),
+        ("make the object taller", "other"),
+    ],
+)
+def test_an_instruction_is_known_by_what_it_says_and_not_letter_by_letter(said: str, task: str) -> None:
+    """Case, end marks, spelling and politeness do not matter; what names no colour is not taken for one."""
+    assert TASKS[edits.task_of(said)] == task
+
+
+def test_the_sentences_of_a_kind_are_its_own() -> None:
+    """Every kind has sentences, none is another's, and the first is the one that it is trained under."""
+    for kind in KINDS:
+        asks = [ask.format(colour="red", words='"STOP"') for ask in ASKS[kind.name]]
+        assert all(edits.undo_of(ask) == kind.undo for ask in asks), kind.name
+        assert any(kind.make(pictures(1)[0], ("k", i))[1] == ASKS[kind.name][0].format(colour="red", words='"STOP"') for i in range(60))
+    assert all(edits.task_of(said) != OTHER for said in instructions.examples())
+    assert set(ASKS) == {kind.name for kind in KINDS} | {"segment"} and set(COLOURS) < set(instructions.COLOURS)
 
 
 def test_words_can_be_read() -> None:

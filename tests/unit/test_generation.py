@@ -4,23 +4,30 @@ import dataclasses
 import hashlib
 import http.server
 import json
+import re
+import shutil
+import struct
 import threading
+import zlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import save
 from typer.testing import CliRunner
 
+from curation.faces import masked_face
 from manifests.signing import generate_key
 from pipelines.cli import app
 from pipelines.generate import PromptError, read_prompts
 from pipelines.rewrite import RewriteConfig, RewriteError, rewrite
 from tests.media_makers import write_video
+from tests.picture_nets import painted, yunet
 from tests.unit.test_film import certificate
 from tests.unit.test_shown import write_prores
 from training.credentials import Credentials
@@ -32,7 +39,7 @@ from training.exports import find_exports
 from training.film import Film, read_film
 from training.film_note import read_note
 from training.flow import SamplerConfig
-from training.generation import ASPECTS, MoviePipeline
+from training.generation import ASPECTS, MoviePipeline, Request
 from training.identity import PersonalConfig
 from training.latents import LatentScale
 from training.models import layers
@@ -43,12 +50,15 @@ from training.models.text import TextConfig, load_encoders
 from training.models.transformer import Transformer, TransformerConfig, initialise
 from training.models.vision import PersonalTransformer, TowerConfig, initialise_tower
 from training.models.watching import WatchConfig, load_watcher
+from training.portraits import open_photo, portrait
 from training.sound_latents import SoundCodec
 from training.tasks.codec import CodecTask
 from training.tasks.sound import SoundTask
 from training.tasks.sound_config import CodecStage, SoundStage
 
 MODEL = TransformerConfig(layers=1, width=32, ffn=64, heads=2, latent_channels=4, max_t=2, max_h=2, max_w=2, bytes_width=16)
+
+TEXT = TextConfig(bytes_width=16, bytes_tokens=8)
 
 
 def write_export(folder: Path, stage: str, state: dict[str, Any], described: dict[str, Any]) -> str:
@@ -82,9 +92,9 @@ def generator(folder: Path, stage: str, tae: str, model: TransformerConfig, n_fr
         transformer.context.weight.data.normal_(0, 0.1)
     described = {
         "model": dataclasses.asdict(model),
-        "text": dataclasses.asdict(TextConfig(bytes_width=16, bytes_tokens=8)),
+        "text": dataclasses.asdict(TEXT),
         "sampler": dataclasses.asdict(SamplerConfig(steps=2, linear_steps=4, guidance=2.0)),
-        "text_keys": {},
+        "text_keys": {e.name: e.key for e in load_encoders(TEXT)},
         "latents": {"mean": [0.0] * 4, "std": [1.0] * 4, "tae_sha256": tae},
         "trained_on": {"size_px": 32, "n_frames": n_frames, "shapes": "square"},
         **kind,
@@ -247,6 +257,136 @@ def test_a_person_is_shown(curriculum: Path, tmp_path: Path) -> None:
         pipeline("x", photo="a", clip="b")
 
 
+def test_a_photo_stands_upright_and_bombs_are_told(tmp_path: Path) -> None:
+    """What EXIF says about turning is done; a picture of billions of pixels in a few bytes, and a broken one, are refused in a sentence."""
+    picture = np.zeros((20, 40, 3), np.uint8)
+    picture[:, :20] = 200  # bright on the left; turned by a quarter it is bright at the top
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture).save(tmp_path / "turned.png", exif=exif)
+    found = open_photo(tmp_path / "turned.png")
+    assert found.shape == (40, 20, 3) and (found[:20] == 200).all() and (found[20:] == 0).all()
+    for name, side in (("bomb", 60_000), ("large", 10_000)):
+        chunks = (b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"\0"))
+        whole = b"".join(struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks)
+        (tmp_path / f"{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + whole)
+    (tmp_path / "cut.png").write_bytes((tmp_path / "turned.png").read_bytes()[:60])
+    for name, match in (("bomb", "at most 67108864 pixels"), ("large", "at most 67108864 pixels"), ("cut", "expected a picture")):
+        with pytest.raises(TrainingError, match=match):
+            open_photo(tmp_path / f"{name}.png")
+
+
+@pytest.mark.parametrize("box", [(10, 12, 20, 30), (0, 0, 40, 20), (200, 150, 400, 410)])
+def test_a_face_is_shown_as_the_references_of_training_were(box: tuple[int, int, int, int]) -> None:
+    """A face cut out of a photo is, bit for bit, what curation lays beside a clip as its reference."""
+    picture = np.random.default_rng(3).integers(0, 255, (600, 800, 3), np.uint8)
+    shares = [v / side for v, side in zip(box, (800, 600, 800, 600), strict=True)]
+    assert np.array_equal(portrait(picture, box), masked_face(picture, shares))
+    for wrong in ((-1, 0, 5, 5), (790, 0, 20, 20), (5, 5, 0, 9)):
+        with pytest.raises(ValueError, match="within the 800x600 pixels"):
+            portrait(picture, wrong)
+
+
+def test_a_face_is_found_by_curations_detector(curriculum: Path, tmp_path: Path) -> None:
+    """With a detector's weights, or its box, the face alone is shown and the note has the box; with neither the user is told; no face, no film."""
+    Image.fromarray(painted(160, 320, [(96, 48)], 16)).save(tmp_path / "her.png")
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "nobody.png")
+    weights = yunet(tmp_path / "faces.onnx")
+    base = ["generate", "a person walks", "--models", str(curriculum), "--out", str(tmp_path / "her.mp4"), "--no-upsample", "--no-sound"]
+    her = [*base, "--photo", str(tmp_path / "her.png")]
+    made = json.loads(CliRunner().invoke(app, [*her, "--face-weights", weights, "--json"], catch_exceptions=False).stdout)[0]
+    x, y, width, height = made["request"]["face"]
+    assert 80 <= x + width / 2 <= 112 + 16 and 32 <= y + height / 2 <= 64 + 16
+    again = [*her, "--face", f"{x},{y},{width},{height}", "--json"]
+    assert not json.loads(CliRunner().invoke(app, again, catch_exceptions=False).stdout)[0]["new"]
+    plain = CliRunner().invoke(app, her, catch_exceptions=False)
+    assert "a picture of a face alone" in plain.output and "face" not in read_note(tmp_path / "her.mp4")["request"]
+    for more, match in ((["--face", "1,2,3"], "x,y,width,height"), (["--face", "0,0,900,9"], "within the")):
+        result = CliRunner().invoke(app, [*her, *more])
+        assert result.exit_code == 2 and match in " ".join(result.output.split()), result.output
+    result = CliRunner().invoke(app, [*base, "--photo", str(tmp_path / "nobody.png"), "--face-weights", weights])
+    assert result.exit_code == 2 and "found none" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("stage", ["video_sft/average", "upsampler/export", "edit_1/export", "personal_1/export"])
+def test_text_encoders_that_have_changed_are_refused(curriculum: Path, tmp_path: Path, stage: str) -> None:
+    """A stage of any kind that was trained under other text encoders than its description loads is named, with both keys."""
+    shutil.copytree(curriculum / stage, tmp_path / "other")
+    described = json.loads((tmp_path / "other/config.json").read_text()) | {"text_keys": {"bytes": "0" * 64}}
+    (tmp_path / "other/config.json").write_text(json.dumps(described))
+    exports = find_exports([tmp_path / "other"])
+    with pytest.raises(TrainingError, match=r"other: expected the text encoders .*0000.*found"):
+        MoviePipeline(exports, beside=find_exports([curriculum])).generator(exports[0])
+
+
+def test_stages_share_encoders_and_hold_copies_of_their_weights(curriculum: Path, tmp_path: Path) -> None:
+    """Stages with the same text settings have one cache of prompts, the sound's too; weights are in the pipeline's precision and not the
+    file's own memory; what is forgotten is loaded again, the same."""
+    shutil.copytree(curriculum, tmp_path / "c")
+    pipeline = MoviePipeline.from_folders([tmp_path / "c"], dtype=torch.bfloat16)
+    video, maker = pipeline.video(), pipeline.sound_maker
+    assert maker is not None and pipeline.upsampler is not None
+    assert (
+        len({id(video.task._texts), id(pipeline.upsampler.task._texts), id(pipeline.video(kind="edit").task._texts), id(maker.texts)}) == 1
+    )
+    assert {p.dtype for m in (video.model, maker.model) for p in m.parameters()} == {torch.bfloat16} and maker.dtype == torch.bfloat16
+    film = pipeline("a thing", upsample=False)
+    assert film.sound is not None and bool(np.isfinite(film.sound).all())
+    whole = MoviePipeline.from_folders([tmp_path / "c"])
+    before = whole("a thing", upsample=False, sound=False).frames
+    with (tmp_path / "c/video_sft/average/weights.safetensors").open("r+b") as file:
+        file.seek(-4096, 2)
+        file.write(b"\0" * 4096)
+    assert np.array_equal(before, whole("a thing", upsample=False, sound=False).frames)
+    pipeline.forget()
+    assert not pipeline._known and not pipeline.texts and "sound_maker" not in pipeline.__dict__
+    with pytest.raises(TrainingError, match="SHA-256"):
+        pipeline("a thing")
+
+
+def test_a_stage_of_another_kind_says_what_it_needs(curriculum: Path) -> None:
+    """A stage that is there is not called missing: it is said what it is for."""
+    pipeline = MoviePipeline.from_folders([curriculum])
+    for wishes, match in (
+        ({"stage": "edit_1"}, "edit_1 needs --edit"),
+        ({"stage": "personal_1"}, "personal_1 needs --photo"),
+        ({"stage": "upsampler"}, "upsampler makes no films of its own"),
+        ({"stage": "audio"}, "audio makes no pictures"),
+        ({"stage": "t2v_768", "clip": "a.mp4"}, "t2v_768 makes films of prompts and takes no clip"),
+    ):
+        with pytest.raises(TrainingError, match=match):
+            pipeline("x", **wishes)
+
+
+def test_steps_reach_every_stage_that_samples(curriculum: Path) -> None:
+    """The upsampler and the sound of the same pictures change with the steps; guidance is of the pictures alone."""
+    pipeline = MoviePipeline.from_folders([curriculum])
+    pixels = pipeline.text_to_video(pipeline.video(), Request(prompt="a thing"))
+    assert not torch.equal(pipeline.enlarge(pixels, "a thing", 0), pipeline.enlarge(pixels, "a thing", 0, 4))
+    sampled = [pipeline("a thing", upsample=False, steps=n, n_frames=16).sound for n in (None, 4)]
+    assert sampled[0] is not None and sampled[1] is not None and not np.array_equal(*sampled)
+
+
+def test_what_is_cut_and_what_no_edit_knows_is_told(curriculum: Path, tmp_path: Path) -> None:
+    """A clip longer than the editor knows is cut, and an instruction of no kind that was trained is made all the same: both are said. So is
+    neither where there is no reason; frames beyond the model are refused."""
+    for length in (16, 20):
+        Film(frames=np.zeros((length, 32, 32, 3), np.uint8), fps=Fraction(12)).save(tmp_path / f"{length}.mp4")
+    pipeline = MoviePipeline.from_folders([curriculum])
+
+    def said(prompt: str, length: int, **wishes: Any) -> str:
+        lines: list[str] = []
+        made = pipeline(prompt, clip=str(tmp_path / f"{length}.mp4"), upsample=False, on_step=lines.append, **wishes)
+        assert len(made.frames) == min(16, wishes.get("n_frames", 16))
+        return " ".join(lines)
+
+    assert "only the first 16 frames, 1.3 s, are edited" in said("Make it grey.", 20)
+    assert "only the first" not in said("Make it grey.", 16) + said("Make it grey.", 20, n_frames=8)
+    assert "names no kind of edit" in said("Give the dog a hat.", 16) and "names no kind" not in said("Make it black and white.", 16)
+    with pytest.raises(TrainingError, match="at most 16 with edit_1, found 17"):
+        said("Make it grey.", 20, n_frames=17)
+
+
 def test_a_request_does_not_depend_on_those_before(curriculum: Path) -> None:
     """A square film is the same bit for bit after a wide one, whose tables of positions had to be stretched."""
     pipeline = MoviePipeline.from_folders([curriculum])
@@ -334,15 +474,20 @@ def test_wrong_commands_are_told_in_a_sentence(curriculum: Path, tmp_path: Path)
 
 
 def test_prompt_files_are_read(tmp_path: Path) -> None:
-    """Lines of text, objects of .jsonl and columns of .csv, as MovieGenBench has them; a field that is missing is named with its line."""
-    (tmp_path / "a.jsonl").write_text('{"video_prompt": "one", "audio_prompt": "x"}\n{"prompt": "two"}\n')
+    """Lines of text, objects of .jsonl and columns of .csv, as Movie Gen Bench has them, with what is to be heard; a field that is missing,
+    or no text, is named with its line."""
+    lines = '{"video_prompt": "one", "audio_prompt": "a bell", "music_prompt": "slow strings."}\n{"prompt": "two", "audio_prompt": null}\n'
+    (tmp_path / "a.jsonl").write_text(lines)
     (tmp_path / "a.csv").write_text('prompt,tag\n"three, with a comma",motion\n')
-    assert read_prompts(tmp_path / "a.jsonl") == ["one", "two"]
-    assert read_prompts(tmp_path / "a.csv") == ["three, with a comma"]
+    assert read_prompts(tmp_path / "a.jsonl") == [("one", "a bell. slow strings."), ("two", None)]
+    assert read_prompts(tmp_path / "a.csv") == [("three, with a comma", None)]
     (tmp_path / "c.jsonl").write_text('{"prompt": "a line\u2028in one"}\n')
-    assert read_prompts(tmp_path / "c.jsonl") == ["a line\u2028in one"]
-    (tmp_path / "c.csv").write_text("\ufeffprompt\nfour\n")
-    assert read_prompts(tmp_path / "c.csv") == ["four"]
+    assert read_prompts(tmp_path / "c.jsonl") == [("a line\u2028in one", None)]
+    (tmp_path / "c.csv").write_text("\ufeffvideo_prompt,audio_prompt\nfour,rain!\n")
+    assert read_prompts(tmp_path / "c.csv") == [("four", "rain!")]
+    (tmp_path / "d.jsonl").write_text('{"prompt": "one", "audio_prompt": ["a", "b"]}\n')
+    with pytest.raises(PromptError, match=r"d\.jsonl:1: expected text in audio_prompt, found list"):
+        read_prompts(tmp_path / "d.jsonl")
     (tmp_path / "b.jsonl").write_text('{"prompt": "one"}\n{"words": "two"}\n')
     with pytest.raises(PromptError, match=r"b\.jsonl:2"):
         read_prompts(tmp_path / "b.jsonl")
@@ -351,13 +496,79 @@ def test_prompt_files_are_read(tmp_path: Path) -> None:
         read_prompts(tmp_path / "empty.txt")
 
 
+def test_a_prompt_files_sound_is_what_is_heard(curriculum: Path, tmp_path: Path) -> None:
+    """The sound of a prompt file's row is made for its own words, as --sound-text would have it, which goes before them."""
+    (tmp_path / "p.jsonl").write_text('{"video_prompt": "a thing", "audio_prompt": "a bell"}\n')
+    base = ["generate", "--models", str(curriculum), "--no-upsample", "--json"]
+
+    def said(*more: str) -> Any:
+        made = json.loads(CliRunner().invoke(app, [*base, *more], catch_exceptions=False).stdout)[0]
+        assert made["request"]["prompt"] == "a thing"
+        return made["request"]["sound_text"]
+
+    listed = ["--prompts", str(tmp_path / "p.jsonl"), "--out", str(tmp_path / "films")]
+    assert said(*listed) == "a bell." and said(*listed, "--sound-text", "rain") == "rain"
+    assert said("a thing", "--out", str(tmp_path / "a.mp4")) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--soundtrack", "a.mp4", "--count", "2"], ("--soundtrack", "--count")),
+        (["--soundtrack", "a.mp4", "--edit", "b.mp4"], ("--soundtrack", "--edit")),
+        (["--soundtrack", "a.mp4", "--photo", "b.png"], ("--soundtrack", "--photo")),
+        (["--soundtrack", "a.mp4", "--rewriter", "http://localhost"], ("--soundtrack", "--rewriter")),
+        (["--soundtrack", "a.mp4", "--stage", "x"], ("--soundtrack", "--stage")),
+        (["--soundtrack", "a.mp4", "--no-sound"], ("--soundtrack", "--no-sound")),
+        (["--edit", "a.mp4", "--fps", "24"], ("--edit", "--fps")),
+        (["--edit", "a.mp4", "--aspect", "1:1"], ("--edit", "--aspect")),
+        (["--edit", "a.mp4", "--rewriter", "http://localhost"], ("--edit", "--rewriter")),
+        (["--edit", "a.mp4", "--photo", "b.png"], ("--edit", "--photo")),
+        (["--segments"], ("--segments", "--soundtrack")),
+        (["--face", "1,2,3,4"], ("--face", "--photo")),
+        (["--photo", "a.png", "--face", "1,2,3,4", "--face-weights", "f.onnx"], ("--face", "--face-weights")),
+        (["--rewriter-model", "m"], ("--rewriter-model", "--rewriter")),
+        (["--sound-text", "rain", "--no-sound"], ("--sound-text", "--no-sound")),
+    ],
+)
+def test_options_without_effect_are_refused(options: list[str], named: tuple[str, str]) -> None:
+    """What would be passed over is refused in a sentence that names both options, before any model is looked for."""
+    result = CliRunner().invoke(app, ["generate", "a thing", "--models", "/nowhere", *options])
+    said = re.sub(r"\W*\n\W*", " ", result.output)
+    assert result.exit_code == 2 and all(f"{name} " in said or f"{name}:" in said for name in named), said
+
+
+def test_a_soundtrack_is_kept_and_heeds_steps(curriculum: Path, tmp_path: Path) -> None:
+    """The same command leaves a soundtrack that is there as it is; other steps or guidance give another; of several prompts there is none."""
+    frames = np.broadcast_to((np.arange(24) * 5)[:, None, None, None], (24, 32, 48, 3)).astype(np.uint8)
+    Film(frames=frames, fps=Fraction(12)).save(tmp_path / "silent.mp4")
+    out = tmp_path / "heard.mp4"
+    base = ["generate", "--models", str(curriculum), "--soundtrack", str(tmp_path / "silent.mp4"), "--out", str(out), "--json"]
+
+    def new(*more: str) -> bool:
+        made: bool = json.loads(CliRunner().invoke(app, [*base, "a hum", *more], catch_exceptions=False).stdout)[0]["new"]
+        return made
+
+    assert new()
+    before = out.read_bytes()
+    assert not new() and out.read_bytes() == before
+    assert new("--steps", "4") and out.read_bytes() != before and not new("--steps", "4")
+    assert new("--guidance", "5") and read_note(out)["request"]["guidance"] == 5
+    (tmp_path / "p.txt").write_text("a hum\na bell\n")
+    result = CliRunner().invoke(app, [*base, "--prompts", str(tmp_path / "p.txt")])
+    assert result.exit_code == 2 and "--soundtrack and --prompts" in result.output
+
+
 class Chat(http.server.BaseHTTPRequestHandler):
     """A chat completion endpoint: repeats the user's words in capitals, or fails as the prompt asks."""
+
+    asked: ClassVar[list[str]] = []
 
     def do_POST(self) -> None:
         """One answer."""
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         said = body["messages"][-1]["content"]
+        self.asked.append(said)
         status = 500 if said == "fail" else 200
         answer = {"choices": [{"message": {"content": "" if said == "silence" else f"  {said.upper()}\n in full "}}]}
         data = b"no json" if said == "nonsense" else json.dumps(answer).encode()
@@ -386,6 +597,34 @@ def test_prompts_are_rewritten_on_request(chat: str) -> None:
     for prompt, match in (("fail", "status 200, found 500"), ("silence", "found none"), ("nonsense", "chat completion")):
         with pytest.raises(RewriteError, match=match):
             rewrite(prompt, config)
+
+
+def test_a_rewritten_prompt_stays_as_it_was(chat: str, curriculum: Path, tmp_path: Path) -> None:
+    """The caption is kept beside the films and in their notes, with address and model: the same command asks nobody, even when the server is
+    gone, and makes nothing anew; another model is asked; a file of captions that is none is named."""
+    out = tmp_path / "films"
+    (tmp_path / "p.txt").write_text("a cat\n")
+    base = ["generate", "--prompts", str(tmp_path / "p.txt"), "--models", str(curriculum), "--out", str(out), "--no-upsample", "--no-sound"]
+    asked = len(Chat.asked)
+
+    def made(*more: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(
+            CliRunner().invoke(app, [*base, "--json", "--rewriter", chat, *more], catch_exceptions=False).stdout
+        )[0]
+        return found
+
+    first = made()
+    assert first["new"] and first["request"]["prompt"] == "A CAT in full" and len(Chat.asked) == asked + 1
+    assert read_note(Path(first["film"]))["rewritten"] == {"prompt": "a cat", "address": chat, "model": "default"}
+    assert not made()["new"] and len(Chat.asked) == asked + 1
+    assert made("--rewriter-model", "other")["new"] and len(Chat.asked) == asked + 2
+    kept = json.loads((out / "rewritten.json").read_text())["captions"]
+    assert [(row["prompt"], row["model"], row["caption"]) for row in kept] == [
+        (("a cat"), m, "A CAT in full") for m in ("default", "other")
+    ]
+    (out / "rewritten.json").write_text('{"captions": [{"prompt": 3}]}')
+    result = CliRunner().invoke(app, [*base, "--rewriter", chat])
+    assert result.exit_code == 2 and "rewritten.json" in result.output.replace("\n", "")
 
 
 def test_a_key_is_not_sent_in_the_open(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -476,7 +715,8 @@ def test_what_lies_at_out_is_not_lost(curriculum: Path, tmp_path: Path) -> None:
         (["--out", str(tmp_path), "--soundtrack", str(camera)], "expected the name of an mp4, found a folder"),
         (["--out", str(tmp_path / "page.html")], "expected a folder, or the name of an mp4"),
     ):
-        result = CliRunner().invoke(app, [*base, *more])
+        heard = [option for option in base if option != "--no-sound" or "--soundtrack" not in more]
+        result = CliRunner().invoke(app, [*heard, *more])
         assert result.exit_code == 2 and "Traceback" not in result.output, (more, result.output)
         assert match in " ".join(result.output.split()), (more, result.output)
     assert {path: path.read_bytes() for path in before} == before and not (tmp_path / "page.mp4").exists()

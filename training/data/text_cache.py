@@ -15,9 +15,10 @@ from manifests.files import write_atomic
 from manifests.ids import digest
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-    from training.models.text import TextEncoder
+    from training.models.text import TextConfig, TextEncoder
 
 IN_MEMORY = 4096
 """Prompts an encoder kept in memory: of 300 tokens of 4096 float32 values each would be 5 MB, so large encoders rely on the disk."""
@@ -88,6 +89,15 @@ class TextCache:
             from safetensors.torch import save
 
             write_atomic(path, save({"tokens": tokens.contiguous()}))
+
+
+def shared_texts(known: "dict[TextConfig, TextCache]", config: "TextConfig", device: "torch.device | str" = "cpu") -> TextCache:
+    """The one cache of these settings among `known`: stages that read their prompts alike have one set of encoders in memory."""
+    from training.models.text import load_encoders
+
+    if config not in known:
+        known[config] = TextCache(load_encoders(config, device))
+    return known[config]
 
 
 def name_of(prompt: str) -> str:

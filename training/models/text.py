@@ -94,6 +94,13 @@ def check_widths(encoders: Sequence[TextEncoder], widths: Mapping[str, int]) -> 
         raise TrainingError(f"text: expected encoders of widths {dict(widths)} as the model reads, found {found}")
 
 
+def check_keys(encoders: Sequence[TextEncoder], keys: Mapping[str, str], where: str) -> None:
+    """The encoders are those that the model of an export was trained under; TrainingError says which have changed."""
+    found = {e.name: e.key for e in encoders}
+    if found != dict(keys):
+        raise TrainingError(f"{where}: expected the text encoders that it was trained with, text_keys {dict(keys)}, found {found}")
+
+
 def prompt_of(caption: str, fps: float | None) -> str:
     """What a clip is trained under: its rate, then its caption; a picture (fps None) has no rate. 'FPS-24 A dog runs.'"""
     return caption if fps is None else f"FPS-{round(fps)} {caption}".rstrip()
