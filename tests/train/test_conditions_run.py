@@ -147,7 +147,7 @@ def test_what_is_beside_a_clip_is_in_its_batch(conditioned: Path, tmp_path: Path
     write_samples(tmp_path / "index.parquet", samples)
     assert read_samples(tmp_path / "index.parquet") == samples and sum(bool(s.beside) for s in samples) == 12
     data = dataclasses.replace(RUN.data, reference_px=16, size_px=16)
-    plan = Plan(dataclasses.replace(RUN, data=data).plan_settings(0), samples)
+    plan = Plan(dataclasses.replace(RUN, data=dataclasses.replace(data, edits=True)).plan_settings(0), samples)
     has_face = {s.clip_id: s.other("face.jpg") is not None for s in samples}
     loaders = [BatchLoader(conditioned, plan, data, rank, 2) for rank in range(2)]
     whole = BatchLoader(conditioned, plan, data, 0, 1)
@@ -190,7 +190,7 @@ def test_a_partner_that_is_shown_is_recorded_and_can_be_taken_down(conditioned: 
     root = shutil.copytree(conditioned, tmp_path / "dataset")
     samples = load_samples(root, 0)
     data = dataclasses.replace(RUN.data, edits=False, reference_px=16, cross_share=1.0, image_batches=0, prefetch_batches=4)
-    plan = Plan(dataclasses.replace(RUN, data=data).plan_settings(0), samples)
+    plan = Plan(dataclasses.replace(RUN, data=dataclasses.replace(data, edits=True)).plan_settings(0), samples)
     partner = next(s for s in plan.samples if s.kind == "video" and s.other("face.jpg"))
     pairs = {s.clip_id: [partner.clip_id] for s in plan.samples if s is not partner}
     loader = BatchLoader(root, plan, data, 0, 1, pairs=pairs)
@@ -229,7 +229,7 @@ def test_latents_with_a_broken_picture_beside_them_are_replaced(conditioned: Pat
             """The latent (4, 2, 4, 4)."""
             return torch.ones(4, 2, 4, 4)
 
-    plan = Plan(dataclasses.replace(RUN, data=data).plan_settings(0), samples)
+    plan = Plan(dataclasses.replace(RUN, data=dataclasses.replace(data, edits=True)).plan_settings(0), samples)
     whole = BatchLoader(conditioned, plan, data, 0, 1, Kept()).batch(0)
     assert whole.encoded and not whole.replaced and whole.shown == ("",) * 4
     victim = next(s.clip_id for c in whole.clip_ids for s in plan.samples if s.clip_id == c and s.beside)

@@ -229,7 +229,7 @@ def test_the_run_folder_holds_what_it_promises(straight: Path) -> None:
 
 
 def test_a_small_batch_is_overfitted(dataset: Path) -> None:
-    """Four samples are learnt by heart: the loss falls to less than a third in 100 steps of plain training."""
+    """Four samples are learnt by heart: the loss falls to less than a third in 130 steps of plain training."""
     from training.data.batch import BatchLoader
 
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, base_channels=16, channel_mult=(1, 1, 2, 2)))
@@ -239,7 +239,7 @@ def test_a_small_batch_is_overfitted(dataset: Path) -> None:
     model = task.module()
     adamw = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
     losses = []
-    for _ in range(100):
+    for _ in range(130):
         loss = task.loss("autoencoder", {"autoencoder": model}, batch, batch.unit()).total.mean()
         adamw.zero_grad()
         loss.backward()
