@@ -235,7 +235,7 @@ def test_latents_with_a_broken_picture_beside_them_are_replaced(conditioned: Pat
     victim = next(s.clip_id for c in whole.clip_ids for s in plan.samples if s.clip_id == c and s.beside)
     plan = Plan(plan.settings, [broken(s) if s.clip_id == victim else s for s in samples])
     batch = BatchLoader(conditioned, plan, data, 0, 1, Kept()).batch(0)
-    assert not batch.encoded and [r.planned for r in batch.replaced] == [victim] and "SHA-256" in batch.replaced[0].reason
+    assert not batch.encoded and {r.planned for r in batch.replaced} == {victim} and "SHA-256" in batch.replaced[0].reason
 
 
 def test_an_editor_trains_and_is_shown(conditioned: Path, tae: Path, tmp_path: Path) -> None:
