@@ -1,10 +1,10 @@
-"""The planner's memory against what a process really took: three sizes of the generator on the CPU, each in a process of its own.
+"""The planner's memory against what a process really took: four sizes of the generator on the CPU, each in a process of its own.
 
-    python benchmarks/planner.py [--sizes small,middle,large]
+    python benchmarks/planner.py [--sizes small,middle,large,held_out]
 
 Each process starts DeepSpeed ZeRO-3 alone, trains a tiny model for two steps, so that everything imported, built and cached on the way is
 there, and notes its resident size. Then it builds the model, its engine and its average, and does two steps of flow matching on random
-latents. Measured is the highest resident size since, less the one noted: what the kernel counted, not what a tracker believes. The
+latents; in the case `held_out` it then measures one held-out clip and makes a picture of it, with an autoencoder of the paper's size. Measured is the highest resident size since, less the one noted: what the kernel counted, not what a tracker believes. The
 allocator is told to give freed pages back at once, as a GPU's does to itself. Planned is what `dailies plan` computes, for kernels of a CPU.
 """
 
@@ -24,6 +24,8 @@ SIZES: dict[str, dict[str, Any]] = {
     # mostly states; mostly activations; activations that are computed again
     "small": {"layers": 6, "width": 512, "ffn": 1408, "heads": 8, "batch": 1, "n_frames": 8, "size_px": 256, "recompute": False},
     "middle": {"layers": 4, "width": 384, "ffn": 1024, "heads": 6, "batch": 2, "n_frames": 32, "size_px": 256, "recompute": False},
+    # a clip encoded, measured, drawn and decoded
+    "held_out": {"layers": 2, "width": 256, "ffn": 704, "heads": 4, "batch": 1, "n_frames": 16, "size_px": 128, "recompute": False},
     "large": {"layers": 8, "width": 512, "ffn": 1408, "heads": 8, "batch": 4, "n_frames": 32, "size_px": 256, "recompute": True},
 }
 MOST_OFF = 0.10
@@ -33,6 +35,7 @@ def configuration(layers: int, width: int, ffn: int, heads: int, batch: int, n_f
     """A generator's run of these sizes in float32 on one process, latents made beforehand."""
     from training.config import TrainConfig
     from training.data.batch import DataConfig
+    from training.flow import SamplerConfig
     from training.models.text import TextConfig
     from training.models.transformer import TransformerConfig
     from training.parallel.engine import EngineConfig
@@ -44,11 +47,17 @@ def configuration(layers: int, width: int, ffn: int, heads: int, batch: int, n_f
     )
     return TrainConfig(
         stage="planned",
-        flow=FlowConfig(model=model, text=TextConfig(bytes_width=64, bytes_tokens=32), latents_folder="latents"),
+        flow=FlowConfig(
+            model=model,
+            text=TextConfig(bytes_width=64, bytes_tokens=32),
+            latents_folder="latents",
+            sampler=SamplerConfig(steps=2, linear_steps=4),
+        ),
         data=DataConfig(
             size_px=size_px, resize_px=size_px, n_frames=n_frames, global_batch=batch, image_batches=0, video_batches=1, augment=False
         ),
         engine=EngineConfig(recompute=recompute, bucket_values=5_000_000),
+        pictures=int(size_px == SIZES["held_out"]["size_px"]),
     )
 
 
@@ -120,6 +129,38 @@ def _train(config: Any, device: Any) -> None:
         del loss
         engine.step(1e-4)
         average.update(step + 1)
+    if config.pictures:
+        _measure(config, engine, average)
+
+
+def _measure(config: Any, engine: Any, average: Any) -> None:
+    """One held-out clip is measured with the averaged weights, and made."""
+    import torch
+
+    from training.data.index import Sample
+    from training.data.text_cache import TextCache
+    from training.latents import LatentCodec, LatentScale
+    from training.models.autoencoder import TAE, TAEConfig
+    from training.models.layers import initialise
+    from training.models.text import load_encoders
+    from training.tasks.text_to_video import TextToVideoTask
+    from training.validate import HeldOut, Turn, measure, show
+
+    with torch.device("meta"):
+        tae = TAE(TAEConfig())
+    tae = tae.to_empty(device="cpu")
+    initialise(tae, 0)
+    d, n = config.data, tae.config.latent_channels
+    codec = LatentCodec(tae, LatentScale(mean=(0.0,) * n, std=(1.0,) * n))
+    task = TextToVideoTask("planned", config.flow, 0, codec, {"a": ""}, TextCache(load_encoders(config.flow.text)))
+    sample = Sample(
+        clip_id="a", clip_no=0, kind="video", set_name="s", bucket="b", shard_path="a.tar", offset=0, size_bytes=0, sha256=b"", width=d.size_px,
+        height=d.size_px, n_frames=d.n_frames, fps_num=24, fps_den=1, group="a",
+    )  # fmt: skip
+    held_out = HeldOut((sample,), (Turn(0, torch.zeros(3, d.n_frames, d.size_px, d.size_px, dtype=torch.uint8), True),))
+    with engine.weights(average.piece):
+        measure(engine, held_out, task)
+        show(engine, held_out, task, 1)
 
 
 def _status_bytes(name: str) -> int:

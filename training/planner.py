@@ -25,9 +25,9 @@ from training.models.vision import PersonalTransformer, TowerConfig, tower_forwa
 
 MAX_LIVE_VALUES = 1_000_000_000
 """Gathered parameters that DeepSpeed lets live at a time (its stage3_max_live_parameters), unless one block is larger."""
-ENCODING_ON_GPU, DECODING_ON_GPU = 1.29, 1.43
-"""What the autoencoder takes on a GPU for what its operations allocate: measured on an H200, where cuDNN keeps copies in an order of its own
-(benchmarks/RESULTS.md)."""
+ENCODING_ON_GPU, DECODING_ON_GPU, CODING_ON_CPU = 1.29, 1.43, 1.12
+"""What the autoencoder takes for what its operations allocate: measured on an H200, where cuDNN keeps copies in an order of its own, and on a CPU,
+where oneDNN does (benchmarks/RESULTS.md)."""
 GROUP_VALUES = 1_000_000_000
 """Values that its optimiser steps at a time (sub_group_size)."""
 
@@ -363,7 +363,7 @@ class _Stage:
         return own + max(pixels + passed, encoded, self._on_device(decoding, DECODING_ON_GPU) if self.config.pictures else 0)
 
     def _on_device(self, counted: int, on_gpu: float) -> int:
-        return round(counted * on_gpu) if self.hardware.gpu else counted
+        return round(counted * (on_gpu if self.hardware.gpu else CODING_ON_CPU))
 
     def _peak(self, media: Media, layout: Layout) -> Peak:
         flow, fused, batch = self.config.flow, self.hardware.gpu, layout.micro_batch
