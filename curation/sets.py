@@ -123,11 +123,11 @@ def find_unmeasured(table: pa.Table, sets: Sequence[SetConfig]) -> list[str]:
     found = []
     for cfg in sorted(sets, key=lambda s: s.name):
         own = table.filter(pc.equal(table["kind"], cfg.kind))
-        for need in cfg.needs:
-            if own.num_rows and own[need.measure].null_count == own.num_rows:
-                so = "so it takes none" if need.unmeasured == "reject" else "so it takes them unseen"
-                wants = f"set {cfg.name} wants {need.measure} {need.op} {need.threshold:g}"
-                found.append(f"{wants}; measured on none of {own.num_rows} {cfg.kind} clips, {so}")
+        for unmeasured, end in (("reject", "so it takes none"), ("accept", "so it takes them unseen")):
+            missing = [n for n in cfg.needs if n.unmeasured == unmeasured and own.num_rows and own[n.measure].null_count == own.num_rows]
+            if missing:
+                wants = " and ".join(f"{n.measure} {n.op} {n.threshold:g}" for n in missing)
+                found.append(f"set {cfg.name} wants {wants}; measured on none of {own.num_rows} {cfg.kind} clips, {end}")
         if cfg.picked and not any(pick_of(picks, cfg.name) for picks in own["picks"].unique().to_pylist()):
             found.append(f"set {cfg.name} takes what people chose; none of {own.num_rows} {cfg.kind} clips was, so it takes none")
     return found

@@ -219,12 +219,16 @@ def test_a_clip_fits_several_sets() -> None:
 
 
 def test_what_was_measured_nowhere_is_said() -> None:
-    """A need on a measure that no clip has is named, with what it means for the set."""
+    """Needs on measures that no clip has are named, a line a set, with what they mean for it."""
     columns = {"kind": ["video", "image"], **{n: pa.nulls(2, pa.float32()) for n in columns_of([load("high_res")])[6:]}}
     table = pa.table({**columns, "text_score": pa.array([0.1, None], pa.float32())})
     said = find_unmeasured(table, [load("high_res"), load("image")])
-    assert said[0] == "set high_res wants border_share < 0.02; measured on none of 1 video clips, so it takes none"
-    assert "set high_res wants motion_vector_px > 0.5; measured on none of 1 video clips, so it takes them unseen" in said
+    missing = "border_share < 0.02 and aesthetic >= 4 and motion > 2 and shots_per_s < 0.85"
+    unseen = "motion_vector_px > 0.5 and motion_vector_px < 7"
+    assert said[:2] == [
+        f"set high_res wants {missing}; measured on none of 1 video clips, so it takes none",
+        f"set high_res wants {unseen}; measured on none of 1 video clips, so it takes them unseen",
+    ]
     assert not any("text_score" in s for s in said)
 
 
