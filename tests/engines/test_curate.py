@@ -207,13 +207,20 @@ def _parts(dataset: Path) -> dict[str, set[str]]:
 
 
 def test_a_new_clip_length_cuts_from_what_was_scanned(samples: Path, curated, dailies, tmp_path: Path) -> None:
-    """Clips of at most 4.5 s are cut from the stored tracks: other clips, no medium decoded; only encoding reads the new spans."""
+    """Clips of at most 4.5 s are cut from the stored tracks: other clips, no medium decoded; only encoding reads the new spans. Of some of the
+    files, as encoding them all anew takes minutes."""
     copy, log = tmp_path / "dataset", tmp_path / "media.log"
     shutil.copytree(curated.path, copy)
-    again = dailies("curate", samples, "--out", copy, "--json", "split.clips.max_us=4500000", env={"DAILIES_MEDIA_LOG": str(log)})
+    before = ManifestStore(curated.path).read("clips")
+    kept = set(
+        before.filter(pc.and_(pc.equal(before["decision"], "keep"), pc.equal(before["kind"], "video"))).column("asset_no").to_pylist()
+    )
+    names = {a.asset_no: Path(a.uri).name for a in from_table(Asset, ManifestStore(curated.path).read("assets"))}
+    some = [samples / names[number] for number in sorted(kept, key=lambda n: names[n])[:6]]
+    again = dailies("curate", *some, "--out", copy, "--json", "split.clips.max_us=4500000", env={"DAILIES_MEDIA_LOG": str(log)})
     assert again.status == 0, again.err
-    clips, before = ManifestStore(copy).read("clips"), ManifestStore(curated.path).read("clips")
-    assert len(set(clips.column("clip_id").to_pylist()) - set(before.column("clip_id").to_pylist())) >= 10
+    clips = ManifestStore(copy).read("clips")
+    assert len(set(clips.column("clip_id").to_pylist()) - set(before.column("clip_id").to_pylist())) >= 6
     videos = clips.filter(pc.field("kind") == "video")
     assert pc.max(pc.subtract(videos.column("end_us"), videos.column("start_us"))).as_py() <= 4_500_000
     assert {purpose for purpose, _ in read_media_log(log)} <= {"encode"}
