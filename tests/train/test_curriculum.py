@@ -175,7 +175,7 @@ def test_another_curriculum_needs_another_folder(trained: Path, data: Path) -> N
     assert "use another --out" in output("curriculum", "run", "--data", data, "--out", trained, "--config", recipe, status=2)
     recipe.write_text(CURRICULUM.replace("data.n_frames=9", '"data.sets=[absent]"'))
     said = output("curriculum", "run", "--data", data, "--out", trained.parent / "new", "--config", recipe, status=2)
-    assert "tae: hold-out" in said and not (trained.parent / "new" / "tae").exists()
+    assert "data.sets: expected clips of absent" in said and not (trained.parent / "new" / "tae").exists()
 
 
 def test_the_launch_script_trains_on_two_nodes(data: Path, tmp_path: Path) -> None:
