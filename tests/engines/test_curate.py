@@ -217,7 +217,7 @@ def test_a_new_clip_length_cuts_from_what_was_scanned(samples: Path, curated, da
     )
     names = {a.asset_no: Path(a.uri).name for a in from_table(Asset, ManifestStore(curated.path).read("assets"))}
     some = [samples / names[number] for number in sorted(kept, key=lambda n: names[n])[:6]]
-    again = dailies("curate", *some, "--out", copy, "--json", "split.clips.max_us=4500000", env={"DAILIES_MEDIA_LOG": str(log)})
+    again = dailies("curate", *some, "--out", copy, "--json", "split.clips.max_us=4500000", "engine.name=local", env={"DAILIES_MEDIA_LOG": str(log)})
     assert again.status == 0, again.err
     clips = ManifestStore(copy).read("clips")
     assert len(set(clips.column("clip_id").to_pylist()) - set(before.column("clip_id").to_pylist())) >= 6
@@ -239,7 +239,7 @@ def test_what_is_new_is_measured_and_nothing_else(samples: Path, curated, dailie
     for name in ("life.mp4", "smaller.mp4"):  # nothing is decoded without a licence
         shutil.copy(samples / "pan_right.mp4.json", more / f"{name}.json")
     before = _parts(copy)
-    changed = ("--config", "tiny", "--json", "measures.borders.plain_levels=12.5")
+    changed = ("--config", "tiny", "--json", "measures.borders.plain_levels=12.5", "engine.name=local")
     again = dailies("curate", samples, more, "--out", copy, *changed, env={"DAILIES_MEDIA_LOG": str(log)})
     assert again.status == 0, again.err
     assert {Path(f).name for purpose, f in read_media_log(log) if purpose == "decode"} == {"life.mp4", "smaller.mp4"}
