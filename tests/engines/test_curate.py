@@ -217,7 +217,9 @@ def test_a_new_clip_length_cuts_from_what_was_scanned(samples: Path, curated, da
     )
     names = {a.asset_no: Path(a.uri).name for a in from_table(Asset, ManifestStore(curated.path).read("assets"))}
     some = [samples / names[number] for number in sorted(kept, key=lambda n: names[n])[:6]]
-    again = dailies("curate", *some, "--out", copy, "--json", "split.clips.max_us=4500000", "engine.name=local", env={"DAILIES_MEDIA_LOG": str(log)})
+    again = dailies(
+        "curate", *some, "--out", copy, "--json", "split.clips.max_us=4500000", "engine.name=local", env={"DAILIES_MEDIA_LOG": str(log)}
+    )
     assert again.status == 0, again.err
     clips = ManifestStore(copy).read("clips")
     assert len(set(clips.column("clip_id").to_pylist()) - set(before.column("clip_id").to_pylist())) >= 6
