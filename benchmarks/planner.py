@@ -25,13 +25,25 @@ SIZES: dict[str, dict[str, Any]] = {
     "small": {"layers": 6, "width": 512, "ffn": 1408, "heads": 8, "batch": 1, "n_frames": 8, "size_px": 256, "recompute": False},
     "middle": {"layers": 4, "width": 384, "ffn": 1024, "heads": 6, "batch": 2, "n_frames": 32, "size_px": 256, "recompute": False},
     # a clip encoded, measured, drawn and decoded
-    "held_out": {"layers": 2, "width": 256, "ffn": 704, "heads": 4, "batch": 1, "n_frames": 16, "size_px": 128, "recompute": False},
+    "held_out": {
+        "layers": 2,
+        "width": 256,
+        "ffn": 704,
+        "heads": 4,
+        "batch": 1,
+        "n_frames": 16,
+        "size_px": 128,
+        "recompute": False,
+        "pictures": 1,
+    },
     "large": {"layers": 8, "width": 512, "ffn": 1408, "heads": 8, "batch": 4, "n_frames": 32, "size_px": 256, "recompute": True},
 }
 MOST_OFF = 0.10
 
 
-def configuration(layers: int, width: int, ffn: int, heads: int, batch: int, n_frames: int, size_px: int, recompute: bool) -> Any:
+def configuration(
+    layers: int, width: int, ffn: int, heads: int, batch: int, n_frames: int, size_px: int, recompute: bool, pictures: int = 0
+) -> Any:
     """A generator's run of these sizes in float32 on one process, latents made beforehand."""
     from training.config import TrainConfig
     from training.data.batch import DataConfig
@@ -57,7 +69,7 @@ def configuration(layers: int, width: int, ffn: int, heads: int, batch: int, n_f
             size_px=size_px, resize_px=size_px, n_frames=n_frames, global_batch=batch, image_batches=0, video_batches=1, augment=False
         ),
         engine=EngineConfig(recompute=recompute, bucket_values=5_000_000),
-        pictures=int(size_px == SIZES["held_out"]["size_px"]),
+        pictures=pictures,
     )
 
 

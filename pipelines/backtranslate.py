@@ -187,7 +187,9 @@ def _samples(dataset: Path, trained: dict[str, Any], config: BacktranslateConfig
         return chosen, frozen
     held = {s.clip_id for s in split_holdout(samples, share)[1]}
     if not any(s.clip_id in held for s in chosen):
-        chosen = [*chosen[: len(chosen) - 1], *[s for s in usable if s.clip_id in held][:1]] or chosen
+        if (one := next((s for s in usable if s.clip_id in held), None)) is None:
+            return chosen, frozen  # nothing of what was held out can be edited: the next stage has to hold out some of the others
+        chosen = [*chosen[:-1], one]
     # A group of the edits may be named otherwise than in the whole dataset: what would change sides there is left out.
     clips = ManifestStore(dataset).read("clips", version)
     groups = hold_out_groups(clips.filter(pc.is_in(clips.column("clip_id"), value_set=pa.array([s.clip_id for s in chosen]))))

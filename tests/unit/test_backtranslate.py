@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from manifests.deny import DenyList
+from manifests.deny import DenyList, deny
 from manifests.events import Exposure
 from manifests.ids import digest
 from manifests.records import Asset, Caption, Clip, Source
@@ -49,6 +49,11 @@ FLOW = FlowConfig(
 )
 ANY = BacktranslateConfig(min_psnr_db=0.0, samples_per_shard=4)
 """Keeps whatever an editor that was never trained makes."""
+
+SETTINGS = PlanSettings(
+    stage="edit_3", manifest_version=0, sets=(), seed=0, global_batch=1, image_batches=0, video_batches=1, holdout_share=0.2, min_frames=1
+)
+"""The plan of a stage that trains on the edits."""
 
 
 def export(folder: Path, module: torch.nn.Module, described: dict[str, object]) -> None:
@@ -116,18 +121,7 @@ def test_edits_of_real_clips_become_a_set_of_their_own(dataset: Path, models: Pa
         tar = (out / sample.shard_path).read_bytes()
         assert editor.encode() in tar and real[sample.clip_id].asset_id.encode() in tar and sample.other("source.mp4") is not None
     data = DataConfig(size_px=16, resize_px=16, n_frames=9, edits=True, global_batch=2)
-    settings = PlanSettings(
-        stage="edit_3",
-        manifest_version=0,
-        sets=(),
-        seed=0,
-        global_batch=2,
-        image_batches=0,
-        video_batches=1,
-        holdout_share=0.2,
-        min_frames=9,
-    )
-    batch = BatchLoader(out, Plan(settings, samples), data, 0, 1).batch(0)
+    batch = BatchLoader(out, Plan(dataclasses.replace(SETTINGS, global_batch=2, min_frames=9), samples), data, 0, 1).batch(0)
     assert batch.beside["has_source"].all() and batch.beside["source"].shape == batch.pixels.shape
     assert batch.beside["source"].float().sub(batch.pixels.float()).abs().mean() > 5
     again = backtranslate(dataset, [models], out, ANY, "cpu", Progress(quiet=True))
@@ -204,19 +198,8 @@ def test_checkpoints_that_saw_an_edit_are_found_from_the_real_clip(
     store, theirs = ManifestStore(dataset), ManifestStore(out)
     held = {a.source_no for a in from_table(Asset, theirs.read("assets"))}
     assert {s.source_no for s in from_table(Source, theirs.read("sources"))} == held
-    settings = PlanSettings(
-        stage="edit_3",
-        manifest_version=0,
-        sets=(),
-        seed=0,
-        global_batch=1,
-        image_batches=0,
-        video_batches=1,
-        holdout_share=0.2,
-        min_frames=1,
-    )
-    plan = Plan(settings, load_samples(out, theirs.version()))
-    seen, early = plan.clip_ids(0)[0], Plan(settings, load_samples(out, theirs.version(), groups_by_clip=True))
+    plan = Plan(SETTINGS, load_samples(out, theirs.version()))
+    seen, early = plan.clip_ids(0)[0], Plan(SETTINGS, load_samples(out, theirs.version(), groups_by_clip=True))
     exposure = Exposure(
         run_no=0, checkpoint="checkpoints/step-00000001", run_path=str(tmp_path / "edit_3"), stage="edit_3", manifest_version=theirs.version(),
         plan_digest=plan.digest, plan_json=plan.json, first_step=0, end_step=1, n_samples=1, rolling_digest="0" * 32, exceptions_json="[]",
@@ -279,6 +262,9 @@ def test_what_the_editor_was_measured_on_stays_held_out(dataset: Path, models: P
         again = split_holdout(load_samples(out, ManifestStore(out).version()), 0.4)
         assert result["clips"] == (clips or 6)
         assert again[1] and {s.clip_id for s in again[1]} <= held_out and not {s.clip_id for s in again[0]} & held_out
+    deny(dataset, held_out, 1)
+    left = backtranslate(dataset, [models], tmp_path / "none", ANY, "cpu", Progress(quiet=True))
+    assert left["clips"] == 6 - len(held_out), "where none of them may be edited, no other is left out"
 
 
 def test_clips_are_edited_in_their_own_shape(dataset: Path, models: Path, tmp_path: Path) -> None:
