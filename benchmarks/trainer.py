@@ -4,11 +4,12 @@
 
 Three loops take turns step by step on the same decoded batches, in an order that rotates:
 
-    bare     forward, backward, clipping, AdamW, and the loss read: what a notebook does; noise from torch's generator
+    bare     forward, backward, clipping, AdamW, the average of the weights, and the loss read: what a notebook does that trains this; noise
+             from torch's generator
     loop     training/loop.py as it is, but for the engine, which is the module with the bare loop's optimiser
     zero     training/loop.py as it is, on DeepSpeed ZeRO-3
 
-So loop / bare is what keyed draws, the average of the weights, logs, exposure and checks cost; zero / loop is what ZeRO-3 does. Reading
+So loop / bare is what keyed draws, logs, exposure and checks cost; zero / loop is what ZeRO-3 does. Reading
 and decoding are not in it (benchmarks/loader.py), nor are measurements and checkpoints. The figures are medians over steps of the ratio
 of processor seconds, which other work on the machine disturbs less than wall time; wall ratios stand beside them.
 """
@@ -127,6 +128,8 @@ def bare_loop(config: TrainConfig, out: Path) -> Callable[[Batch], float]:
 
     module = next(iter(make_task(config, out).modules().values()))
     optimiser, generator = adamw(module, config.optim), torch.Generator().manual_seed(0)
+    trained = [p.detach() for p in module.parameters()]
+    average = [p.clone() for p in trained]
 
     def autoencoder(batch: Batch) -> Tensor:
         pixels = batch.unit()
@@ -158,6 +161,7 @@ def bare_loop(config: TrainConfig, out: Path) -> Callable[[Batch], float]:
         loss = compute(batch)
         loss.backward()
         take_step(module, optimiser, config.optim.lr, config.optim.clip_norm)
+        torch._foreach_lerp_(average, trained, 1.0 - config.ema_decay)
         return float(loss.detach())
 
     return step

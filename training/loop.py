@@ -73,6 +73,7 @@ class Run:
         self.skipped = {"in_a_row": 0} | dict.fromkeys(self.engines, 0)
         self.pulse = Pulse(out, self.engine.rank)
         self.metrics: MetricsWriter | None = None
+        self.work: dict[tuple[tuple[int, ...], bool], tuple[int, int]] = {}
 
     def train(self) -> None:
         """The run has done `config.steps` steps, is measured and exported; a finished run is only measured again."""
@@ -296,9 +297,12 @@ class Run:
     def speed(self, shape: tuple[int, ...], seconds: float, encoded: bool) -> dict[str, float]:
         """Tokens a second of all processes; model TFLOP/s of one, and their share of the device's peak where that is known."""
         key: tuple[int, int, int, int, int] = shape  # type: ignore[assignment]
-        tflops = self.task.flops(key, encoded) / seconds / self.mesh.world / 1e12
+        if (key, encoded) not in self.work:  # a run has a few shapes, and the formula costs as much as the line of the log
+            self.work[key, encoded] = (self.task.flops(key, encoded), self.task.tokens(key))
+        flops, tokens = self.work[key, encoded]
+        tflops = flops / seconds / self.mesh.world / 1e12
         known = {"mfu": tflops / self.peak_tflops} if self.peak_tflops else {}
-        return {"tokens_per_s": self.task.tokens(key) / seconds, "tflops": tflops, **known}
+        return {"tokens_per_s": tokens / seconds, "tflops": tflops, **known}
 
     def announce(self, start: int) -> None:
         """One line says what begins."""

@@ -10,10 +10,10 @@ A picture is scaled to a `Fit`: a shorter side in pixels, or the least size of i
 import io
 import math
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,47 +43,48 @@ def decode_video(
     with _open(data, where, "mp4") as container:
         stream = _stream(container, where)
         ticks = (start_frame + (n_frames - 1) * every) / (fps * stream.time_base)
-        pictures = _list(container, stream, where, math.ceil(ticks) + 1)
-        wanted = _shown([p.pts for p in pictures], stream.time_base, fps, where, start_frame, every, n_frames)
-        return _decode(container, stream, where, pictures, wanted, fit)
+        packets = _packets(container, stream, where, math.ceil(ticks) + 1)
+        shown = sorted(p.pts for p in packets if _is_shown(p))
+        return _decode(stream, where, packets, _shown(shown, stream.time_base, fps, where, start_frame, every, n_frames), fit)
 
 
 def decode_image(data: bytes, where: str, fit: Fit) -> list[Pixels]:
     """The one picture (H, W, 3), scaled to `fit`."""
     with _open(data, where, "jpeg_pipe") as container:
-        frame = next(_frames(container, _stream(container, where), where), None)
+        stream = _stream(container, where)
+        frame = next(_frames(stream, where, (p for p in container.demux(stream) if p.size)), None)
         if frame is None:
             raise SampleError(where, "decode", "one picture", "none")
         return [_Scaler(where, fit).scale(frame)]
 
 
-class _Picture(NamedTuple):
-    """Where a picture stands, in ticks: when it is shown, when it is decoded, and whether decoding can begin with it."""
-
-    pts: int
-    dts: int
-    is_key: bool
-
-
-def _list(container: Any, stream: Any, where: str, ticks: int) -> list[_Picture]:
-    """The stream's pictures in the order of showing, to one more than so many ticks after the first or to the end, from the container alone:
-    nothing is decoded. What is listed for nothing costs 3 us a picture, a fifth of a small clip that is wanted in part."""
+def _packets(container: Any, stream: Any, where: str, ticks: int) -> list[Any]:
+    """The stream's packets in the order of decoding, to one more picture than so many ticks after the first or to the end. Nothing is decoded,
+    and no packet is read twice: each read gives way to the other threads, who are waited for then."""
     import av
 
-    pictures: list[_Picture] = []
+    packets: list[Any] = []
+    first: int | None = None
     try:
         for p in container.demux(stream):
-            if p.pts is None or p.dts is None or p.is_discard:
+            if not p.size:  # the end is told by one without data, which the decoder would take for the end, too
                 continue
-            pictures.append(_Picture(p.pts, p.dts, p.is_keyframe))
+            packets.append(p)
+            if _is_shown(p):
+                first = p.pts if first is None else min(first, p.pts)
             # None is shown before it is decoded: all that are still to come are shown after this one was decoded.
-            if p.dts > pictures[0].pts + ticks and p.dts > min(pictures).pts + ticks:
+            if first is not None and p.dts is not None and p.dts > first + ticks:
                 break
     except (av.FFmpegError, ValueError) as error:
         raise SampleError(where, "read", "pictures in the container", str(error)) from error
-    if not pictures:
+    if first is None:
         raise SampleError(where, "read", "pictures with timestamps", "none")
-    return sorted(pictures)
+    return packets
+
+
+def _is_shown(packet: Any) -> bool:
+    """Whether the packet's picture has a place in the clip; others are there for pictures that are coded as what differs from them."""
+    return packet.pts is not None and packet.dts is not None and not packet.is_discard
 
 
 def _shown(pts: list[int], tick_s: Fraction, fps: Fraction, where: str, start: int, every: Fraction, n: int) -> list[int]:
@@ -101,30 +102,21 @@ def _shown(pts: list[int], tick_s: Fraction, fps: Fraction, where: str, start: i
     return [pts[bisect_right(pts, pts[0] + (2 * place + unit) // (2 * unit)) - 1] for place in places]
 
 
-def _decode(container: Any, stream: Any, where: str, pictures: list[_Picture], wanted: list[int], fit: Fit) -> list[Pixels]:
+def _decode(stream: Any, where: str, packets: list[Any], wanted: list[int], fit: Fit) -> list[Pixels]:
     """The wanted pictures, decoded from the last key frame before them; from the beginning where that was not enough."""
-    keys = [p for p in pictures if p.is_key and p.pts <= wanted[0]] or pictures[:1]
+    keys = [(p.pts, i) for i, p in enumerate(packets) if p.is_keyframe and _is_shown(p) and p.pts <= wanted[0]]
     scaler, found = _Scaler(where, fit), dict.fromkeys(wanted, np.empty(0, np.uint8))
-    for begin in dict.fromkeys((keys[-1].dts, min(p.dts for p in pictures))):
-        _seek(container, stream, where, begin)
-        for frame in _frames(container, stream, where):
+    for begin in dict.fromkeys((max(keys, default=(0, 0))[1], 0)):
+        for frame in _frames(stream, where, packets[begin:]):
             if frame.pts in found:
                 found[frame.pts] = scaler.scale(frame)
             if frame.pts is not None and frame.pts >= wanted[-1]:
                 break
         if all(pixels.size for pixels in found.values()):
             return [found[pts] for pts in wanted]
-    lost = float((next(pts for pts in wanted if not found[pts].size) - pictures[0].pts) * stream.time_base)
-    raise SampleError(where, "decode", f"a picture at {lost:.6f} s", "one that cannot be decoded")
-
-
-def _seek(container: Any, stream: Any, where: str, dts: int) -> None:
-    import av
-
-    try:
-        container.seek(dts, stream=stream)
-    except (av.FFmpegError, ValueError) as error:
-        raise SampleError(where, "seek", f"a picture decoded at tick {dts}", str(error)) from error
+        stream.codec_context.flush_buffers()
+    lost = next(pts for pts in wanted if not found[pts].size) - min(p.pts for p in packets if _is_shown(p))
+    raise SampleError(where, "decode", f"a picture at {float(lost * stream.time_base):.6f} s", "one that cannot be decoded")
 
 
 def _open(data: bytes, where: str, demuxer: str) -> Any:
@@ -154,12 +146,14 @@ def _stream(container: Any, where: str) -> Any:
     return stream
 
 
-def _frames(container: Any, stream: Any, where: str) -> Iterator[Any]:
-    """The stream's frames from where the container stands, in order of showing; every failure of the decoder is a SampleError."""
+def _frames(stream: Any, where: str, packets: Iterable[Any]) -> Iterator[Any]:
+    """The packets' frames in order of showing; every failure of the decoder is a SampleError."""
     import av
 
     try:
-        yield from container.decode(stream)
+        for packet in packets:
+            yield from stream.decode(packet)
+        yield from stream.decode(None)
     except (av.FFmpegError, ValueError) as error:
         raise SampleError(where, "decode", "decodable frames", str(error)) from error
 
@@ -186,9 +180,8 @@ class _Scaler:
         try:
             # one thread: the loader's threads are busy with other clips
             made: Any = self._reformatter.reformat(frame, width=width, height=height, format="rgb24", interpolation="AREA", threads=1)
-            plane = made.planes[
-                0
-            ]  # its rows as they lie: PyAV's own array would be another copy of each, a fortieth of the time a clip takes
+            # its rows as they lie: PyAV's own array would be another copy of each, a fortieth of the time a clip takes
+            plane = made.planes[0]
             rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, : width * 3]
             pixels: Pixels = rows.reshape(height, width, 3)
         except (av.FFmpegError, ValueError) as error:
