@@ -5,6 +5,7 @@ latents.json         scale of the latents, SHA-256 of the autoencoder and of the
 parent.json          of an autoencoder that began from one: SHA-256 of the image autoencoder
 pairs.parquet        clip_id, other_id: of personalisation by pairs of faces, who else shows a clip's person
 principal.safetensors  of an autoencoder that began as a linear code: the principal components of its training clips' blocks
+measured.json        the clips whose components or scale these are: they are in what the run makes, and so in its record
 
 So later captions and other weights under the same path do not change a run that has begun: the former are not read, the latter refused.
 Prompts are captions: `forget_clips` empties those of clips that were taken down.
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("dailies.train")
 
 PROMPTS, LATENTS, PARENT, PRINCIPAL = "conditions.parquet", "latents.json", "parent.json", "principal.safetensors"
-PAIRS = "pairs.parquet"
+PAIRS, MEASURED = "pairs.parquet", "measured.json"
 DATASET_PAIRS = "work/identity-pairs/pairs.parquet"
 """Under a dataset: pairs of clips whose faces agree, as curation found them, in both directions."""
 
@@ -65,7 +66,7 @@ def prepare(config: "TrainConfig", dataset: Path, out: Path, samples: list[Sampl
     prompts = read_prompts(dataset, version, [*plan.samples, *plan.held_out], config.data)  # every rank holds them: of no other set
     if not any(prompts.values()):
         raise TrainingError(f"{dataset}: expected captions to train {config.stage} on, found none; run `dailies curate` with captions")
-    scale, digests = _scale(config, config.flow, dataset, samples, version)
+    scale, digests = _scale(config, config.flow, dataset, out, samples, version)
     write_atomic(out / LATENTS, json.dumps({**asdict(scale), **digests}, indent=1).encode())
     write_prompts(out, prompts)
     if crosses_by_identity(config.data):
@@ -145,8 +146,21 @@ def _write_principal(config: "TrainConfig", dataset: Path, out: Path, samples: l
 
     videos = [s for s in samples if s.kind == "video"]
     key = (config.seed, config.stage, "principal")
-    clips = _readable(config, dataset, videos, config.principal_clips, key)
-    write_atomic(out / PRINCIPAL, save(asdict(fit_principal(clips, config.model.latent_channels))))
+    used: list[str] = []
+    clips = _readable(config, dataset, videos, config.principal_clips, key, used)
+    made = save(asdict(fit_principal(clips, config.model.latent_channels)))
+    note_measured(out, used)
+    write_atomic(out / PRINCIPAL, made)
+
+
+def note_measured(out: Path, clip_ids: list[str]) -> None:
+    """The run in `out` begins from numbers that were measured on these clips."""
+    write_atomic(out / MEASURED, json.dumps({"clips": sorted(clip_ids)}, indent=1).encode())
+
+
+def measured_on(out: Path) -> list[str]:
+    """The clips whose numbers the run begins from."""
+    return list(json.loads((out / MEASURED).read_bytes())["clips"]) if (out / MEASURED).exists() else []
 
 
 def load_principal(out: Path) -> "Principal":
@@ -200,9 +214,10 @@ def write_prompts(out: Path, prompts: dict[str, str]) -> None:
 
 
 def _readable(
-    config: "TrainConfig", dataset: Path, samples: list[Sample], count: int, key: tuple[object, ...] | None
+    config: "TrainConfig", dataset: Path, samples: list[Sample], count: int, key: tuple[object, ...] | None, used: list[str]
 ) -> Iterator["Tensor"]:
-    """Pixels (3, T, H, W) of so many of the samples, evenly over them; one that is broken or taken down is passed over for the next."""
+    """Pixels (3, T, H, W) of so many of the samples, evenly over them; one that is broken or taken down is passed over for the next.
+    Their ids are added to `used`."""
     denied, made, step = DenyList(dataset), 0, max(1, len(samples) // count)
     for sample in (s for first in range(step) for s in samples[first::step]):
         if made == count:
@@ -212,13 +227,14 @@ def _readable(
         except SampleError:
             continue
         made += 1
+        used.append(sample.clip_id)
         yield to_tensor([pixels])[0]
 
 
 def _scale(
-    config: "TrainConfig", flow: "FlowConfig", dataset: Path, samples: list[Sample], version: int
+    config: "TrainConfig", flow: "FlowConfig", dataset: Path, out: Path, samples: list[Sample], version: int
 ) -> tuple["LatentScale", dict[str, Any]]:
-    """The parent's scale, or one measured on training clips; with the digests of autoencoder and parent."""
+    """The parent's scale, or one measured on training clips, who are noted in `out`; with the digests of autoencoder and parent."""
     from training.latents import LatentScale, load_tae, measure_scale, read_export
     from training.models.text import load_encoders
 
@@ -240,5 +256,7 @@ def _scale(
         if not flow.upsample:  # an upsampler works on the latents of another autoencoder than its parent: their scale is its own
             raise TrainingError(f"{flow.parent}: expected a parent trained on autoencoder {sha256}, found {latents.get('tae_sha256')}")
     chosen = Plan(config.plan_settings(version), samples).samples
-    clips = _readable(config, dataset, chosen, flow.scale_clips, None)
-    return measure_scale(tae, clips), digests
+    used: list[str] = []
+    scale = measure_scale(tae, _readable(config, dataset, chosen, flow.scale_clips, None, used))
+    note_measured(out, used)
+    return scale, digests

@@ -2,7 +2,7 @@
 
 Every rank keeps the hash chain over the planned sample ids of all ranks, in global order; it needs no communication, because the plan
 is a function; each rank looks that it was fed its share of it. What a rank could not read and replaced is in its own list of exceptions, and so is every other clip whose picture was shown
-beside one: `{step, shown}`, once a clip, at the first step.
+beside one: `{step, shown}`, once a clip, at the first step. So are, at step 0, the clips whose principal components or scale the run begins from.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,14 @@ from training.errors import TrainingError
 class Exposure:
     """What was planned and what was replaced, from step 0 to now."""
 
-    def __init__(self, plan: Plan, record: dict[str, Any] | None = None) -> None:
+    def __init__(self, plan: Plan, record: dict[str, Any] | None = None, measured: Sequence[str] = ()) -> None:
+        """`measured` are the clips that a run without a record begins from the numbers of; one rank's record names them."""
         self._plan = plan
         self.rolling_digest: str = record["rolling_digest"] if record else plan.digest
         self._n_samples: int = record["n_samples"] if record else 0
         self._earlier: list[dict[str, Any]] = record["exceptions"] if record else []
-        self.exceptions: list[dict[str, Any]] = []
-        self._shown = {e["shown"] for e in self._earlier if "shown" in e}
+        self.exceptions: list[dict[str, Any]] = [] if record else [{"step": 0, "shown": clip} for clip in measured]
+        self._shown = {e["shown"] for e in self._earlier + self.exceptions if "shown" in e}
 
     def saw(self, step: int, replaced: tuple[Replaced, ...], shown: tuple[str, ...]) -> None:
         """Step `step` was taken as planned, but for this rank's replacements; `shown` are the clips beside its own, empty where none is."""

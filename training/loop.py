@@ -15,7 +15,7 @@ import torch
 
 from manifests.deny import DenyList
 from training import checkpoint
-from training.conditions import crosses_by_identity, latent_cache, load_pairs
+from training.conditions import crosses_by_identity, latent_cache, load_pairs, measured_on
 from training.data.batch import Batch, BatchLoader
 from training.data.index import Sample
 from training.data.plan import Plan
@@ -69,7 +69,7 @@ class Run:
         gone = self.taken_down(self.plan.held_out)
         held_out = [s for i, s in enumerate(self.plan.held_out) if i not in gone]
         self.held_out: HeldOut = load_held_out(dataset, held_out, config.data, mesh.dp_rank, mesh.dp_world, mesh.leads, latents)
-        self.exposure = Exposure(self.plan)
+        self.exposure = Exposure(self.plan, measured=measured_on(out) if self.is_first else ())
         self.skipped = {"in_a_row": 0} | dict.fromkeys(self.engines, 0)
         self.pulse = Pulse(out, self.engine.rank)
         self.metrics: MetricsWriter | None = None

@@ -35,7 +35,7 @@ def prepare_sound(config: "TrainConfig", dataset: Path, out: Path, samples: list
     if (sound := config.sound) is None:
         return
     chosen = Plan(config.plan_settings(version), samples)
-    known = {"watch_key": _watcher(sound).key, **_scale(config, sound, dataset, chosen)}
+    known = {"watch_key": _watcher(sound).key, **_scale(config, sound, dataset, out, chosen)}
     write_atomic(out / LATENTS, json.dumps(known, indent=1).encode())
     write_prompts(out, read_sound_prompts(dataset, version, [*chosen.samples, *chosen.held_out]))
 
@@ -82,8 +82,9 @@ def make_sound_task(config: "TrainConfig", out: Path, *, draws: bool = True) -> 
     return SoundTask(config.stage, sound, config.seed, config.data.sound_frames, frozen, watcher, load_prompts(out), texts, parent)
 
 
-def _scale(config: "TrainConfig", sound: "SoundStage", dataset: Path, plan: Plan) -> dict[str, Any]:
-    """The parent's scale, or one measured on training windows; with the digests of codec and parent."""
+def _scale(config: "TrainConfig", sound: "SoundStage", dataset: Path, out: Path, plan: Plan) -> dict[str, Any]:
+    """The parent's scale, or one measured on training windows, whose clips are noted in `out`; with the digests of codec and parent."""
+    from training.conditions import note_measured
     from training.latents import read_export
     from training.sound_latents import load_codec, measure_sound_scale
 
@@ -100,12 +101,15 @@ def _scale(config: "TrainConfig", sound: "SoundStage", dataset: Path, plan: Plan
         if latents.get("codec_sha256") != sha256:
             raise TrainingError(f"{sound.parent}: expected a parent trained on codec {sha256}, found {latents.get('codec_sha256')}")
         return {"mean": latents["mean"], "std": latents["std"], "codec_sha256": sha256, "parent_sha256": description["sha256"]}
-    scale = measure_sound_scale(codec, _windows(config, dataset, plan.samples, sound.scale_clips))
+    used: list[str] = []
+    scale = measure_sound_scale(codec, _windows(config, dataset, plan.samples, sound.scale_clips, used))
+    note_measured(out, used)
     return {**asdict(scale), "codec_sha256": sha256, "parent_sha256": None}
 
 
-def _windows(config: "TrainConfig", dataset: Path, samples: list[Sample], count: int) -> "Iterator[Tensor]":
-    """The first windows (N,) of so many of the samples, evenly over them; one that cannot be read is passed over for the next."""
+def _windows(config: "TrainConfig", dataset: Path, samples: list[Sample], count: int, used: list[str]) -> "Iterator[Tensor]":
+    """The first windows (N,) of so many of the samples, evenly over them; one that cannot be read is passed over for the next. Their ids
+    are added to `used`."""
     import torch
 
     shards, denied = open_shards(dataset, config.data), DenyList(dataset)
@@ -119,6 +123,7 @@ def _windows(config: "TrainConfig", dataset: Path, samples: list[Sample], count:
         except SampleError:
             continue
         made += 1
+        used.append(sample.clip_id)
         yield torch.from_numpy(window)
 
 

@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file, save
 
 from training import checkpoint
-from training.conditions import load_prompts
+from training.conditions import load_prompts, measured_on
 from training.config import TrainConfig
 from training.data.batch import DataConfig
 from training.errors import TrainingError
@@ -111,6 +111,13 @@ def test_prompts_are_the_captions_of_the_manifest(images: Path, videos: tuple[Tr
     assert len(still) == len(moving) == 14
     assert "pan left soft waves number 0" in still and "FPS-24 pan left soft waves number 0" in moving
     assert sum(p.startswith("FPS-24 pan left") for p in moving) == 10
+
+
+def test_clips_of_the_scale_are_in_the_record(images: Path, videos: tuple[TrainConfig, Path]) -> None:
+    """The first checkpoint already names every clip that the scale of the latents was measured on; a stage that inherits it measures none."""
+    measured = measured_on(images)
+    named = [e["shown"] for e in checkpoint.list_complete(images)[0].exposure["exceptions"] if "shown" in e]
+    assert measured and named == measured and not measured_on(videos[1])
 
 
 def test_a_stage_goes_on_where_its_parent_was(images: Path, videos: tuple[TrainConfig, Path]) -> None:

@@ -388,6 +388,18 @@ def test_the_record_is_of_what_was_fed() -> None:
                 exposure.check(step, wrong, (), rank, 2)
 
 
+def test_the_record_names_what_a_run_begins_from() -> None:
+    """A clip whose components or scale a run begins from is in its record from step 0 on, also where no step ever takes it, and stays in it
+    when the run is resumed."""
+    plan = Plan(plan_settings(), samples(40, 20, 20))
+    never = plan.held_out[0].clip_id
+    first = Exposure(plan, measured=[never]).record(2, Exposure(plan, measured=[never]).exceptions)
+    for record in (first, Exposure(plan, first, measured=["z" * 32]).record(3, [])):
+        assert record["exceptions"] == [{"step": 0, "shown": never}]
+        seen = exposed_clips(record["plan_json"], samples(40, 20, 20), record["end_step"], record["exceptions"])
+        assert seen[never] == 0 and {*seen} - {never} == {c for step in range(record["end_step"]) for c in plan.clip_ids(step)}
+
+
 def test_every_form_is_looked_at_before_the_first_step() -> None:
     """Two sets give one bucket's name to pictures of other sizes: a group that divides the tokens of the first alone is refused."""
     first = dataclasses.replace(sample(1), bucket="16x9", width=1024, height=576, n_frames=256)  # 32 x 36 x 64 = 73,728 tokens
