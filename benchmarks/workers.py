@@ -5,7 +5,8 @@
 Memory: two 4K videos made by FFmpeg (H.264 with 4 reference frames, HEVC of 10 bit), each scanned by a process of its own as in a run;
 the figure is that process's peak resident size, everything imported included. Workers: the scan stage of the product on Ray over all
 real videos, its workers started and warm before the clock runs; once with one worker, once with two, and with two again in order of
-names, as a tool without predicted costs has it. Needs an idle machine: these are wall times.
+names, as a tool without predicted costs has it. What the machine itself gives is beside it: the same files decoded by processes that do
+nothing else, one and two of them, largest first. Needs an idle machine: these are wall times.
 """
 
 import argparse
@@ -14,12 +15,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.decode import media_folder
+from benchmarks.decode import bare_decode, media_folder
 
 MOST_MB = 500
 MOST_SHARE = 0.6
@@ -112,6 +115,27 @@ def child(cpus: int, folder: Path, by_name: bool) -> dict[str, Any]:
     return {"seconds": seconds, "files": done}
 
 
+def floor_seconds(processes: int) -> float:
+    """Wall seconds of so many processes that decode all real videos and do nothing else, imports not counted."""
+    paths = sorted((media_folder() / "video").iterdir(), key=lambda path: -path.stat().st_size)
+    readable = [str(path) for path in paths if path.is_file()]
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        list(pool.map(_decoded, [readable[-1]] * processes))
+        start = time.monotonic()
+        list(pool.map(_decoded, readable, chunksize=1))
+        return time.monotonic() - start
+
+
+def _decoded(path: str) -> int:
+    """The frames of the file; 0 of one that is no video."""
+    import av
+
+    try:
+        return bare_decode(path)
+    except (av.FFmpegError, IndexError, ValueError):
+        return 0
+
+
 def main() -> None:
     """Prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -131,6 +155,8 @@ def main() -> None:
     if options.only != "memory":
         one, two, named = (min(wall_seconds(*how)[0] for _ in range(options.rounds)) for how in ((1, False), (2, False), (2, True)))
         print(f"scan of all real videos: one worker {one:.1f} s, two {two:.1f} s, x {two / one:.2f} (target {MOST_SHARE})")
+        alone, both = (min(floor_seconds(n) for _ in range(options.rounds)) for n in (1, 2))
+        print(f"decoding of the same alone: one process {alone:.1f} s, two {both:.1f} s, x {both / alone:.2f}")
         print(f"two workers, units in no order of cost: {named:.1f} s; dearest first takes x {two / named:.2f} of it")
 
 

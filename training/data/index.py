@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pa_dataset
 import pyarrow.parquet as pq
 
 from manifests.files import write_atomic
@@ -170,14 +171,26 @@ def index_digest(samples: list[Sample], *, with_places: bool = False) -> str:
 def write_samples(path: Path, samples: list[Sample]) -> None:
     """The samples lie in a Parquet file that `read_samples` reads back, so that a run keeps the index it was planned from."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([asdict(s) for s in samples], schema=_SCHEMA), sink, compression="zstd")
+    pq.write_table(pa.Table.from_pylist([asdict(s) for s in samples], schema=_SCHEMA), sink, compression="zstd", row_group_size=_ROWS)
     write_atomic(path, memoryview(sink.getvalue()))
 
 
 def read_samples(path: Path) -> list[Sample]:
     """The samples of a file that `write_samples` wrote."""
-    rows = pq.read_table(path, schema=_SCHEMA).to_pylist()
-    return [Sample(**{**row, "beside": tuple(Beside(**b) for b in row["beside"] or ())}) for row in rows]
+    samples, known = [], dict[str, str]()
+    for batch in pa_dataset.dataset(path, schema=_SCHEMA, format="parquet").to_batches(batch_size=_ROWS, use_threads=False):
+        columns = {name: batch.column(name).to_pylist() for name in _SCHEMA.names}
+        for name in (
+            "kind",
+            "set_name",
+            "bucket",
+            "shard_path",
+            "group",
+        ):  # few texts, of which every row would have its own: half the memory
+            columns[name] = [known.setdefault(text, text) for text in columns[name]]
+        columns["beside"] = [tuple(Beside(**b) for b in found or ()) for found in columns["beside"]]
+        samples += [Sample(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+    return samples
 
 
 def _form(sample: Sample) -> str:
@@ -232,6 +245,9 @@ def hold_out_groups(clips: pa.Table) -> dict[str, str]:
         smallest.setdefault(root(f"clip {clip_id}"), name)
     return {clip["clip_id"]: smallest[root(f"clip {clip['clip_id']}")] for clip in rows}
 
+
+_ROWS = 1 << 16
+"""Rows of a file that are in memory twice while they are read."""
 
 _TYPES: dict[Any, pa.DataType] = {bytes: pa.binary(), int: pa.int64(), int | None: pa.int64(), bool | None: pa.bool_()}
 _TYPES[tuple[Beside, ...]] = pa.list_(pa.struct([(f.name, _TYPES.get(f.type, pa.string())) for f in fields(Beside)]))
