@@ -136,7 +136,8 @@ class Sandbox:
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "curation.isolate", str(theirs.fileno()), str(os.getpid())]
+            # -P: -m alone puts the current directory first, and a module lying there (a supplier's media folder) would run as ours.
+            command = [sys.executable, "-P", "-m", "curation.isolate", str(theirs.fileno()), str(os.getpid())]
             command += [str(self.memory_bytes), str(self.timeout_s)]
             env = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
             # One thread in every library: the address-space limit counts thread stacks, and we run a process a core.
