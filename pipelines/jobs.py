@@ -18,7 +18,6 @@ from manifests.records import Asset, Clip
 from manifests.schema import arrow_schema, from_row, from_table, to_table
 from manifests.tables import ManifestStore
 from pipelines.batches import ERRORS, pictures_of
-from pipelines.provenance import code_version
 from pipelines.settings import CurateConfig
 from pipelines.stage import Job, Place, canonical
 
@@ -128,17 +127,18 @@ def make_ingest(config: CurateConfig, place: Place) -> Job:
 def make_probe(config: CurateConfig, place: Place) -> Job:
     """Assets get their container facts; what a decoder cannot survive is the asset's error."""
     from curation.isolate import Sandbox
-    from curation.probe import probe_asset
+    from curation.probe import probe as probe_file
+    from curation.probe import with_facts
 
-    limits = config.scan.media
+    limits, under = config.scan.media, _under("probe", config)
     sandbox = Sandbox(limits.max_wall_s + _GRACE_S, limits.memory_bytes)
 
     def probe(asset: Asset) -> Asset:
         path = str(ingest.local_path(asset, place.fetched))
         try:
-            found = _tried(lambda: sandbox.call(probe_asset, asset, path, limits), place, asset, config)
-        except MediaError as lost:  # the child crashed, hung or grew: the file's fault, and its row says so
-            found = dataclasses.replace(asset, error_stage="probe", error_code=lost.code, error_detail=lost.detail)
+            found = with_facts(asset, _tried(lambda: sandbox.call(probe_file, path, limits), place, asset, under, config))
+        except MediaError as e:  # broken, or the child crashed, hung or grew: the file's fault, and its row says so
+            found = dataclasses.replace(asset, error_stage="probe", error_code=e.code, error_detail=e.detail)
         return facts.derive_asset(found)
 
     return lambda rows, part: {"rows": to_table(Asset, [probe(a) for a in from_table(Asset, rows)])}
@@ -147,15 +147,16 @@ def make_probe(config: CurateConfig, place: Place) -> Job:
 def make_scan(config: CurateConfig, place: Place) -> Job:
     """Assets become tracks, key frames and a sound copy, in one decode inside a sandbox."""
     from curation.isolate import Sandbox
-    from curation.scan import Scan, failed, scan_asset
+    from curation.scan import Scan, failed
+    from curation.scan import scan as scan_file
 
-    settings = config.scan
+    settings, under = config.scan, _under("scan", config)
     sandbox = Sandbox(settings.media.max_wall_s + _GRACE_S, settings.media.memory_bytes)
 
     def scan(asset: Asset) -> Scan:
         path = str(ingest.local_path(asset, place.fetched))
         try:
-            return _tried(lambda: sandbox.call(scan_asset, asset, path, settings), place, asset, config)
+            return _tried(lambda: sandbox.call(scan_file, asset, path, settings), place, asset, under, config)
         except MediaError as lost:
             return Scan(asset=failed(asset, lost))
 
@@ -172,9 +173,16 @@ def make_scan(config: CurateConfig, place: Place) -> Job:
     return job
 
 
-def _tried(work: Callable[[], T], place: Place, asset: Asset, config: CurateConfig) -> T:
+def _tried(work: Callable[[], T], place: Place, asset: Asset, under: str, config: CurateConfig) -> T:
     """The result of work in a process that may die of the asset: tried again a few times, then the asset is quarantined."""
-    return quarantine.try_often(work, place.work / "quarantine", asset.asset_id, code_version(), config.quarantine)
+    return quarantine.try_often(work, place.quarantine, asset.asset_id, under, config.quarantine)
+
+
+def _under(stage: str, config: CurateConfig) -> str:
+    """The name under which attempts at a stage are counted: another limit or version of it has attempts of its own."""
+    from pipelines.plan import stage_named  # it imports this file
+
+    return f"{stage}-{stage_named(stage).digest(config)}"
 
 
 def make_split(config: CurateConfig, place: Place) -> Job:
