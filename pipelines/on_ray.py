@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pipelines.progress import stderr_to
 from pipelines.stage import Job, Place, Stage
@@ -28,7 +28,7 @@ _OBJECT_STORE_BYTES = 256 << 20
 class EngineConfig:
     """Where stages run. `name` is ray or local (this process: for debugging); `address` joins a running Ray cluster."""
 
-    name: str = "ray"
+    name: Literal["ray", "local"] = "ray"
     address: str | None = None
     cpus: int | None = None
     """Cores to use here; all of them when null."""
