@@ -117,7 +117,7 @@ def counts(folder: Path, cfg: QuarantineConfig) -> Iterator[Count]:
 
 
 def try_often(work: Callable[[], T], folder: Path, asset_id: str, under: str, cfg: QuarantineConfig) -> T:
-    """What `work` returns. A loss is noted and tried again until the attempts are used up; an answer of any kind clears the count.
+    """What `work` returns. A loss is noted and tried again until the attempts are used up; a result, and an error that is the medium's own, clear the count.
 
     Raises MediaError: other errors as they come; the last loss when it was the n-th, now or in a run before (`work` is then not called).
     """
