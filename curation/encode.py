@@ -7,13 +7,19 @@ filters and muxers, no metadata.
 """
 
 import io
+import shutil
 import tempfile
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from curation.ffmpeg_program import EncodeError, Limits, ffmpeg_binary, h264_encoder, run_ffmpeg
+from curation.isolate import Sandbox
+from curation.media import MediaConfig, MediaError, note_open, open_container, sound_stream, video_stream
+from curation.quarantine import LOSSES
 from manifests.records import Asset, Clip
 
 AUDIO_RATE_HZ = 48_000
@@ -24,6 +30,14 @@ _ROUNDING_US = 500
 
 # Seen before the span starts, so that the frame on screen at its first instant is known even when it began earlier.
 _LEAD_US = 1_000_000
+
+_FOLDER = "dailies-encode-"
+
+# The first, the same from the beginning, and once more with the last frame repeated; then time to start and to answer.
+_MOST_RUNS, _GRACE_S = 3, 30.0
+
+MAX_WRITTEN_BYTES = 8 << 30
+"""Largest file that FFmpeg may write for one clip: hours of what a set may hold. A disk is not filled by one that was led astray."""
 
 _NO_PTS = -(1 << 63)  # FFmpeg's AV_NOPTS_VALUE
 
@@ -91,21 +105,81 @@ def encode_clip(
     fps_den: int,
     cfg: EncodeConfig,
     span_us: tuple[int, int] | None = None,
+    media: MediaConfig | None = None,
 ) -> EncodedClip:
     """The clip, encoded at exactly this size, frame count and constant rate (all ignored for sound; frames and rate for images).
 
     `span_us` is the part [start, end) that is wanted, the clip's own span by default; a video starts at its start and lasts
-    n_frames / rate. Raises EncodeError.
+    n_frames / rate. `media` has the limits under which the asset was scanned. Raises EncodeError.
     """
-    span = span_us or (clip.start_us, clip.end_us)
+    span, media = span_us or (clip.start_us, clip.end_us), media or MediaConfig()
     if clip.kind == "audio":
-        return _encode_sound(src_path, clip, span, cfg)
+        return _encode_sound(src_path, clip, span, cfg, media)
     if width <= 0 or height <= 0 or (clip.kind == "video" and (width % 2 or height % 2 or n_frames <= 0 or fps_num <= 0 or fps_den <= 0)):
         found = f"{width} x {height}, {n_frames} frames at {fps_num}/{fps_den}"
         raise EncodeError("bad_target", f"clip {clip.clip_id}: expected a positive size (even for video), frames and rate, found {found}")
     if clip.kind == "image":
-        return _encode_image(src_path, clip, width, height, cfg)
-    return _encode_video(src_path, clip, asset, (width, height), n_frames, Fraction(fps_num, fps_den), span[0], cfg)
+        return _encode_image(src_path, clip, width, height, cfg, media)
+    return _encode_video(src_path, clip, asset, (width, height), n_frames, Fraction(fps_num, fps_den), span[0], cfg, media)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """What became of a clip: it, or the code and detail of the error."""
+
+    clip: EncodedClip | None = None
+    error_code: str | None = None
+    error_detail: str | None = None
+
+
+def encode_in(
+    box: Sandbox,
+    src_path: str,
+    clip: Clip,
+    asset: Asset,
+    shape: tuple[int, int, int, int, int],
+    cfg: EncodeConfig,
+    span_us: tuple[int, int],
+    media: MediaConfig,
+) -> EncodedClip:
+    """As `encode_clip` at the shape (width, height, frames, rate's numerator and denominator), but all that opens the asset, FFmpeg's program
+    included, runs in the sandbox's child. Raises EncodeError, and MediaError where a process was lost, or would have been."""
+    made = box.call(try_encode, src_path, clip, asset, shape, cfg, span_us, media)
+    if made.clip is None:
+        raise EncodeError(made.error_code or "crashed", made.error_detail or f"clip {clip.clip_id}: expected a reason, found none")
+    return made.clip
+
+
+def encode_sandbox(cfg: EncodeConfig, media: MediaConfig) -> Sandbox:
+    """The sandbox to encode in: time for the three runs of FFmpeg that a clip may take, the memory of a scan, and files of a clip's size.
+
+    What killed processes left in the folder for temporary files is gone.
+    """
+    timeout_s = _MOST_RUNS * cfg.timeout_s + _GRACE_S
+    for left in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        # Older than any encoding may last. A folder may be another user's, or go away by itself.
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > 2 * timeout_s:
+                shutil.rmtree(left, ignore_errors=True)
+    return Sandbox(timeout_s, media.memory_bytes, MAX_WRITTEN_BYTES)
+
+
+def try_encode(
+    src_path: str,
+    clip: Clip,
+    asset: Asset,
+    shape: tuple[int, int, int, int, int],
+    cfg: EncodeConfig,
+    span_us: tuple[int, int],
+    media: MediaConfig,
+) -> Encoding:
+    """What `encode_clip` makes, or its error, as a value that crosses a pipe. Raises MediaError for time or memory that ran out."""
+    try:
+        return Encoding(clip=encode_clip(src_path, clip, asset, *shape, cfg, span_us, media))
+    except EncodeError as e:
+        if e.code in LOSSES:
+            raise MediaError(e.code, e.detail) from e
+        return Encoding(error_code=e.code, error_detail=e.detail)
 
 
 def fit_picture(shown: tuple[int, int], target: tuple[int, int], max_crop_share: float) -> Fitting:
@@ -140,9 +214,17 @@ class _Job:
 
 
 def _encode_video(
-    path: str, clip: Clip, asset: Asset, size: tuple[int, int], n_frames: int, fps: Fraction, start_us: int, cfg: EncodeConfig
+    path: str,
+    clip: Clip,
+    asset: Asset,
+    size: tuple[int, int],
+    n_frames: int,
+    fps: Fraction,
+    start_us: int,
+    cfg: EncodeConfig,
+    media: MediaConfig,
 ) -> EncodedClip:
-    video_index, audio_index = _streams(path, clip)
+    video_index, audio_index = _streams(path, clip, media)
     if video_index is None:
         raise EncodeError("no_streams", f"clip {clip.clip_id} of {path}: expected a video stream, found none")
     job = _Job(
@@ -157,7 +239,7 @@ def _encode_video(
         audio_index=audio_index if asset.has_audio else None,
         cfg=cfg,
     )
-    with tempfile.TemporaryDirectory(prefix="dailies-encode-") as folder:
+    with tempfile.TemporaryDirectory(prefix=_FOLDER) as folder:
         n_cloned = _cut(job, folder)
         data = Path(folder, "clip.mp4").read_bytes()
     return EncodedClip(
@@ -208,15 +290,14 @@ def _write_mp4(job: _Job, folder: str, seek: bool, n_clones: int) -> list[int | 
     return _source_times(f"{folder}/frames")
 
 
-def _encode_image(path: str, clip: Clip, width: int, height: int, cfg: EncodeConfig) -> EncodedClip:
+def _encode_image(path: str, clip: Clip, width: int, height: int, cfg: EncodeConfig, media: MediaConfig) -> EncodedClip:
     """A JPEG of exactly this size, 4:4:4, from the upright picture."""
     from PIL import Image
 
-    from curation.media import MediaConfig, MediaError
     from curation.stills import load_picture
 
     try:
-        image = Image.fromarray(load_picture(path, MediaConfig(), purpose="encode"))
+        image = Image.fromarray(load_picture(path, media, purpose="encode"))
     except MediaError as e:
         raise EncodeError(e.code, f"clip {clip.clip_id} of {path}: expected a picture, found {e.detail}") from e
     fitting = fit_picture(image.size, (width, height), cfg.max_crop_share)
@@ -230,15 +311,15 @@ def _encode_image(path: str, clip: Clip, width: int, height: int, cfg: EncodeCon
     )
 
 
-def _encode_sound(path: str, clip: Clip, span_us: tuple[int, int], cfg: EncodeConfig) -> EncodedClip:
+def _encode_sound(path: str, clip: Clip, span_us: tuple[int, int], cfg: EncodeConfig, media: MediaConfig) -> EncodedClip:
     """A FLAC of the span, 16 bit stereo at 48 kHz, silence where the source has none."""
-    _, audio_index = _streams(path, clip)
+    _, audio_index = _streams(path, clip, media)
     if audio_index is None:
         raise EncodeError("no_streams", f"clip {clip.clip_id} of {path}: expected an audio stream, found none")
     length = Fraction(span_us[1] - span_us[0], 1_000_000)
     if length <= 0:
         raise EncodeError("bad_target", f"clip {clip.clip_id}: expected a span with a length, found {span_us}")
-    with tempfile.TemporaryDirectory(prefix="dailies-encode-") as folder:
+    with tempfile.TemporaryDirectory(prefix=_FOLDER) as folder:
         options = _exact("a") | {"c:a": "flac", "sample_fmt": "s16", "ac": 2, "f": "flac", "af": _audio_filters(span_us[0], length)}
         subject = f"clip {clip.clip_id} of {path}"
         run_ffmpeg(path, [audio_index], f"{folder}/clip.flac", _reading(span_us[0], cfg), options, cfg.limits, subject)
@@ -246,15 +327,13 @@ def _encode_sound(path: str, clip: Clip, span_us: tuple[int, int], cfg: EncodeCo
     return EncodedClip(clip_id=clip.clip_id, extension="flac", data=data, has_audio=True)
 
 
-def _streams(path: str, clip: Clip) -> tuple[int | None, int | None]:
-    """Index of the video stream that the analysis saw and of the first sound stream; None where there is none."""
-    from curation.media import MediaError, note_open, open_container, video_stream
-
+def _streams(path: str, clip: Clip, media: MediaConfig) -> tuple[int | None, int | None]:
+    """Indices of the streams of pictures and of sound that the analysis saw and heard; None where there is none."""
     note_open(path, "encode")
     try:
-        with open_container(path) as container:
-            video, sounds = video_stream(container), container.streams.audio
-            indices = (None if video is None else int(video.index), int(sounds[0].index) if sounds else None)
+        with open_container(path, media) as container:
+            video, sound = video_stream(container), sound_stream(container, media)
+            indices = (None if video is None else int(video.index), None if sound is None else int(sound.index))
     except MediaError as e:
         raise EncodeError(e.code, f"clip {clip.clip_id} of {path}: expected a medium that opens, found {e.detail}") from e
     return indices

@@ -1,10 +1,12 @@
 """FFmpeg run as a program on one medium: what it is given, what it may open, how long it may take, what it said when it failed.
 
 The program inherits an open descriptor of the medium and knows no protocol but that one (`fd:`, FFmpeg 6.1 and later), so neither the
-medium's name nor anything inside it can make it open another file or address. It seeks in the descriptor as in a file.
+medium's name nor anything inside it can make it open another file or address. It seeks in the descriptor as in a file. It knows none of
+our keys, gains no rights, ends with what started it, and has the limits of that: a sandbox's child, wherever media are not our own.
 """
 
 import io
+import os
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from curation.isolate import environment, ties
 from curation.media import DEMUXERS, MediaError, open_file
 
 
@@ -84,7 +87,14 @@ def run_ffmpeg(
         args = ffmpeg.compile(outputs, cmd=command, overwrite_output=True)
         try:
             done = subprocess.run(
-                args, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, timeout=limits.timeout_s, pass_fds=(fd,)
+                args,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                timeout=limits.timeout_s,
+                pass_fds=(fd,),
+                env=environment(),
+                preexec_fn=ties(os.getpid()),
             )
         except subprocess.TimeoutExpired as e:
             raise EncodeError("timeout", f"{subject}: expected an end within {limits.timeout_s:g} s, found none") from e
@@ -93,8 +103,8 @@ def run_ffmpeg(
 
 
 def _asked(binary: str, question: str) -> str:
-    said = subprocess.run([binary, "-hide_banner", question], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
-    return said.stdout
+    command = [binary, "-hide_banner", question]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, env=environment()).stdout
 
 
 def _tail(log: Any) -> str:

@@ -4,8 +4,8 @@ The child is started as a fresh interpreter (no fork of our threads, no `multipr
 children and whose spawn would run the caller's main script again), stays between calls, and is replaced after a failure. It dies with
 us: the kernel kills it when the thread that started it ends (Linux), and an idle child leaves when the pipe closes.
 
-A child that was taken over by what it decoded finds little: no keys in its environment, no right to write a file or to gain
-privileges, and an answer that is checked before it is believed.
+A child that was taken over by what it decoded finds little: no keys in its environment, no right to write a file (but for the one that
+encodes) or to gain privileges, and an answer that is checked before it is believed.
 """
 
 import math
@@ -39,8 +39,9 @@ START_TIMEOUT_S = 60.0
 MAX_DETAIL = 4000
 """Characters of an error's detail that are kept: it goes into a row."""
 
-ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", MEDIA_LOG_VARIABLE)
-"""What the child is told of our environment; keys and tokens are not among it."""
+ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "TMPDIR",
+               "IMAGEIO_FFMPEG_EXE", MEDIA_LOG_VARIABLE)  # fmt: skip
+"""What the child, and FFmpeg's program, are told of our environment; keys and tokens are not among it."""
 
 _LOG_BYTES = 1 << 28
 
@@ -48,16 +49,26 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV
 """Environment variables that keep every library at one thread."""
 
 
+def environment() -> dict[str, str]:
+    """What of our environment a process that meets hostile media is told."""
+    return {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+
+
 class SandboxError(RuntimeError):
     """A fault of ours: the function raised something else than a MediaError, or the child could not start. Not the medium's doing."""
 
 
 class Sandbox:
-    """Runs module-level functions of `curation` in a child process with a time limit in s and a limit on address space in bytes."""
+    """Runs module-level functions of `curation` in a child process with a time limit in s and a limit on address space in bytes.
 
-    def __init__(self, timeout_s: float, memory_bytes: int) -> None:
+    A program that the child starts has its limits and no more of our environment. `written_bytes` is the size of the largest file that the
+    child may write: none, unless such a program has to write one.
+    """
+
+    def __init__(self, timeout_s: float, memory_bytes: int, written_bytes: int = 0) -> None:
         self.timeout_s = timeout_s
         self.memory_bytes = memory_bytes
+        self.written_bytes = written_bytes
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe: socket.socket | None = None
@@ -136,9 +147,10 @@ class Sandbox:
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "curation.isolate", str(theirs.fileno()), str(os.getpid())]
-            command += [str(self.memory_bytes), str(self.timeout_s)]
-            env = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+            # -P: -m alone puts the current directory first, and a module lying there (a supplier's media folder) would run as ours.
+            command = [sys.executable, "-P", "-m", "curation.isolate", str(theirs.fileno()), str(os.getpid())]
+            command += [str(self.memory_bytes), str(self.timeout_s), str(self.written_bytes)]
+            env = environment()
             # One thread in every library: the address-space limit counts thread stacks, and we run a process a core.
             env |= dict.fromkeys(THREADS, "1") | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONDONTWRITEBYTECODE": "1"}
             self._child = subprocess.Popen(
@@ -168,11 +180,11 @@ class Sandbox:
         raise SandboxError(value)
 
 
-def serve(fd: int, parent: int, memory_bytes: int, timeout_s: float) -> None:
+def serve(fd: int, parent: int, memory_bytes: int, timeout_s: float, written_bytes: int) -> None:
     """The child's life: answers calls on the socket `fd` until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's to answer
     _die_with(parent)
-    _limit(memory_bytes)
+    _limit(memory_bytes, written_bytes)
     with socket.socket(fileno=fd) as pipe:
         while True:
             try:
@@ -244,21 +256,35 @@ def _ending(code: int | None) -> str:
 
 def _die_with(parent: int) -> None:
     """The kernel kills this process when its parent ends (Linux only; elsewhere the closed pipe ends it once idle)."""
-    if sys.platform == "linux":
-        import ctypes
-
-        libc = ctypes.CDLL(None)
-        libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS: no program it starts gains rights
-        if os.getppid() != parent:  # it ended before the line above
-            os._exit(1)
+    if (bind := ties(parent)) is not None:
+        bind()
 
 
-def _limit(memory_bytes: int) -> None:
-    """Limits for good on address space, on files written (none, but for the log of openings where one is asked for) and on core files."""
+def ties(parent: int) -> Callable[[], None] | None:
+    """What a new process calls so that the kernel kills it when its parent ends, and that no program it starts gains rights; None elsewhere.
+
+    It loads nothing when called: between fork and exec nothing may be.
+    """
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    prctl, ask, leave = ctypes.CDLL(None).prctl, os.getppid, os._exit
+
+    def bind() -> None:
+        prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+        if ask() != parent:  # it ended before the line above
+            leave(1)
+
+    return bind
+
+
+def _limit(memory_bytes: int, written_bytes: int) -> None:
+    """Limits for good on address space, on files written (but for the log of openings where one is asked for) and on core files."""
     import resource
 
-    written = _LOG_BYTES if os.environ.get(MEDIA_LOG_VARIABLE) else 0
+    written = max(written_bytes, _LOG_BYTES if os.environ.get(MEDIA_LOG_VARIABLE) else 0)
     for what, most in ((resource.RLIMIT_AS, memory_bytes), (resource.RLIMIT_FSIZE, written), (resource.RLIMIT_CORE, 0)):
         hard = resource.getrlimit(what)[1]
         resource.setrlimit(what, (most, most) if hard == resource.RLIM_INFINITY else (min(most, hard), min(most, hard)))
@@ -302,4 +328,4 @@ def _read(pipe: socket.socket, size: int, end: float | None) -> bytes:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))
+    serve(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5]))

@@ -122,15 +122,17 @@ def open_file(path: str) -> BinaryIO:
 
 @contextmanager
 def open_container(path: str, cfg: MediaConfig | None = None, max_pixels: int | None = None) -> Iterator["InputContainer"]:
-    """The file, opened by PyAV under the allow-lists and always closed. FFmpeg errors inside the block become MediaError."""
+    """The file, opened by PyAV under the allow-lists and always closed. FFmpeg errors inside the block become MediaError.
+
+    `max_pixels` is the limit while its header is read, where it is not that of videos: some containers are opened by decoding from them.
+    """
     import av
 
     _quiet()
     with open_file(path) as file:
         # FFmpeg gets a descriptor and knows no other protocol: it judges by content alone and cannot open anything by name.
-        options = {"fd": str(file.fileno()), "protocol_whitelist": "fd", "format_whitelist": DEMUXERS} | _decoder_limits(
-            cfg or MediaConfig()
-        )
+        options = {"fd": str(file.fileno()), "protocol_whitelist": "fd", "format_whitelist": DEMUXERS}
+        options |= _decoder_limits(cfg or MediaConfig(), max_pixels)
         try:
             container = av.open("fd:", "r", options=options, metadata_errors="replace")
         except (av.error.FFmpegError, OSError, ValueError) as e:
@@ -152,6 +154,15 @@ def video_stream(container: "InputContainer") -> Any | None:
         return None
     best = container.streams.best("video")
     return best if best in shown else shown[0]
+
+
+def sound_stream(container: "InputContainer", cfg: MediaConfig) -> Any | None:
+    """The stream whose sound is probed, measured and encoded: the first that has a decoder, and a rate and channels within limits."""
+    for stream in container.streams.audio:
+        context = stream.codec_context
+        if context is not None and is_sound(context.sample_rate, context.channels, cfg):
+            return stream
+    return None
 
 
 def decode(
@@ -281,15 +292,14 @@ def prepare(
 
 
 def _ears(path: str, container: "InputContainer", sound: "Listener", cfg: MediaConfig, log: DecodeLog, deadline: float) -> "Ears | None":
-    """What hears the file's sound: its first stream that has a decoder, and a rate and channels within limits; None where there is none."""
+    """What hears the file's sound; None where it has none."""
     from curation.sound import Ears
 
-    for stream in container.streams.audio:
-        context = stream.codec_context
-        if context is not None and is_sound(context.sample_rate, context.channels, cfg):
-            context.options = _decoder_limits(cfg)
-            return Ears(stream, sound, log, cfg.max_errors, lambda: _check_limits(path, 0, deadline, cfg))
-    return None
+    stream = sound_stream(container, cfg)
+    if stream is None:
+        return None
+    stream.codec_context.options = _decoder_limits(cfg)
+    return Ears(stream, sound, log, cfg.max_errors, lambda: _check_limits(path, 0, deadline, cfg))
 
 
 def packets_of(path: str, container: "InputContainer", cfg: MediaConfig, log: DecodeLog, *streams: Any) -> Iterator[Any]:

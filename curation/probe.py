@@ -14,7 +14,6 @@ from curation.media import (
     MediaConfig,
     MediaError,
     first_frame,
-    is_sound,
     need_pixels,
     need_sound,
     note_open,
@@ -22,6 +21,7 @@ from curation.media import (
     open_file,
     packets_of,
     prepare,
+    sound_stream,
     video_stream,
 )  # fmt: skip
 from curation.orientation import orientation, shown_size
@@ -124,7 +124,8 @@ def _probe_video(path: str, container: "InputContainer", stream: Any, cfg: Media
 
 
 def _probe_audio(path: str, container: "InputContainer", cfg: MediaConfig) -> MediaFacts:
-    stream = container.streams.audio[0]
+    # Where none is within limits, the first says which limit it breaks.
+    stream = sound_stream(container, cfg) or container.streams.audio[0]
     prepare(path, stream, cfg)
     frame = first_frame(path, container, stream, cfg)
     need_sound(path, frame.sample_rate, frame.layout.nb_channels, cfg)
@@ -165,11 +166,11 @@ def _rate(rate: Fraction | None) -> Fraction | None:
 
 def _audio_facts(container: "InputContainer", cfg: MediaConfig) -> dict[str, Any]:
     """The sound columns of a video; a track that has no decoder, or a rate or channels outside the limits, is as if it were not there."""
-    for stream in container.streams.audio:
-        context = stream.codec_context
-        if context is not None and is_sound(context.sample_rate, context.channels, cfg):
-            return {"acodec": context.name, "has_audio": True, "sample_rate_hz": context.sample_rate, "channels": context.channels}
-    return {"has_audio": False}
+    stream = sound_stream(container, cfg)
+    if stream is None:
+        return {"has_audio": False}
+    context = stream.codec_context
+    return {"acodec": context.name, "has_audio": True, "sample_rate_hz": context.sample_rate, "channels": context.channels}
 
 
 def _index_facts(stream: Any, base: Fraction) -> tuple[int | None, bool | None]:

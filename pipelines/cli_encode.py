@@ -84,7 +84,7 @@ def encode_text(
     )
 
 
-def _run(work: Any, stage: str, config: str, overrides: list[str] | None, engine: str, address: str | None, as_json: bool) -> None:
+def _run(work: Any, stage: str, config: str, overrides: list[str] | None, engine: Engine, address: str | None, as_json: bool) -> None:
     from pipelines.config import ConfigError, load
     from pipelines.on_ray import EngineConfig
     from pipelines.progress import Progress

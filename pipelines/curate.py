@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import actions, diegetic
+from curation import actions, diegetic, quarantine
 from curation.blocklist import Blocklist, block_distances
 from curation.ingest import complete, merge_copies, with_sources
 from curation.listing import Listing, list_inputs
@@ -115,6 +115,8 @@ def curate(inputs: list[str], dataset: Path, config: CurateConfig, progress: Pro
     run = Curation(dataset, config, progress, started_at.date())
     listed = ingest(run, inputs)
     said = (ids.digest("picks", *(p.run_no for p in run.picks)),) if run.picks else ()  # append only: their runs name them
+    if n_released := quarantine.releases(run.place.quarantine):
+        said = (*said, f"released {n_released}")
     inputs_digest = ids.digest(
         "inputs/v2",
         _content_digest(run.assets),

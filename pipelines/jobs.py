@@ -18,7 +18,6 @@ from manifests.records import Asset, Clip
 from manifests.schema import arrow_schema, from_row, from_table, to_table
 from manifests.tables import ManifestStore
 from pipelines.batches import ERRORS, pictures_of
-from pipelines.provenance import code_version
 from pipelines.settings import CurateConfig
 from pipelines.stage import Job, Place, canonical
 
@@ -89,7 +88,7 @@ CLIP_AND_ASSET = pa.schema(
 )
 
 
-_GRACE_S = 30.0
+GRACE_S = 30.0
 """What a decode gets beyond its own time limit before its process is ended from outside."""
 
 # Jobs: input rows -> output tables. Each is the thin skin over one function of `curation`.
@@ -102,7 +101,7 @@ def make_ingest(config: CurateConfig, place: Place) -> Job:
     blocked = Blocklist.of(from_table(Block, ManifestStore(place.dataset).read("blocklist")))
     anchors = credentials.trust_anchors(config.ingest.trust_anchors)
     limits = config.scan.media
-    sandbox = Sandbox(limits.max_wall_s + _GRACE_S, limits.memory_bytes) if credentials.library_version() else None
+    sandbox = Sandbox(limits.max_wall_s + GRACE_S, limits.memory_bytes) if credentials.library_version() else None
 
     def take_in(listing: Listing) -> Asset:
         asset = ingest.ingest(listing, config.ingest, place.fetched)
@@ -128,17 +127,18 @@ def make_ingest(config: CurateConfig, place: Place) -> Job:
 def make_probe(config: CurateConfig, place: Place) -> Job:
     """Assets get their container facts; what a decoder cannot survive is the asset's error."""
     from curation.isolate import Sandbox
-    from curation.probe import probe_asset
+    from curation.probe import probe as probe_file
+    from curation.probe import with_facts
 
-    limits = config.scan.media
-    sandbox = Sandbox(limits.max_wall_s + _GRACE_S, limits.memory_bytes)
+    limits, under = config.scan.media, counted_under("probe", config)
+    sandbox = Sandbox(limits.max_wall_s + GRACE_S, limits.memory_bytes)
 
     def probe(asset: Asset) -> Asset:
         path = str(ingest.local_path(asset, place.fetched))
         try:
-            found = _tried(lambda: sandbox.call(probe_asset, asset, path, limits), place, asset, config)
-        except MediaError as lost:  # the child crashed, hung or grew: the file's fault, and its row says so
-            found = dataclasses.replace(asset, error_stage="probe", error_code=lost.code, error_detail=lost.detail)
+            found = with_facts(asset, _tried(lambda: sandbox.call(probe_file, path, limits), place, asset, under, config))
+        except MediaError as e:  # broken, or the child crashed, hung or grew: the file's fault, and its row says so
+            found = dataclasses.replace(asset, error_stage="probe", error_code=e.code, error_detail=e.detail)
         return facts.derive_asset(found)
 
     return lambda rows, part: {"rows": to_table(Asset, [probe(a) for a in from_table(Asset, rows)])}
@@ -147,15 +147,16 @@ def make_probe(config: CurateConfig, place: Place) -> Job:
 def make_scan(config: CurateConfig, place: Place) -> Job:
     """Assets become tracks, key frames and a sound copy, in one decode inside a sandbox."""
     from curation.isolate import Sandbox
-    from curation.scan import Scan, failed, scan_asset
+    from curation.scan import Scan, failed
+    from curation.scan import scan as scan_file
 
-    settings = config.scan
-    sandbox = Sandbox(settings.media.max_wall_s + _GRACE_S, settings.media.memory_bytes)
+    settings, under = config.scan, counted_under("scan", config)
+    sandbox = Sandbox(settings.media.max_wall_s + GRACE_S, settings.media.memory_bytes)
 
     def scan(asset: Asset) -> Scan:
         path = str(ingest.local_path(asset, place.fetched))
         try:
-            return _tried(lambda: sandbox.call(scan_asset, asset, path, settings), place, asset, config)
+            return _tried(lambda: sandbox.call(scan_file, asset, path, settings), place, asset, under, config)
         except MediaError as lost:
             return Scan(asset=failed(asset, lost))
 
@@ -172,9 +173,16 @@ def make_scan(config: CurateConfig, place: Place) -> Job:
     return job
 
 
-def _tried(work: Callable[[], T], place: Place, asset: Asset, config: CurateConfig) -> T:
+def _tried(work: Callable[[], T], place: Place, asset: Asset, under: str, config: CurateConfig) -> T:
     """The result of work in a process that may die of the asset: tried again a few times, then the asset is quarantined."""
-    return quarantine.try_often(work, place.work / "quarantine", asset.asset_id, code_version(), config.quarantine)
+    return quarantine.try_often(work, place.quarantine, asset.asset_id, under, config.quarantine)
+
+
+def counted_under(stage: str, config: CurateConfig) -> str:
+    """The name under which attempts at a stage are counted: another limit or version of it has attempts of its own."""
+    from pipelines.plan import stage_named  # it imports this file
+
+    return f"{stage}-{stage_named(stage).digest(config)}"
 
 
 def make_split(config: CurateConfig, place: Place) -> Job:
@@ -220,9 +228,10 @@ def make_caption(config: CurateConfig, place: Place) -> Job:
 
 def make_encode(config: CurateConfig, place: Place) -> Job:
     """Clips become payloads in the shape of their bucket; one that cannot is a row with the reason."""
-    from curation.encode import encode_clip
+    from curation.encode import encode_in, encode_sandbox
     from curation.ffmpeg_program import EncodeError
 
+    sandbox, under = encode_sandbox(config.encode, config.scan.media), counted_under("encode", config)
     digest = ids.digest("encode/v1", canonical((config.encode, config.sets)))[:16]
 
     def encode(clip: Clip, asset: Asset, part: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -230,10 +239,11 @@ def make_encode(config: CurateConfig, place: Place) -> Job:
         if fit.bucket is None or fit.start_us is None or fit.end_us is None:
             raise ValueError(f"clip {clip.clip_id}: set {clip.set_name} has no bucket for it ({fit.reason}); compose_sets gave it one")
         path = str(ingest.local_path(asset, place.fetched))
+        shape = (fit.bucket.width or 0, fit.bucket.height or 0, fit.bucket.n_frames or 0, fit.fps_num or 0, fit.fps_den or 0)
+        arguments = (path, clip, asset, shape, config.encode, (fit.start_us, fit.end_us), config.scan.media)
         try:
-            shape = (fit.bucket.width or 0, fit.bucket.height or 0, fit.bucket.n_frames or 0, fit.fps_num or 0, fit.fps_den or 0)
-            made = encode_clip(path, clip, asset, *shape, config.encode, (fit.start_us, fit.end_us))
-        except EncodeError as error:
+            made = _tried(lambda: encode_in(sandbox, *arguments), place, asset, f"{under}-{clip.clip_id}", config)
+        except (EncodeError, MediaError) as error:
             return {"clip_id": clip.clip_id, "encoded": 0.0, "error_code": error.code, "error_detail": error.detail[:2000]}, None
         row = {
             "clip_id": clip.clip_id,

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pipelines.progress import stderr_to
 from pipelines.stage import Job, Place, Stage
@@ -28,7 +28,7 @@ _OBJECT_STORE_BYTES = 256 << 20
 class EngineConfig:
     """Where stages run. `name` is ray or local (this process: for debugging); `address` joins a running Ray cluster."""
 
-    name: str = "ray"
+    name: Literal["ray", "local"] = "ray"
     address: str | None = None
     cpus: int | None = None
     """Cores to use here; all of them when null."""
@@ -62,10 +62,26 @@ def start(engine: EngineConfig) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its notes on our actors are for Ray's own developers
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+    options: dict[str, Any] = {
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+        "configure_logging": True,
+        "job_config": _path_of_workers(),
+    }
     with stderr_to(Path(tempfile.gettempdir()) / "dailies-ray.log"):
         _init(ray, engine, options)
     _quiet(ray)
+
+
+def _path_of_workers() -> Any:
+    """A job whose workers import from where our packages lie, and not from the current directory, which Ray puts first on their path:
+    a module that lies beside the media would run as a library in every worker."""
+    from ray.job_config import JobConfig
+
+    job: Any = JobConfig()
+    job._client_job = True  # the one switch Ray has for it: all that it does in `ray.init` is to leave the current directory out
+    job._py_driver_sys_path = [str(Path(__file__).resolve().parent.parent)]
+    return job
 
 
 def _init(ray: Any, engine: EngineConfig, options: dict[str, Any]) -> None:

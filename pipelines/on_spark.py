@@ -85,6 +85,7 @@ def session(cores: int | None, config: SparkConfig) -> "SparkSession":
     java = find_java()
     os.environ["JAVA_HOME"] = str(java.resolve().parents[1])  # read by the script with which pyspark starts the JVM
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ["PYTHONSAFEPATH"] = "1"  # Spark starts Python with -m, which would put the current directory first on its path
     if config.master is None:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     work = Path(config.work_dir).resolve()
@@ -144,6 +145,7 @@ def _settings(cores: int, work: Path, config: SparkConfig) -> dict[str, str]:
         "spark.ui.showConsoleProgress": "false",
         "spark.log.level": config.log_level,
         "spark.sql.session.timeZone": "UTC",
+        "spark.executorEnv.PYTHONSAFEPATH": "1",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.sql.execution.arrow.maxRecordsPerBatch": str(config.arrow_batch_rows),
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # the type of our tables; INT96 is Spark's old one

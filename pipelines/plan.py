@@ -36,7 +36,7 @@ INGEST = Stage(
     unit_rows=lambda c: 64,
 )  # fmt: skip
 PROBE = Stage(
-    name="probe", shape="map", version="1", reads=_ASSET, key="asset_id", make=jobs.make_probe, writes={"rows": _ASSET},
+    name="probe", shape="map", version="2", reads=_ASSET, key="asset_id", make=jobs.make_probe, writes={"rows": _ASSET},
     depends_on=lambda c: c.scan.media, unit_rows=lambda c: 16,
 )  # fmt: skip
 SCAN = Stage(
@@ -89,7 +89,7 @@ CAPTION = Stage(
     weights=True,  # local models are heavy, and an endpoint's budget holds for one object
 )  # fmt: skip
 ENCODE = Stage(
-    name="encode", shape="map", version="1", reads=jobs.CLIP_AND_ASSET, key="clip_id", make=jobs.make_encode,
+    name="encode", shape="map", version="2", reads=jobs.CLIP_AND_ASSET, key="clip_id", make=jobs.make_encode,
     writes={"rows": jobs.ENCODED_SCHEMA, "payload": jobs.PAYLOAD_SCHEMA},
     depends_on=lambda c: (c.encode, {name: s.shape for name, s in c.sets.items()}), unit_rows=lambda c: 2,
     cost=lambda row: _pixels_to_decode(row["asset"]),

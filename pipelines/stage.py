@@ -38,6 +38,11 @@ class Place:
         return self.dataset / "work"
 
     @property
+    def quarantine(self) -> Path:
+        """Counts of the attempts that assets cost a process (`curation.quarantine`)."""
+        return self.work / "quarantine"
+
+    @property
     def fetched(self) -> Path:
         """Bytes of assets that are not plain local files."""
         return self.work / "fetched"

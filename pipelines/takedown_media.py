@@ -28,8 +28,9 @@ def remove_media(place: Place, assets: Sequence[Asset]) -> int:
     """No copy of these assets is left under the dataset; returns how many files and members went. Can be done twice."""
     removed = 0
     for asset in assets:
-        for path in (place.fetched / asset.asset_id, place.work / "quarantine" / asset.asset_id):
-            removed += _unlink(path)
+        removed += _unlink(place.fetched / asset.asset_id)
+        removed += len(list((place.quarantine / asset.asset_id).glob("*/*.json")))
+        shutil.rmtree(place.quarantine / asset.asset_id, ignore_errors=True)  # its errors name the file
     for uri in sorted({*_addresses(place, assets), *(a.uri for a in assets if a.uri != REMOVED_URI)}):
         if "://" in uri:
             continue

@@ -1,6 +1,7 @@
 """One file from raw bytes to a training sample, in a straight line: the table of contents of curation.
 
-Every step below is the same function that Ray and Spark run; here each is called once, in plain Python, and says what it made.
+Every step below is the same function that Ray and Spark run; here each is called once, in plain Python, and says what it made. The steps
+that open the file run in a sandbox's child, as they do there.
 """
 
 import dataclasses
@@ -13,17 +14,20 @@ from typing import Any
 import pyarrow as pa
 
 from curation import buckets, captions, concepts, credentials, duplicates, embeddings, facts, ingest, keepers, listing, rights, text
-from curation.encode import encode_clip
+from curation.encode import encode_in, encode_sandbox
 from curation.ffmpeg_program import EncodeError
+from curation.isolate import Sandbox
 from curation.keyframes import KeyFrame, of_clip
+from curation.media import MediaError
 from curation.probe import probe_asset
-from curation.scan import scan_asset
+from curation.scan import Scan, failed, scan_asset
 from curation.split import split_asset
 from curation.tracks import Tracks, by_name
 from manifests.records import Asset, Clip
 from manifests.rules import Rule, decide
 from manifests.schema import to_table
 from manifests.shards import Payload, write_shard
+from pipelines.jobs import GRACE_S
 from pipelines.measures import MEASURES, run_measure
 from pipelines.settings import CurateConfig
 
@@ -32,19 +36,30 @@ Lines = Iterator[str]
 
 def walk(file: Path, config: CurateConfig) -> Lines:
     """What each stage makes of the file, as lines for a person; stops where a rule drops it."""
+    limits = config.scan.media
+    with Sandbox(limits.max_wall_s + GRACE_S, limits.memory_bytes) as box, encode_sandbox(config.encode, limits) as encoder:
+        yield from _walk(file, config, box, encoder)
+
+
+def _walk(file: Path, config: CurateConfig, box: Sandbox, encoder: Sandbox) -> Lines:
     # 1 ingest: bytes -> asset id, rights from the sidecar
     (listed,) = listing.list_inputs([str(file)])
     asset = ingest.complete(ingest.ingest(listed, config.ingest, Path(tempfile.gettempdir())), listed.source, config.ingest)
     if credentials.library_version():
-        asset = rights.with_credentials(
-            asset, credentials.read_credentials(str(file), credentials.trust_anchors(config.ingest.trust_anchors))
-        )
+        try:
+            said = box.call(credentials.read_credentials, str(file), credentials.trust_anchors(config.ingest.trust_anchors))
+        except MediaError:  # the native library crashed or hung on it
+            said = credentials.Credentials(c2pa_state="unreadable")
+        asset = rights.with_credentials(asset, said)
     asset = dataclasses.replace(rights.settle(asset, config.rights, date.today()), blocked=0.0)
     yield from _shown(
         "1 ingest", asset, "asset_id size_bytes licence_expr licence_class reservation c2pa_state creator supplied_caption error_detail"
     )
     # 2 probe: container facts, first frame decoded
-    asset = facts.derive_asset(probe_asset(asset, str(file), config.scan.media))
+    try:
+        asset = facts.derive_asset(box.call(probe_asset, asset, str(file), config.scan.media))
+    except MediaError as e:
+        asset = facts.derive_asset(dataclasses.replace(asset, error_stage="probe", error_code=e.code, error_detail=e.detail))
     yield from _shown(
         "2 probe", asset, "kind container vcodec width height rotation fps_num fps_den is_vfr duration_s has_audio error_code error_detail"
     )
@@ -53,7 +68,10 @@ def walk(file: Path, config: CurateConfig) -> Lines:
     if not (yield from _decided(config.policy(), ("rights", "facts"), asset)):
         return
     # 4 scan: one decode feeds every observer; what it leaves is all that measures read
-    found = scan_asset(asset, str(file), config.scan)
+    try:
+        found = box.call(scan_asset, asset, str(file), config.scan)
+    except MediaError as e:
+        found = Scan(asset=failed(asset, e))
     asset = facts.derive_asset(found.asset)
     yield from _shown("4 scan (one decode)", asset, "n_frames duration_s error_code error_detail")
     tracks = by_name(found.tracks)
@@ -67,10 +85,12 @@ def walk(file: Path, config: CurateConfig) -> Lines:
     yield f"5 split: {len(split.shots)} shots, {len(split.clips)} clips"
     for clip in split.clips:
         frames = of_clip(found.keyframes, clip)
-        yield from _walk_clip(file, asset, dataclasses.replace(clip, asset_kept=1.0), tracks, frames, config)
+        yield from _walk_clip(file, asset, dataclasses.replace(clip, asset_kept=1.0), tracks, frames, config, encoder)
 
 
-def _walk_clip(file: Path, asset: Asset, clip: Clip, tracks: Tracks, frames: list[KeyFrame], config: CurateConfig) -> Lines:
+def _walk_clip(
+    file: Path, asset: Asset, clip: Clip, tracks: Tracks, frames: list[KeyFrame], config: CurateConfig, encoder: Sandbox
+) -> Lines:
     yield f"\nclip {clip.clip_id}  {clip.start_us / 1e6:.3f} s to {clip.end_us / 1e6:.3f} s, shot {clip.shot_no}"
     # 6 measures on tracks, then the rules on them
     for measure in MEASURES:
@@ -97,7 +117,7 @@ def _walk_clip(file: Path, asset: Asset, clip: Clip, tracks: Tracks, frames: lis
     said = captions.caption(clip, asset, frames, config.captions)
     yield f"  10 caption by {said.captioner}: {said.camera_prefix or ''} {said.text}"
     # 11 encode for the bucket, and a shard of one sample
-    yield from _encoded(file, asset, clip, said.text or "", config)
+    yield from _encoded(file, asset, clip, said.text or "", config, encoder)
 
 
 def _tables(clip: Clip, asset: Asset, described: embeddings.Descriptor, config: CurateConfig) -> Clip:
@@ -122,14 +142,14 @@ def _tables(clip: Clip, asset: Asset, described: embeddings.Descriptor, config: 
     return dataclasses.replace(clip, **{k: v for k, v in found.items() if k in known})
 
 
-def _encoded(file: Path, asset: Asset, clip: Clip, caption: str, config: CurateConfig) -> Lines:
+def _encoded(file: Path, asset: Asset, clip: Clip, caption: str, config: CurateConfig, encoder: Sandbox) -> Lines:
     fit = buckets.bucket_of(clip, config.sets[clip.set_name or ""])
     if fit.bucket is None or fit.start_us is None or fit.end_us is None:
         raise ValueError(f"clip {clip.clip_id}: expected a bucket in set {clip.set_name}, found none ({fit.reason})")
     shape = (fit.bucket.width or 0, fit.bucket.height or 0, fit.bucket.n_frames or 0, fit.fps_num or 0, fit.fps_den or 0)
     try:
-        made = encode_clip(str(file), clip, asset, *shape, config.encode, (fit.start_us, fit.end_us))
-    except EncodeError as error:
+        made = encode_in(encoder, str(file), clip, asset, shape, config.encode, (fit.start_us, fit.end_us), config.scan.media)
+    except (EncodeError, MediaError) as error:
         yield f"  11 encode failed: {error}"
         return
     yield f"  11 encoded {len(made.data):,} bytes .{made.extension}: {made.width} x {made.height}, {made.n_frames} frames at {made.fps_num}/{made.fps_den}"

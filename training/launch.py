@@ -49,12 +49,14 @@ def command(processes: int, out: Path) -> list[str]:
 
 
 def environment(processes: int) -> dict[str, str]:
-    """The environment of the workers: this package importable, and the cores shared out among them unless OMP_NUM_THREADS is set."""
+    """The environment of the workers: this package importable, the current directory not, and the cores shared out among them unless OMP_NUM_THREADS is set."""
     here = str(Path(__file__).resolve().parent.parent)
     paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // processes))
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    # Safe path: `-m` would put the current directory first on the path of torchrun and of every worker, and run what lies there as a library.
+    safe = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": threads, **safe}
 
 
 def die_with_parent(parent: int, libc: ctypes.CDLL | None = None) -> None:

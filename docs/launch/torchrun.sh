@@ -6,5 +6,8 @@
 set -euo pipefail
 : "${RUN:?folder of the run}" "${NODES:?number of machines}" "${NODE_RANK:?0 … NODES-1}" "${PROCESSES:?processes of a machine, one a GPU}"
 : "${MASTER_ADDR:?name of machine 0}"
+# Workers import from where this file lies and not from the current directory, which -m would put first.
+here="$(cd "$(dirname "$0")/../.." && pwd)"
+export PYTHONSAFEPATH=1 PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
 exec torchrun --nnodes "$NODES" --node-rank "$NODE_RANK" --nproc-per-node "$PROCESSES" --rdzv-backend static \
   --master-addr "$MASTER_ADDR" --master-port "${MASTER_PORT:-29400}" -m training.worker "$RUN"

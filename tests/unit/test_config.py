@@ -66,6 +66,12 @@ def test_overrides_change_values_and_the_digest() -> None:
     assert digest(plain) == digest(load(CurateConfig, "curate", "tiny")) != digest(changed)
 
 
+def test_an_engine_that_does_not_exist_is_refused() -> None:
+    """A misspelt engine is an error that lists those there are, and does not mean the default one."""
+    with pytest.raises(ConfigError, match="lcoal"):
+        load(CurateConfig, "curate", "tiny", ["engine.name=lcoal"])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -6,7 +6,11 @@ read from the picture.
 
 import io
 import os
+import signal
 import subprocess
+import sys
+import tempfile
+import time
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
@@ -18,9 +22,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.encode import EncodeConfig, EncodedClip, encode_clip, fit_picture
+from curation.encode import EncodeConfig, EncodedClip, encode_clip, encode_in, encode_sandbox, fit_picture
 from curation.ffmpeg_program import EncodeError, ffmpeg_binary, h264_encoder, need_descriptors, run_ffmpeg
-from curation.media import MediaConfig, decode
+from curation.isolate import ENVIRONMENT, THREADS
+from curation.media import MediaConfig, MediaError, decode
 from curation.probe import probe_asset
 from manifests.records import Asset, Clip
 
@@ -340,6 +345,130 @@ def test_only_the_asset_is_inherited(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert args[args.index("-i") + 1] == "fd:" and args[args.index("-fd") + 1] == str(fd) and not any("film" in a for a in args)
     assert args[args.index("-protocol_whitelist") + 1] == "fd" and "concat" not in args[args.index("-format_whitelist") + 1]
     assert options.get("close_fds", True)
+
+
+def _two_tracks(path: Path) -> Path:
+    """A sound file of two tracks: the first is silent, and of a codec that nobody knows; the second is a tone of 1 kHz."""
+    import av
+
+    with av.open(str(path), "w") as out:
+        tracks = [out.add_stream("pcm_s16le", rate=44_100, layout="mono") for _ in range(2)]
+        tone = (16_000 * np.sin(2 * np.pi * 1000 * np.arange(4 * 44_100) / 44_100)).astype(np.int16)
+        for start in range(0, len(tone), 4410):
+            for track, samples in zip(tracks, (np.zeros_like(tone), tone), strict=True):
+                piece = av.AudioFrame.from_ndarray(samples[None, start : start + 4410], format="s16", layout="mono")
+                piece.sample_rate, piece.pts, piece.time_base = 44_100, start, Fraction(1, 44_100)
+                out.mux(track.encode(piece))
+    data = path.read_bytes()
+    assert data.count(b"A_PCM/INT/LIT") == 2
+    path.write_bytes(data.replace(b"A_PCM/INT/LIT", b"A_NOT/KNOWN/X", 1))
+    return path
+
+
+def test_the_sound_that_was_measured_is_encoded(tmp_path: Path) -> None:
+    """Of several tracks probing, scanning and encoding take the same one: the first that has a decoder."""
+    import av
+
+    from curation.scan import ScanConfig, scan_asset
+
+    path = _two_tracks(tmp_path / "two.mka")
+    asset = _asset(path)
+    assert (asset.error_code, asset.acodec) == (None, "pcm_s16le")
+    (heard,) = [track for track in scan_asset(asset, str(path), ScanConfig()).tracks if track.name == "sound"]
+    assert np.nanmax(heard.values) > 0.1
+    got = encode_clip(str(path), _clip(0, 2_000_000, "audio"), asset, 0, 0, 0, 0, 1, CFG)
+    with av.open(io.BytesIO(got.data)) as container:
+        sound = np.concatenate([f.to_ndarray().reshape(-1, 2)[:, 0] for f in container.decode(audio=0)])
+    assert int(np.abs(np.fft.rfft(sound[:48_000].astype(float))).argmax()) == 1000
+
+
+def test_a_sandbox_changes_no_byte_and_opens_nothing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A film, a sound and a picture encoded in the child are those of a plain call; this process opens none of them."""
+    from PIL import Image
+
+    film = _film(tmp_path / "film.mp4", [40 * i for i in range(60)], sound_hz=440)
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "i.png")
+    video, picture = (WIDTH, HEIGHT, 8, 8, 1), (48, 48, 1, 1, 1)
+    cases = [(film, "video", video), (film, "audio", video), (tmp_path / "i.png", "image", picture)]
+    assets = [_asset(path) for path, _, _ in cases]
+    plain = [encode_clip(str(p), _clip(0, 1_000_000, k), a, *s, CFG) for (p, k, s), a in zip(cases, assets, strict=True)]
+    monkeypatch.setattr("curation.media.open_file", None)
+    with encode_sandbox(CFG, MediaConfig()) as box:
+        for (path, kind, shape), asset, same in zip(cases, assets, plain, strict=True):
+            assert encode_in(box, str(path), _clip(0, 1_000_000, kind), asset, shape, CFG, (0, 1_000_000), MediaConfig()) == same
+
+
+def test_the_limits_of_the_scan_hold_for_encoding(tmp_path: Path) -> None:
+    """A picture beyond `scan.media.max_image_pixels` is refused; an encoding out of time is a loss that the quarantine counts."""
+    from PIL import Image
+
+    path, small = tmp_path / "i.png", MediaConfig(max_image_pixels=4000)
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(path)
+    film = _film(tmp_path / "film.mp4", [40 * i for i in range(60)])
+    hurried = replace(CFG, timeout_s=0.01)
+    with encode_sandbox(CFG, small) as box:
+        with pytest.raises(EncodeError, match="at most 4000 px, found 64 x 64") as refused:
+            encode_in(box, str(path), _clip(0, 0, "image"), _asset(path), (48, 48, 1, 1, 1), CFG, (0, 0), small)
+        assert refused.value.code == "limit_pixels"
+        with pytest.raises(MediaError) as late:
+            encode_in(box, str(film), _clip(0, 2_400_000), _asset(film), (WIDTH, HEIGHT, 8, 8, 1), hurried, (0, 1), MediaConfig())
+        assert late.value.code == "timeout"
+
+
+def _program(folder: Path, does: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program in FFmpeg's place that answers what it is asked of itself, and with a medium does as given."""
+    program = folder / "ffmpeg"
+    program.write_text(f'#!/bin/sh\ncase "$2" in -protocols) echo fd; exit;; -version) echo 7; exit;; esac\n{does}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+    return program
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_program_has_the_limits_of_a_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg's program knows no key of ours, and has the address space of a scan, no core file, a largest file, and no way to more rights."""
+    for name in ("OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN"):
+        monkeypatch.setenv(name, "secret")
+    said = '{ env | cut -d= -f1 | tr "\\n" " "; echo; ulimit -v; ulimit -c; ulimit -f; grep NoNewPrivs /proc/self/status; }'
+    _program(tmp_path, f'for a; do case "$a" in *.flac) {said} > "$a";; esac; done', monkeypatch)
+    film = _film(tmp_path / "film.mp4", [40 * i for i in range(30)], sound_hz=440)
+    media = MediaConfig(memory_bytes=3 << 30)
+    with encode_sandbox(CFG, media) as box:
+        got = encode_in(box, str(film), _clip(0, 1_000_000, "audio"), _asset(film), (0, 0, 0, 0, 1), CFG, (0, 1_000_000), media)
+    names, memory, core, written, rights = got.data.decode().splitlines()
+    assert set(names.split()) <= {*ENVIRONMENT, *THREADS, "PWD", "OLDPWD", "SHLVL", "_"}
+    assert (int(memory), core, rights.split()[-1]) == (3 << 20, "0", "1") and written != "unlimited"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux only")
+def test_the_program_ends_with_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker killed in the middle of an encoding leaves no program behind; its folder is gone when later somebody encodes again."""
+    program = _program(tmp_path, 'echo $$ > "$0.tmp"; mv "$0.tmp" "$0.pid"; exec sleep 60', monkeypatch)
+    film = _film(tmp_path / "film.mp4", [40 * i for i in range(30)], sound_hz=440)
+    code = (
+        f"import sys; sys.path[:0] = [{str(Path(__file__).parents[2])!r}]\n"
+        "from tests.unit.test_encode import *\nfrom tests.unit.test_encode import _asset, _clip\nfilm = Path(sys.argv[1])\n"
+        "encode_in(encode_sandbox(CFG, MediaConfig()), str(film), _clip(0, 9, 'audio'), _asset(film), (0,) * 5, CFG, (0, 9), MediaConfig())"
+    )
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    with subprocess.Popen([sys.executable, "-c", code, str(film)], env=os.environ | {"TMPDIR": str(temporary)}) as worker:
+        _wait_for(lambda: Path(f"{program}.pid").is_file(), 60)
+        worker.send_signal(signal.SIGKILL)
+    pid = int(Path(f"{program}.pid").read_text())
+    _wait_for(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2], 10)
+    (left,) = temporary.iterdir()
+    os.utime(left, (time.time() - 86_400,) * 2)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    encode_sandbox(CFG, MediaConfig()).close()
+    assert not left.exists()
+
+
+def _wait_for(holds: Any, most_s: float) -> None:
+    end = time.monotonic() + most_s
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 REAL = ("video/sea_360p.avi", "video/sea_360p.mpg", "video/fishes.wmv", "video/nasa_13013_rotated.mp4", "hostile/made_starts_at_5s.mkv")

@@ -202,3 +202,17 @@ def test_a_lying_child_runs_nothing(header: str) -> None:
     """Bytes that are no message, name a class of another package, a function of ours, or an array of objects, are refused."""
     with pytest.raises(wire.WireError):
         wire.decode(len(header).to_bytes(4, "big") + header.encode() + bytes(8))
+
+
+def test_nothing_of_the_current_directory_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of media that also holds modules named as Python's or as ours is a folder of media: the child imports none of them."""
+    poison = f"open({str(tmp_path / 'ran')!r}, 'a').write(__name__)\n"
+    media = tmp_path / "media"
+    (media / "curation").mkdir(parents=True)
+    for name in ("fractions.py", "socket.py", "numpy.py", "sitecustomize.py", "curation/__init__.py", "curation/isolate.py"):
+        (media / name).write_text(poison)
+    path = str(write_video(media / "a.mp4", still(1, 6)))
+    monkeypatch.chdir(media)
+    with Sandbox(20, MEMORY) as box:
+        assert box.call(probe, path, MediaConfig()).kind == "video"
+    assert not (tmp_path / "ran").exists()

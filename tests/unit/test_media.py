@@ -4,7 +4,9 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -171,3 +173,19 @@ def test_hostile_files_give_facts_or_a_code(path: Path) -> None:
         assert n_frames <= (asset.n_frames or n_frames)
         if "VVC" not in known["what"] and "two" not in known["what"]:
             assert abs(n_frames - known["decoded_video_frames"]) <= 2 + 0.1 * known["decoded_video_frames"]
+
+
+def test_a_picture_in_a_container_is_opened_under_the_limit_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg is told the limit that was asked for while it reads a header, not that of videos."""
+    asked, plain = [], av.open
+
+    def spy(name: str, mode: str, **given: Any) -> Any:
+        asked.append(int(given["options"]["max_pixels"]))
+        return plain(name, mode, **given)
+
+    path = str(write_video(tmp_path / "a.mp4", still(1, 3)))
+    monkeypatch.setattr(av, "open", spy)
+    for most in (None, 120_000_000):
+        with media.open_container(path, MediaConfig(max_pixels=1_000_000), most):
+            pass
+    assert 1_000_000 <= asked[0] < 2_000_000 and asked[1] >= 120_000_000

@@ -1,12 +1,27 @@
 """Assets that cost processes: counted, tried again, and given up after the n-th time with their reason."""
 
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
 from curation.media import MediaError
-from curation.quarantine import Loss, QuarantineConfig, attempts, is_quarantined, note_failure, release, try_often
+from curation.quarantine import Loss, QuarantineConfig, attempts, counts, is_quarantined, note_failure, release, releases, try_often
+from manifests.records import Asset
+from manifests.schema import to_table
+from pipelines import work
+from pipelines.cli import app
+from pipelines.config import ConfigError, load
+from pipelines.plan import PROBE, SCAN
+from pipelines.settings import CurateConfig
+from pipelines.stage import Place, Stage
+from tests.media_makers import still, write_video
 
 CFG = QuarantineConfig(max_attempts=2)
 ASSET = "a" * 32
@@ -89,3 +104,108 @@ def test_names_never_leave_the_folder(tmp_path: Path, name: str) -> None:
     """An id that is no plain name is refused."""
     with pytest.raises(ValueError, match="quarantine"):
         note_failure(tmp_path, name, "1", "crashed", "x")
+
+
+def test_an_answer_leaves_nothing_behind(tmp_path: Path) -> None:
+    """After a success, and after the error of a medium that is merely broken, nothing is counted and no folder is left."""
+    assert try_often(Work("crashed"), tmp_path / "q", ASSET, "1", CFG) == "done"
+    with pytest.raises(MediaError, match="truncated"):
+        try_often(Work("crashed", "truncated"), tmp_path / "q", ASSET, "1", CFG)
+    assert not list((tmp_path / "q").iterdir())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_what_is_not_the_assets_doing_is_not_counted(tmp_path: Path, error: type[BaseException]) -> None:
+    """Neither an interruption by a person nor a fault of ours is an attempt."""
+
+    def stop() -> None:
+        assert [a.code for a in attempts(tmp_path, ASSET, "1")] == ["unfinished"]
+        raise error
+
+    for _ in range(4):
+        with pytest.raises(error):
+            try_often(stop, tmp_path, ASSET, "1", CFG)
+    assert attempts(tmp_path, ASSET, "1") == []
+
+
+def test_an_asset_that_takes_everything_down_is_found_out(tmp_path: Path) -> None:
+    """Three processes that end while they try an asset, with no time to say so, are enough: the fourth does not try it."""
+    root = str(Path(__file__).parents[2])
+    code = (
+        f"import os, sys; sys.path[:0] = [{root!r}]\nfrom pathlib import Path\nfrom curation.quarantine import *\n"
+        f"try_often(lambda: os.kill(os.getpid(), 9), Path({str(tmp_path)!r}), {ASSET!r}, '1', QuarantineConfig())"
+    )
+    for n in range(3):
+        assert not is_quarantined(tmp_path, ASSET, "1", CFG) and len(attempts(tmp_path, ASSET, "1")) == n
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    work = Work()
+    with pytest.raises(MediaError, match="quarantined after 3 attempts that took down what tried them"):
+        try_often(work, tmp_path, ASSET, "1", CFG)
+    assert work.n_calls == 0
+
+
+def test_where_nothing_is_counted_everything_is_tried(tmp_path: Path) -> None:
+    """Switched off, the work is done whatever is noted, and nothing is noted."""
+    for _ in range(2):
+        note_failure(tmp_path, ASSET, "1", "crashed", "x")
+    with pytest.raises(MediaError, match=r"no\. 1"):
+        try_often(Work("crashed", "crashed"), tmp_path, ASSET, "1", QuarantineConfig(enabled=False))
+    assert len(attempts(tmp_path, ASSET, "1")) == 2
+
+
+@pytest.mark.parametrize("name", ["max_attempts", "max_unfinished"])
+def test_no_attempt_at_all_is_refused(name: str) -> None:
+    """A limit of 0 would refuse every medium: it is an error of the configuration that names the field."""
+    with pytest.raises(ConfigError, match=f"{name}: expected 1 or more"):
+        load(CurateConfig, "curate", "tiny", [f"quarantine.{name}=0"])
+
+
+@pytest.fixture
+def probed(tmp_path: Path) -> Callable[..., tuple[CurateConfig, pa.Table]]:
+    """The settings of a run with these overrides, and the row of a short video as probing left it."""
+    path = write_video(tmp_path / "a.mp4", still(1, 30))
+    asset = Asset(asset_id=ASSET, asset_sha256=b"a" * 32, asset_md5=b"a" * 16, size_bytes=path.stat().st_size, uri=str(path))
+
+    def rows(*overrides: str) -> tuple[CurateConfig, pa.Table]:
+        first = PROBE.make(load(CurateConfig, "curate", "tiny", []), Place(tmp_path / "probing"))
+        return load(CurateConfig, "curate", "tiny", list(overrides)), first(to_table(Asset, [asset]), "work/probe/x/y")["rows"]
+
+    return rows
+
+
+def _run(stage: Stage, config: CurateConfig, place: Place, rows: pa.Table) -> int:
+    """How many units the stage did."""
+    units = work.missing(stage, config, place, rows)
+    job = stage.make(config, place)
+    for unit in units:
+        work.run_unit(stage, job, place, unit)
+    return len(units)
+
+
+def test_a_timeout_inside_the_child_counts_for_its_stage_and_limit(tmp_path: Path, probed) -> None:
+    """A scan that is out of time, which the child says itself, is tried twice and then refused; under another limit it is free."""
+    place = Place(tmp_path / "dataset")
+    config, rows = probed("scan.media.max_wall_s=0")
+    assert _run(SCAN, config, place, rows) == 1
+    (row,) = work.read(SCAN, config, place).to_pylist()
+    assert row["error_code"] == "timeout" and row["error_detail"].startswith("quarantined after 2 attempts")
+    (count,) = counts(place.quarantine, config.quarantine)
+    assert count.under == f"scan-{SCAN.digest(config)}" and [a.code for a in count.losses] == ["timeout", "timeout"]
+    other, _ = probed()
+    assert _run(SCAN, other, place, rows) == 1
+    assert work.read(SCAN, other, place).column("error_code").to_pylist() == [None]
+    assert len(list(counts(place.quarantine, config.quarantine))) == 1
+
+
+def test_a_released_asset_is_tried_again(tmp_path: Path, probed) -> None:
+    """`quarantine list` shows it; `quarantine release` forgets the count and the stored error, so that the same run has it to do."""
+    place = Place(tmp_path / "dataset")
+    config, rows = probed("scan.media.max_wall_s=0")
+    assert [_run(SCAN, config, place, rows) for _ in range(2)] == [1, 0]
+    said = CliRunner().invoke(app, ["quarantine", "list", str(place.dataset), "--json"])
+    assert said.exit_code == 0 and ASSET in said.stdout and "timeout" in said.stdout and "true" in said.stdout
+    done = CliRunner().invoke(app, ["quarantine", "release", str(place.dataset), ASSET[:8]])
+    assert done.exit_code == 0 and "2 attempts forgotten, 1 units" in done.stdout
+    assert list(counts(place.quarantine, config.quarantine)) == [] and releases(place.quarantine) == 1
+    assert _run(SCAN, config, place, rows) == 1
+    assert CliRunner().invoke(app, ["quarantine", "release", str(place.dataset), "0" * 32]).exit_code == 2

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training import checkpoint
+from training import checkpoint, launch
 from training.config import TrainConfig
 from training.data.batch import Replaced
 from training.errors import CheckpointError, TrainingError
@@ -192,6 +192,17 @@ def test_pictures_put_originals_above_reconstructions(tmp_path: Path) -> None:
     sheet = np.asarray(Image.open(tmp_path / "p.png"))
     assert sheet.shape == (4 * 18, 8 * 18, 3)
     assert (sheet[5, 5, 0], sheet[18 + 5, 5, 0], sheet[36 + 5, 5, 0]) == (255, 128, 0)
+
+
+def test_a_launcher_runs_nothing_of_the_current_directory(tmp_path: Path) -> None:
+    """What a run is started with finds our package, and not modules named as Python's, torch's or ours in the folder it is started in."""
+    (tmp_path / "training").mkdir()
+    for name in ("colorsys.py", "torch.py", "training/__init__.py"):
+        (tmp_path / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write(__name__)\n")
+    code = "import importlib.util as u, colorsys; print(colorsys.__file__, u.find_spec('training').origin)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=launch.environment(1), capture_output=True, text=True, check=True)
+    assert str(tmp_path) not in done.stdout and str(Path(launch.__file__).parent) in done.stdout
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_worker_without_its_launcher_is_an_orphan() -> None:
