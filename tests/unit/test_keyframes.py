@@ -14,7 +14,7 @@ from curation.keyframe_observer import KeyFrameObserver
 from curation.keyframes import KeyFrame, KeyFrameError, decode_all, decode_jpeg, encode_jpeg, of_clip, read_keyframes, spread, to_table
 from curation.scan import tracks_of
 from manifests.records import Clip
-from tests.media_makers import pan, still, write_video
+from tests.media_makers import MEDIA, pan, still, write_video
 
 
 def _frame(asset_id: str, index: int, jpeg: bytes = b"x") -> KeyFrame:
@@ -83,6 +83,16 @@ def test_a_long_video_has_fewer_key_frames_and_no_gap(monkeypatch: pytest.Monkey
     times = np.array([k.pts_us for k in observer.keyframes])
     assert len(times) < 0.5 * len(all_of_them.keyframes) and np.diff(times).max() <= 2_100_000 and times[-1] > 37_900_000
     assert [k.index for k in observer.keyframes] == list(range(len(times)))
+
+
+@pytest.mark.skipif(not MEDIA.exists(), reason="the test media are not there")
+def test_high_dynamic_range_is_shown_in_standard_range() -> None:
+    """The key frames of an HDR10 film are as bright as a screen shows it, white clouds white; coded values read as they are would be grey."""
+    observer = KeyFrameObserver("a", 720, 1280)
+    list(tracks_of(str(MEDIA / "video" / "hdr10_av1_portrait.mp4"), [observer]))
+    pictures = [decode_jpeg(k.jpeg) for k in observer.keyframes]
+    low, middle, high = np.percentile(np.stack(pictures), [1, 50, 99])
+    assert low < 60 and 130 < middle < 190 and high > 240
 
 
 def test_decode_undoes_encode_up_to_jpeg_loss() -> None:
