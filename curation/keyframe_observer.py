@@ -4,9 +4,12 @@ Movie Gen samples frames for text adaptively (Data, three filter stages); the fi
 and JPEG), so at one a second it adds some 3 % to a decode.
 """
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 
+from curation.hdr import BT709, is_hdr
 from curation.keyframes import KeyFrame, Picture, encode_bgr
 from curation.observe import FILTERED_WITHIN_US, Frame, fit
 from curation.tracks import Track
@@ -21,7 +24,8 @@ CHANGE_LEVELS = 10.0
 """A change of one of 8 x 5 cells by as many levels since the last key frame is a new picture."""
 JPEG_QUALITY = 90
 MOST_HELD = 1024
-"""Key frames held of one asset, some 50 MB; beyond it every other one is dropped and the spacing doubles."""
+"""Key frames held of one asset, some 50 MB; beyond it those are dropped whose neighbours stand within MOST_US, and new ones are taken less
+often, down to one each MOST_US: no clip of 4 s is without one, and three hours hold 5,400."""
 
 
 def keyframe_of_picture(asset_id: str, rgb: Picture) -> KeyFrame:
@@ -40,35 +44,43 @@ class KeyFrameObserver:
 
         self._asset_id = asset_id
         self._size = fit(width, height, LONG_SIDE_PX)
-        self._scaler = VideoReformatter()
+        self._scaler, self._shrinker = VideoReformatter(), VideoReformatter()
         self._held: list[tuple[int, int, int, bytes]] = []  # time, width, height, JPEG
         self._cells: np.ndarray | None = None
         self._last = -(1 << 62)
         self._stands = False  # nothing changed since the last one
-        self._stretch = 1
+        self._least, self._room = LEAST_US, MOST_HELD
 
     def push(self, frame: Frame) -> None:
         """The frame is kept when it is due."""
         self._stands = self._stands and frame.repeats
         since = frame.pts_us - self._last
-        if since < LEAST_US * self._stretch:
+        if since < self._least:
             return
         cells = cv2.resize(frame.y, (8, 5), interpolation=cv2.INTER_AREA)
-        new = self._cells is None or since >= MOST_US * self._stretch or cv2.norm(cells, self._cells, cv2.NORM_INF) >= CHANGE_LEVELS
+        new = self._cells is None or since >= MOST_US or cv2.norm(cells, self._cells, cv2.NORM_INF) >= CHANGE_LEVELS
         # A frame with its loop filter is worth a short wait.
-        if not new or (since < MOST_US * self._stretch + FILTERED_WITHIN_US and not frame.is_filtered() and self._cells is not None):
+        if not new or (since < MOST_US + FILTERED_WITHIN_US and not frame.is_filtered() and self._cells is not None):
             return
         self._cells, self._last = cells, frame.pts_us
         # A picture that stands is not coded again: each clip has its key frame all the same.
         picture = self._held[-1][1:] if self._stands and self._held else self._picture(frame)
         self._stands = True
         self._held.append((frame.pts_us, *picture))
-        if len(self._held) > MOST_HELD:
-            self._held, self._stretch = self._held[::2], self._stretch * 2
+        if len(self._held) > self._room:
+            self._thin_out()
 
     def finish(self) -> list[Track]:
         """Key frames are no track."""
         return []
+
+    def _thin_out(self) -> None:
+        kept = self._held[:1]
+        for now, after in pairwise(self._held[1:]):
+            if after[0] - kept[-1][0] > MOST_US:
+                kept.append(now)
+        self._held = [*kept, self._held[-1]]
+        self._least, self._room = min(2 * self._least, MOST_US), len(self._held) + MOST_HELD
 
     @property
     def keyframes(self) -> list[KeyFrame]:
@@ -81,6 +93,10 @@ class KeyFrameObserver:
     def _picture(self, frame: Frame) -> tuple[int, int, bytes]:
         width, height = self._size[::-1] if frame.turn.transpose else self._size
         # Straight to OpenCV's order: the way over RGB costs twice as much.
-        small = self._scaler.reformat(frame.source, width, height, "bgr24", interpolation="AREA", threads=1)
+        if is_hdr(frame.source):  # made small first; the tables that this takes are made anew for each, 45 ms
+            source = self._shrinker.reformat(frame.source, width, height, interpolation="AREA", threads=1)
+            small = self._scaler.reformat(source, format="bgr24", dst_color_trc=BT709, dst_color_primaries=BT709, threads=1)
+        else:
+            small = self._scaler.reformat(frame.source, width, height, "bgr24", interpolation="AREA", threads=1)
         shown = np.ascontiguousarray(frame.turn.apply(small.to_ndarray()))
         return shown.shape[1], shown.shape[0], encode_bgr(shown, JPEG_QUALITY)

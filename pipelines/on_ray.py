@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from pipelines.config import ConfigError
 from pipelines.progress import stderr_to
 from pipelines.stage import Job, Place, Stage
 from pipelines.work import Unit, run_unit
@@ -138,8 +139,7 @@ def _run_ray(units: list[tuple[Stage, Unit]], config: Any, place: Place, engine:
     import ray
 
     start(engine)
-    cores = int(ray.cluster_resources().get("CPU", 1))
-    workers = max(1, min(len(units), cores))
+    resources = ray.cluster_resources()
     table = pa.table(
         {
             "stage": [s.name for s, _ in units],
@@ -154,15 +154,27 @@ def _run_ray(units: list[tuple[Stage, Unit]], config: Any, place: Place, engine:
     arguments = (config, str(place.dataset.absolute()))
     stages = {stage.name: stage for stage, _ in units}
     if len(stages) == 1 and next(iter(stages.values())).weights:
-        # A fixed pool, one core each: a job is single threaded, and an actor holds its weights for all of its units.
-        pool = ray.data.ActorPoolStrategy(size=workers)
-        done = dataset.map_batches(_Actor, fn_constructor_args=(*stages, *arguments), batch_size=1, compute=pool, num_cpus=1)
+        # A fixed pool: a job is single threaded, and an actor holds its weights for all of its units.
+        size, gpus = actors_of(next(iter(stages.values())), config, len(units), resources)
+        pool = ray.data.ActorPoolStrategy(size=size)
+        done = dataset.map_batches(_Actor, fn_constructor_args=(*stages, *arguments), batch_size=1, compute=pool, num_cpus=1, num_gpus=gpus)
     else:
         # Tasks, because Ray reuses their processes from stage to stage: starting one costs seconds of imports.
         run_batch: Any = _run_batch
         done = dataset.map_batches(run_batch, fn_args=arguments, batch_size=1, num_cpus=1)
     for row in done.iter_rows():
         yield {"rows_in": int(row["rows_in"]), "rows_out": int(row["rows_out"])}
+
+
+def actors_of(stage: Stage, config: Any, n_units: int, resources: dict[str, float]) -> tuple[int, int]:
+    """(how many actors a stage with weights gets, GPUs that each holds): one a core; where its networks are on GPUs, one a GPU, so that all
+    GPUs of a cluster work and none holds the weights of every core. ConfigError where there is none."""
+    cores, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+    if not stage.on_gpu(config):
+        return max(1, min(n_units, cores)), 0
+    if not gpus:
+        raise ConfigError(f"{stage.name}: expected a GPU for the `device` of its settings, found none in the Ray cluster; take device=cpu")
+    return max(1, min(n_units, gpus)), 1
 
 
 def run_workers(

@@ -15,7 +15,7 @@ from pipelines.batches import schema_of as batch_schema
 from pipelines.measures import MEASURES, Measure, make_measure, schema_of
 from pipelines.settings import CurateConfig
 from pipelines.sharding import PlannedShard
-from pipelines.stage import Stage
+from pipelines.stage import Stage, names_gpu
 
 _ASSET, _CLIP = arrow_schema(Asset), arrow_schema(Clip)
 
@@ -75,7 +75,7 @@ def _batch_stage(batch: Batch) -> Stage:
     return Stage(
         name=batch.name, shape="batch", version=batch.version, reads=_CLIP, key="clip_id", make=partial(make_batch, batch),
         writes={"rows": batch_schema(batch)}, depends_on=lambda c: (batch.settings(c), *_scanned(c)), unit_rows=lambda c: 8,
-        group_by="scan_part", weights=batch.weights,
+        group_by="scan_part", weights=batch.weights, on_gpu=lambda c: names_gpu(batch.settings(c)),
     )  # fmt: skip
 
 
@@ -87,6 +87,7 @@ CAPTION = Stage(
     depends_on=lambda c: (captions.identity(c.captions), *(getattr(c.measures, n) for n in captions.MEASURES_READ), *_scanned(c)), unit_rows=lambda c: 64,
     again=lambda row: captions.is_transient(row["error_code"] or ""),
     weights=True,  # local models are heavy, and an endpoint's budget holds for one object
+    on_gpu=lambda c: names_gpu(c.captions),
 )  # fmt: skip
 ENCODE = Stage(
     name="encode", shape="map", version="2", reads=jobs.CLIP_AND_ASSET, key="clip_id", make=jobs.make_encode,

@@ -25,7 +25,8 @@ from curation.speech import SpeechConfig
 from curation.split import SplitConfig
 from curation.text import TextConfig
 from manifests.rules import Rule
-from pipelines.measures import MeasuresConfig
+from pipelines.batches import BATCHES
+from pipelines.measures import MEASURES, MeasuresConfig
 from pipelines.on_ray import EngineConfig
 from pipelines.sharding import ShardConfig
 
@@ -44,7 +45,6 @@ class RuleConfig:
     set_name: str = ""
     on_unknown: Literal["reject", "accept"] = "reject"
     version: int = 1
-    measure_version: str = "1"
     reason: str = ""
     enabled: bool = True
 
@@ -80,7 +80,8 @@ class CurateConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def policy(self) -> tuple[Rule, ...]:
-        """The enabled rules, in order."""
+        """The enabled rules, in order; each says which version of its measure it judges, "1" of facts that nothing measures."""
+        versions = {column: made.version for made in (*MEASURES, *BATCHES) for column in made.columns}
         names = [f.name for f in dataclasses.fields(RuleConfig) if f.name != "enabled"]
         for name, rule in self.rules.items():
             if rule.enabled and rule.measure == "block_distance" and rule.threshold > MAX_DISTANCE:
@@ -88,4 +89,8 @@ class CurateConfig:
                     f"rules.{name}.threshold: expected at most {MAX_DISTANCE} bits, up to which pictures on the blocklist are looked for, "
                     f"found {rule.threshold:g}"
                 )
-        return tuple(Rule(name=k, **{n: getattr(r, n) for n in names}) for k, r in self.rules.items() if r.enabled)
+        return tuple(
+            Rule(name=k, measure_version=versions.get(r.measure, "1"), **{n: getattr(r, n) for n in names})
+            for k, r in self.rules.items()
+            if r.enabled
+        )

@@ -73,6 +73,9 @@ class Stage:
     weights: bool = False
     """Whether the job holds a network: Ray then gives it actors of its own, which load the weights once."""
 
+    on_gpu: Callable[[Any], bool] = lambda config: False
+    """Whether the configuration puts its networks on GPUs: Ray then gives each actor one."""
+
     def digest(self, config: Any) -> str:
         """Names the outputs of this stage under this configuration."""
         return ids.digest("stage/v1", self.name, self.version, canonical(self.depends_on(config)))[:16]
@@ -81,3 +84,14 @@ class Stage:
 def canonical(settings: Any) -> str:
     """Configurations, alone or in tuples and mappings, as JSON that changes with any value in them."""
     return json.dumps(settings, default=dataclasses.asdict, sort_keys=True)
+
+
+def names_gpu(settings: Any) -> bool:
+    """Whether a `device` anywhere in the settings is a GPU."""
+    found = [dataclasses.asdict(settings)]
+    while found:
+        values = found.pop()
+        if str(values.get("device", "")).startswith("cuda"):
+            return True
+        found += [value for value in values.values() if isinstance(value, dict)]
+    return False

@@ -1,4 +1,4 @@
-"""SSCD, a network for copy detection, from a local TorchScript file: a descriptor of a clip's middle frame, and near-duplicates by cosine.
+"""SSCD, a network for copy detection, from a local TorchScript file: a descriptor of a clip's middle frame.
 
 Movie Gen drops a clip whose copy descriptor (Pizzi et al., A Self-Supervised Descriptor for Image Copy Detection, 2022) is within cosine
 0.99 of another's (Data, three filter stages). The public files (sscd_disc_mixup.torchscript.pt and its like) take pictures of 288 x 288,
@@ -6,7 +6,7 @@ float32 [n, 3, 288, 288] in 0..1 less ImageNet's mean over its deviation, and gi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -30,28 +30,23 @@ class SscdConfig:
 
     weights: str | None = None
     size_px: int = 288  # SSCD's inference size
-    frames: int = 1  # 1: the middle key frame, as the paper; more: a descriptor each of so many spread over the clip, in `frames` too
     batch: int = 32  # pictures that go through the network at once
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # ImageNet's
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if min(self.size_px, self.frames, self.batch) < 1:
-            raise ValueError(f"sscd: expected at least 1 px, frame and picture, found {self.size_px}, {self.frames}, {self.batch}")
+        if min(self.size_px, self.batch) < 1:
+            raise ValueError(f"sscd: expected at least 1 px and picture, found {self.size_px}, {self.batch}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyDescriptor:
-    """The copy descriptor of a clip, of length 1 (L2), for the vectors table; null where the network was not run or could not.
-
-    `frames` has the descriptors of several key frames one after the other, when the config asks for more than one.
-    """
+    """The copy descriptor of a clip, of length 1 (L2), for the vectors table; null where the network was not run or could not."""
 
     clip_id: str
     model: str | None = None
     vector: list[float] | None = None
-    frames: list[float] = field(default_factory=list)
     error_code: str | None = None
     error_detail: str | None = None
 
@@ -74,20 +69,15 @@ class DescribeCopies:
         found, at = [], 0
         for empty, pictures in read:
             own, at = vectors[at : at + len(pictures)], at + len(pictures)
-            found.append(self._descriptor(empty, own) if len(own) else empty)
+            found.append(replace(empty, model=self.name, vector=own[0].tolist()) if len(own) else empty)
         return found
-
-    def _descriptor(self, empty: CopyDescriptor, own: Vectors) -> CopyDescriptor:
-        several = own.ravel().tolist() if self.cfg.frames > 1 else []
-        return CopyDescriptor(clip_id=empty.clip_id, model=self.name, vector=own[(len(own) - 1) // 2].tolist(), frames=several)
 
     def _pictures(self, clip: Clip, frames: list[KeyFrame]) -> tuple[CopyDescriptor, list[Picture]]:
         """The pictures to describe, or none with the record that says why."""
         if self.name is None or clip.kind == "audio":
             return CopyDescriptor(clip_id=clip.clip_id), []
-        # One frame: the middle one in time.
         try:
-            return CopyDescriptor(clip_id=clip.clip_id), decode_all(clip.clip_id, spread(frames, self.cfg.frames))
+            return CopyDescriptor(clip_id=clip.clip_id), decode_all(clip.clip_id, spread(frames, 1))  # the middle one in time
         except KeyFrameError as e:
             return CopyDescriptor(clip_id=clip.clip_id, error_code="bad_keyframe", error_detail=str(e)), []
 
@@ -113,18 +103,3 @@ class DescribeCopies:
         """The whole picture squeezed to a square, [3, size, size], normalised: a crop would lose what a copy keeps."""
         small = cv2.resize(picture, (self.cfg.size_px,) * 2, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
         return np.ascontiguousarray(((small - np.array(self.cfg.mean, np.float32)) / np.array(self.cfg.std, np.float32)).transpose(2, 0, 1))
-
-
-def near_duplicates(vectors: Vectors, least_cosine: float = 0.99) -> list[tuple[int, int]]:
-    """Pairs (i, j), i < j, of descriptors [n, d] of length 1 whose cosine is at least that: Movie Gen's 0.99. Exact: all pairs."""
-    import faiss
-
-    if len(vectors) < 2:
-        return []
-    rows = np.ascontiguousarray(vectors, np.float32)
-    index = faiss.IndexFlatIP(rows.shape[1])
-    index.add(rows)
-    # The search gives inner products above a radius, so that the bound itself is inside.
-    limits, _, found = index.range_search(rows, float(np.nextafter(np.float32(least_cosine), np.float32(-2))))
-    first = np.repeat(np.arange(len(rows)), (limits[1:] - limits[:-1]).astype(np.int64))
-    return sorted((int(i), int(j)) for i, j in zip(first.tolist(), found.tolist(), strict=True) if i < j)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from curation import motion, text
 from pipelines.config import CONF, ConfigError, available, bind, digest, load, to_record, with_overrides, without_unknown
 from pipelines.settings import CurateConfig
 from training.config import AUTOENCODERS, TrainConfig
@@ -55,6 +56,14 @@ def test_rules_measure_columns_that_exist() -> None:
         for rule in load(CurateConfig, "curate", name).policy():
             record = Asset if rule.subject == "asset" else Clip
             assert rule.measure in record.__dataclass_fields__, rule.name
+
+
+def test_rules_say_which_version_of_their_measure_they_judge() -> None:
+    """The version stands with the measure's code alone: a rule's row has it, and no file can state another."""
+    rules = {r.measure: r.measure_version for r in load(CurateConfig, "curate", "paper").policy()}
+    assert rules["motion"] == motion.VERSION and rules["text_score"] == text.VERSION and rules["duration_s"] == "1"
+    with pytest.raises(ConfigError, match="measure_version"):
+        load(CurateConfig, "curate", "paper", ["rules.motion.measure_version=7"])
 
 
 def test_overrides_change_values_and_the_digest() -> None:

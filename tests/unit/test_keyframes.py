@@ -14,7 +14,7 @@ from curation.keyframe_observer import KeyFrameObserver
 from curation.keyframes import KeyFrame, KeyFrameError, decode_all, decode_jpeg, encode_jpeg, of_clip, read_keyframes, spread, to_table
 from curation.scan import tracks_of
 from manifests.records import Clip
-from tests.media_makers import pan, still, write_video
+from tests.media_makers import MEDIA, pan, still, write_video
 
 
 def _frame(asset_id: str, index: int, jpeg: bytes = b"x") -> KeyFrame:
@@ -71,13 +71,28 @@ def test_key_frames_follow_the_picture(tmp_path: Path) -> None:
         assert np.abs(decode_jpeg(observer.keyframes[0].jpeg).astype(int) - np.rot90(frames[0], -1)).mean() < 8
 
 
-def test_few_key_frames_are_held_however_long_the_video(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Beyond the limit every other frame goes and the spacing doubles, so that memory stays bounded and the whole length is covered."""
+def test_a_long_video_has_fewer_key_frames_and_no_gap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Beyond the limit frames go that no gap of more than 2 s needs, and new ones are taken every 2 s: memory grows slowly, and every span of
+    the length of a clip keeps its key frames."""
+    path = str(write_video(tmp_path / "v.mp4", pan(1, 960, dx=3)))  # 40 s
+    all_of_them = KeyFrameObserver("a", 320, 192)
+    list(tracks_of(path, [all_of_them]))
     monkeypatch.setattr(keyframe_observer, "MOST_HELD", 6)
     observer = KeyFrameObserver("a", 320, 192)
-    list(tracks_of(str(write_video(tmp_path / "v.mp4", pan(1, 480, dx=3))), [observer]))
-    times = [k.pts_us for k in observer.keyframes]
-    assert len(times) <= 6 and times[-1] > 14_000_000 and [k.index for k in observer.keyframes] == list(range(len(times)))
+    list(tracks_of(path, [observer]))
+    times = np.array([k.pts_us for k in observer.keyframes])
+    assert len(times) < 0.5 * len(all_of_them.keyframes) and np.diff(times).max() <= 2_100_000 and times[-1] > 37_900_000
+    assert [k.index for k in observer.keyframes] == list(range(len(times)))
+
+
+@pytest.mark.skipif(not MEDIA.exists(), reason="the test media are not there")
+def test_high_dynamic_range_is_shown_in_standard_range() -> None:
+    """The key frames of an HDR10 film are as bright as a screen shows it, white clouds white; coded values read as they are would be grey."""
+    observer = KeyFrameObserver("a", 720, 1280)
+    list(tracks_of(str(MEDIA / "video" / "hdr10_av1_portrait.mp4"), [observer]))
+    pictures = [decode_jpeg(k.jpeg) for k in observer.keyframes]
+    low, middle, high = np.percentile(np.stack(pictures), [1, 50, 99])
+    assert low < 60 and 130 < middle < 190 and high > 240
 
 
 def test_decode_undoes_encode_up_to_jpeg_loss() -> None:

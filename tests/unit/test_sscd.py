@@ -1,11 +1,11 @@
-"""Copy descriptors from a TorchScript file, on a tiny network that the test makes, and near-duplicates by cosine."""
+"""Copy descriptors from a TorchScript file, on a tiny network that the test makes."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from curation.adapters.sscd import CopyDescriptor, DescribeCopies, SscdConfig, near_duplicates
+from curation.adapters.sscd import CopyDescriptor, DescribeCopies, SscdConfig
 from curation.adapters.weights import WeightsError
 from curation.keyframes import KeyFrame, Picture, encode_jpeg
 from manifests.records import Clip
@@ -41,17 +41,9 @@ def test_the_middle_frame_is_described(weights: str) -> None:
     stage = DescribeCopies(SscdConfig(weights=weights, batch=2))
     a, b, c = (picture(i) for i in range(3))
     clip, alone, copy = stage([item(a, b, c), item(b), item(picture(1, 96))])
-    assert clip.vector == alone.vector and len(alone.vector or []) == 48 and alone.frames == []
+    assert clip.vector == alone.vector and len(alone.vector or []) == 48
     assert np.linalg.norm(alone.vector) == pytest.approx(1) and (alone.model or "").startswith("tiny_sscd:")
     assert np.dot(alone.vector, copy.vector) > 0.999 > 0.9 > np.dot(alone.vector, stage([item(a)])[0].vector)
-
-
-def test_several_frames_are_described_when_asked(weights: str) -> None:
-    """With frames=3 the vectors of three frames are there too, and the clip's is still the middle one's."""
-    pictures = [picture(i) for i in range(3)]
-    found = DescribeCopies(SscdConfig(weights=weights, frames=3))([item(*pictures)])[0]
-    each = [DescribeCopies(SscdConfig(weights=weights))([item(p)])[0].vector for p in pictures]
-    assert np.allclose(np.reshape(found.frames, (3, 48)), each) and found.vector == each[1]
 
 
 def test_what_cannot_be_described(weights: str) -> None:
@@ -78,14 +70,3 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
         stage = DescribeCopies(SscdConfig(weights=str(tmp_path / "odd.pt")))
         with pytest.raises(WeightsError, match=said):
             stage([item(picture(1))])
-
-
-def test_near_duplicates_are_those_of_all_pairs() -> None:
-    """Exactly the pairs at cosine 0.99 and more are found, each once; a vector is no copy of itself; none and one have none."""
-    rng = np.random.Generator(np.random.Philox(key=4))
-    base = rng.normal(size=(40, 64))
-    vectors = np.concatenate([base, base[:10] + 0.1 * rng.normal(size=(10, 64)), base[:5] + 0.2 * rng.normal(size=(5, 64))])
-    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    wanted = [(i, j) for i in range(55) for j in range(i + 1, 55) if float(vectors[i] @ vectors[j]) >= 0.99]
-    assert near_duplicates(vectors) == wanted and len(wanted) >= 8
-    assert near_duplicates(vectors[:1]) == near_duplicates(vectors[:0]) == []
