@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from curation.ffmpeg_program import EncodeError, Limits, ffmpeg_binary, h264_encoder, run_ffmpeg
+from curation.hdr import ENCODER_OPTIONS, is_hdr
 from curation.isolate import Sandbox
 from curation.media import MediaConfig, MediaError, note_open, open_container, sound_stream, video_stream
 from curation.quarantine import LOSSES
@@ -207,6 +208,7 @@ class _Job:
     start_us: int
     video_index: int
     audio_index: int | None
+    hdr: bool
     cfg: EncodeConfig
 
     def __str__(self) -> str:
@@ -224,7 +226,7 @@ def _encode_video(
     cfg: EncodeConfig,
     media: MediaConfig,
 ) -> EncodedClip:
-    video_index, audio_index = _streams(path, clip, media)
+    video_index, audio_index, hdr = _streams(path, clip, media)
     if video_index is None:
         raise EncodeError("no_streams", f"clip {clip.clip_id} of {path}: expected a video stream, found none")
     job = _Job(
@@ -237,6 +239,7 @@ def _encode_video(
         start_us=start_us,
         video_index=video_index,
         audio_index=audio_index if asset.has_audio else None,
+        hdr=hdr,
         cfg=cfg,
     )
     with tempfile.TemporaryDirectory(prefix=_FOLDER) as folder:
@@ -313,7 +316,7 @@ def _encode_image(path: str, clip: Clip, width: int, height: int, cfg: EncodeCon
 
 def _encode_sound(path: str, clip: Clip, span_us: tuple[int, int], cfg: EncodeConfig, media: MediaConfig) -> EncodedClip:
     """A FLAC of the span, 16 bit stereo at 48 kHz, silence where the source has none."""
-    _, audio_index = _streams(path, clip, media)
+    _, audio_index, _ = _streams(path, clip, media)
     if audio_index is None:
         raise EncodeError("no_streams", f"clip {clip.clip_id} of {path}: expected an audio stream, found none")
     length = Fraction(span_us[1] - span_us[0], 1_000_000)
@@ -327,16 +330,18 @@ def _encode_sound(path: str, clip: Clip, span_us: tuple[int, int], cfg: EncodeCo
     return EncodedClip(clip_id=clip.clip_id, extension="flac", data=data, has_audio=True)
 
 
-def _streams(path: str, clip: Clip, media: MediaConfig) -> tuple[int | None, int | None]:
-    """Indices of the streams of pictures and of sound that the analysis saw and heard; None where there is none."""
+def _streams(path: str, clip: Clip, media: MediaConfig) -> tuple[int | None, int | None, bool]:
+    """Indices of the streams of pictures and of sound that the analysis saw and heard, None where there is none; and whether the pictures
+    are of high dynamic range."""
     note_open(path, "encode")
     try:
         with open_container(path, media) as container:
             video, sound = video_stream(container), sound_stream(container, media)
             indices = (None if video is None else int(video.index), None if sound is None else int(sound.index))
+            hdr = video is not None and is_hdr(video.codec_context)
     except MediaError as e:
         raise EncodeError(e.code, f"clip {clip.clip_id} of {path}: expected a medium that opens, found {e.detail}") from e
-    return indices
+    return *indices, hdr
 
 
 def _reading(start_us: int | None, cfg: EncodeConfig, **options: Any) -> dict[str, Any]:
@@ -359,7 +364,8 @@ def _video_filters(job: _Job, n_clones: int) -> str:
         f"setpts=PTS-({_seconds(job.start_us)})/TB",
         f"fps=fps={job.fps}:start_time=0:round=near",
         # The scaled size comes from the size as shown, so this also makes pixels square. BT.709 for every sample, whatever the source used.
-        f"scale={fitting.scaled_width}:{fitting.scaled_height}:flags=bicubic+accurate_rnd+full_chroma_int+bitexact:out_color_matrix=bt709:out_range=tv",
+        f"scale={fitting.scaled_width}:{fitting.scaled_height}:flags=bicubic+accurate_rnd+full_chroma_int+bitexact:out_color_matrix=bt709:out_range=tv"
+        + (f":{ENCODER_OPTIONS}" if job.hdr else ""),
         f"pad={width}:{height}:(ow-iw)/2:(oh-ih)/2" if fitting.pad else f"crop={width}:{height}",
         "setsar=1",
         "format=yuv420p",

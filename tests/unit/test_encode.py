@@ -485,3 +485,17 @@ def test_real_files_of_many_containers(name: str) -> None:
     n_frames = min(16, (end - start) * 16 // 1_000_000)
     got = encode_clip(str(path), _clip(start, end), _asset(path), 128, 96, n_frames, 16, 1, CFG)
     assert [(round(f.time * 16), f.width, f.height) for f in _frames(got)] == [(i, 128, 96) for i in range(n_frames)]
+
+
+@pytest.mark.skipif(not MEDIA.is_dir(), reason="real test media are not here")
+def test_high_dynamic_range_becomes_standard_range() -> None:
+    """A sample of an HDR10 film is as bright as its key frames and says BT.709; its coded values read as they are would be grey."""
+    import av
+
+    path = MEDIA / "video" / "hdr10_av1_portrait.mp4"
+    got = encode_clip(str(path), _clip(0, 500_000), _asset(path), 144, 256, 12, 24, 1, CFG)
+    with av.open(io.BytesIO(got.data)) as container:
+        frame = next(container.decode(video=0))
+        picture = frame.to_ndarray(format="rgb24")
+    low, middle, high = np.percentile(picture, [1, 50, 99])
+    assert low < 75 and 130 < middle < 190 and high > 235 and (frame.color_trc, frame.color_primaries) == (1, 1)
