@@ -36,7 +36,7 @@ INGEST = Stage(
     unit_rows=lambda c: 64,
 )  # fmt: skip
 PROBE = Stage(
-    name="probe", shape="map", version="1", reads=_ASSET, key="asset_id", make=jobs.make_probe, writes={"rows": _ASSET},
+    name="probe", shape="map", version="2", reads=_ASSET, key="asset_id", make=jobs.make_probe, writes={"rows": _ASSET},
     depends_on=lambda c: c.scan.media, unit_rows=lambda c: 16,
 )  # fmt: skip
 SCAN = Stage(
