@@ -78,6 +78,9 @@ class DescribeCopies:
         return found
 
     def _descriptor(self, empty: CopyDescriptor, own: Vectors) -> CopyDescriptor:
+        if not np.isfinite(own).all():
+            detail = f"sscd {self.name}: clip {empty.clip_id}: expected finite descriptors that are not zero, found others"
+            return CopyDescriptor(clip_id=empty.clip_id, error_code="model_failed", error_detail=detail)
         several = own.ravel().tolist() if self.cfg.frames > 1 else []
         return CopyDescriptor(clip_id=empty.clip_id, model=self.name, vector=own[(len(own) - 1) // 2].tolist(), frames=several)
 
@@ -92,7 +95,7 @@ class DescribeCopies:
             return CopyDescriptor(clip_id=clip.clip_id, error_code="bad_keyframe", error_detail=str(e)), []
 
     def _embed(self, pictures: Sequence[Picture]) -> Vectors:
-        """Descriptors [n, d] of length 1."""
+        """Descriptors [n, d] of length 1, and nan for what is no number or has no direction."""
         import torch
 
         found = []
@@ -104,8 +107,7 @@ class DescribeCopies:
                 raise WeightsError(f"sscd {self.name}: expected descriptors [{len(shaped)}, d], found {getattr(out, 'shape', type(out))}")
             vectors = out.float().cpu().numpy()
             length = np.linalg.norm(vectors, axis=1, keepdims=True)
-            if not np.isfinite(vectors).all() or (length == 0).any():
-                raise WeightsError(f"sscd {self.name}: expected finite descriptors that are not zero, found others")
+            length[~((length > 0) & (length < np.inf))] = np.nan
             found.append((vectors / length).astype(np.float32))
         return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
 
