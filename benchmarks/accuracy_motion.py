@@ -129,7 +129,7 @@ def planned(seen: Watched, cuts: list[dict[str, Any]]) -> list[Clip]:
             shots.append(shot(len(shots), start, int(pts[cut.get("start", cut["frame"])]), opens, cut["kind"]))
             start, opens = int(pts[cut["frame"]]), cut["kind"]
     shots.append(shot(len(shots), start, end_us, opens, "end"))
-    spans: list[Any] = [span for s in shots for span in clips_of_shot(s, ClipConfig())] or (shots if len(shots) == 1 else [])
+    spans: list[Any] = [span for s in shots for span in clips_of_shot(s, pts, ClipConfig())] or (shots if len(shots) == 1 else [])
     width, height = seen.size
     return [
         Clip(clip_id="c", asset_id="a", asset_no=0, kind="video", start_us=int(pts[bisect_left(pts, s.start_us)]), end_us=s.end_us,

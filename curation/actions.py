@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation.adapters.video_text import VideoText, VideoTextConfig, load_video_text
+from curation.adapters.weights import AnswerError
 from curation.faces import Floats
 from curation.keyframes import KeyFrame, KeyFrameError, decode_all, spread
 from manifests.records import Clip
@@ -134,7 +135,10 @@ class FindActions:
             pictures = decode_all(clip.clip_id, spread(frames, self.cfg.model.frames))
         except KeyFrameError as e:
             return ActionScore(clip_id=clip.clip_id, error_code="bad_keyframe", error_detail=str(e))
-        seen = self.model.embed_video(pictures)
+        try:
+            seen = self.model.embed_video(pictures)
+        except AnswerError as e:
+            return ActionScore(clip_id=clip.clip_id, error_code="model_failed", error_detail=f"clip {clip.clip_id}: {e}")
         cosines = self._vectors @ seen
         actions, background = cosines[: len(self._phrases)], cosines[len(self._phrases) :]
         best = np.argsort(-actions, kind="stable")[: self.cfg.top_k]

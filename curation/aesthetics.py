@@ -7,6 +7,8 @@ Movie Gen scores the clip's middle frame with the public LAION predictor and kee
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from curation.adapters.open_clip import OpenClip, OpenClipConfig
 from curation.embeddings import Embedding
 from curation.keyframes import KeyFrame, KeyFrameError, Picture, decode_jpeg
@@ -48,13 +50,17 @@ class ScoreAesthetics:
         rated = self.network.rate(vectors)
         ratings: list[float | None] = [None] * len(pictures) if rated is None else list(rated)
         return [
-            AestheticScore(
-                clip_id=clip_id,
-                aesthetic=rating,
-                embedding=Embedding(clip_id=clip_id, model=self.network.name, vector=[float(x) for x in vector]),
-            )
+            self._found(self.network.name, clip_id, vector, rating)
             for (clip_id, _), vector, rating in zip(pictures, vectors, ratings, strict=True)
         ]
+
+    def _found(self, model: str, clip_id: str, vector: np.ndarray, rating: float | None) -> AestheticScore:
+        """The score of a clip; an error of the clip where the network's answer is no number."""
+        if not np.isfinite(vector).all() or (rating is not None and not np.isfinite(rating)):
+            detail = f"clip {clip_id}: open_clip {model}: expected a finite embedding and score, found others"
+            return AestheticScore(clip_id=clip_id, error_code="model_failed", error_detail=detail)
+        embedding = Embedding(clip_id=clip_id, model=model, vector=[float(x) for x in vector])
+        return AestheticScore(clip_id=clip_id, aesthetic=rating, embedding=embedding)
 
 
 def middle_frame(frames: Sequence[KeyFrame], clip: Clip) -> KeyFrame:

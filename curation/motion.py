@@ -5,7 +5,8 @@ Blurring every full frame costs more than decoding it. So the small plane says h
 full-size luma, some twice a second, say how much larger it is at full size (a ratio estimate; nothing in it is fitted to any videos).
 
 It grows with the time step, as a power of it that differs from scene to scene: 1 for a slow pan, 0 for noise. That power is measured too,
-on pairs of frames that lie further apart, and clips are given in levels a 1/24 s step whatever their frame rate.
+on pairs of frames that lie further apart, and clips are given in levels a 1/24 s step whatever their frame rate. By the same power
+stillness is judged over the same time at any rate, and frames that only repeat a picture in a cadence (24 in 60) are no stillness.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from curation.observe import SMALL_PX, Frame
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
 
-VERSION = "3"
+VERSION = "4"
 """Version of the motion measure."""
 COLUMNS = ("motion", "static_fraction")
 
@@ -26,6 +27,8 @@ VECTOR_CODECS = ("h264", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v1", "msmp
 """Codecs whose FFmpeg decoders export motion vectors; HEVC, VP9 and AV1 export none."""
 
 REFERENCE_STEP_US = 1_000_000 / 24
+STILL_STEP_US = 1_000_000 / 30
+"""Change over a shorter step is brought to this one before it is compared with `still_levels`, a level for steps of 24 to 30 a second."""
 FULL_SIZE_FACTOR = 1.20
 FULL_SIZE_POWER = 0.13
 """Where no tile was seen: vmafmotion = FACTOR * small motion * (full long side / small long side) ** POWER. Least squares on 83 real videos."""
@@ -49,8 +52,10 @@ class MotionConfig:
     """How motion is measured. Values are ours."""
 
     still_levels: float = 8.0  # a step is still when no place of the blurred small luma changes by as much
-    repeat_share: float = 0.1  # a step with less than this share of the mean motion repeats the frame before
-    longest_step_us: int = 100_000  # what moves more rarely is taken to move so often: an event, not a frame rate
+    repeat_share: float = (
+        0.1  # a step with less than this share of the mean motion (for stillness: of the largest before and after) is a repeat
+    )
+    longest_step_us: int = 100_000  # what moves more rarely is taken to move so often: an event, not a frame rate; the rest is still
     least_growth: float = 0.1  # bounds of the power of the time step with which motion grows
     growth_bend: float = 0.75  # of what the power lacks to 1 at twice the step, so much at the step: 74 real clips at half their rate
     small_motion: float = 0.02  # levels; sampled pairs that move less tell nothing about the ratio to full size
@@ -62,12 +67,12 @@ class MotionWatch:
 
     A sample has, where known, the motion of sampled tiles at full size (`full`) and of the same places on the small plane (`small`), for
     one pair of neighbours; and of one pair of frames further apart the motion (`far`), the sum (`near`) and number (`steps`) of the moving
-    steps between them.
+    steps between them, and the seconds (`far_s`).
     """
 
     def __init__(self) -> None:
         self._rows = Recorder("motion", ("motion", "change", "luma"))
-        self._samples = Recorder("motion_samples", ("full", "small", "far", "near", "steps"))
+        self._samples = Recorder("motion_samples", ("full", "small", "far", "near", "steps", "far_s"))
         self._before: np.ndarray | None = None
         self._level = 0.0
         self._tiles = _Tiles()
@@ -114,7 +119,7 @@ class MotionWatch:
     def _look(self, frame: Frame, blurred: np.ndarray) -> None:
         found = self._tiles.compare(frame, blurred)
         if found is not None:
-            self._samples.add(frame.pts_us, *found, np.nan, np.nan, np.nan)
+            self._samples.add(frame.pts_us, *found, np.nan, np.nan, np.nan, np.nan)
 
     def _look_far(self, frame: Frame, motion: float) -> None:
         start, pts_us = cast(tuple[np.ndarray, int], self._far)
@@ -122,7 +127,7 @@ class MotionWatch:
         self._steps += motion > 0
         if frame.pts_us - pts_us >= FAR_US and self._steps >= 2:
             far = cv2.norm(_blurred(frame.y, start), cv2.NORM_L1) / start.size
-            self._samples.add(frame.pts_us, np.nan, np.nan, far, self._near, self._steps)
+            self._samples.add(frame.pts_us, np.nan, np.nan, far, self._near, self._steps, (frame.pts_us - pts_us) / 1e6)
             self._far = None
 
 
@@ -182,10 +187,40 @@ def measure_motion(clip: Clip, tracks: Tracks, cfg: MotionConfig) -> dict[str, A
     moving = int((steps > cfg.repeat_share * steps.mean()).sum())
     step_us = min(elapsed_us / max(moving, 1), cfg.longest_step_us)
     at_own_step = full_size_ratio(clip, samples, tracks["motion_samples"], cfg) * steps.sum() / elapsed_us * REFERENCE_STEP_US
+    power = growth(samples, clip.start_us, cfg)
+    bend = cfg.growth_bend * (1 - (1.0 if power is None else power))
     return {
-        "motion": float(at_own_step * (step_us / REFERENCE_STEP_US) ** (cfg.growth_bend * (1 - growth(samples, clip.start_us, cfg)))),
-        "static_fraction": float(np.average(track["change"][1:] < cfg.still_levels, weights=np.maximum(np.diff(track.pts_us), 1))),
+        "motion": float(at_own_step * (step_us / REFERENCE_STEP_US) ** bend),
+        # What hardly moves may be noise, which is as large over any step.
+        "static_fraction": static_fraction(track, 0.0 if power is None else 1 - bend, cfg),
     }
+
+
+def static_fraction(track: Track, power: float, cfg: MotionConfig) -> float:
+    """The share of the time of a track `motion` in which nothing changes visibly, 0 to 1, whatever the frame rate.
+
+    `power` is that of the time step with which the change grows. A frame that repeats a picture shown for at most longest_step_us is as
+    little still as the change to the next picture; what is longer without a frame is still beyond that time.
+    """
+    pts, change = track.pts_us, track["change"][1:].astype(np.float64)
+    step_us = np.maximum(np.diff(pts), 1).astype(np.float64)
+    rows = np.flatnonzero(~_repeats(track["motion"][1:].astype(np.float64), step_us, cfg))
+    level = change * np.maximum(1.0, STILL_STEP_US / step_us) ** power
+    before = 0  # of the steps after the last picture
+    for row in rows.tolist():
+        shown_us = float(pts[row + 1] - pts[before])
+        if shown_us <= cfg.longest_step_us:
+            level[before : row + 1] = np.maximum(change[before : row + 1], change[row] * max(1.0, STILL_STEP_US / shown_us) ** power)
+        before = row + 1
+    still_us = np.where(level < cfg.still_levels, step_us, np.maximum(step_us - cfg.longest_step_us, 0.0))
+    return float(still_us.sum() / step_us.sum())
+
+
+def _repeats(motion: np.ndarray, step_us: np.ndarray, cfg: MotionConfig) -> np.ndarray:
+    """Which steps move next to nothing beside the largest step of both the longest_step_us before and those after, bool [n]."""
+    reach = max(1, round(cfg.longest_step_us / float(np.median(step_us))))
+    largest = np.lib.stride_tricks.sliding_window_view(np.pad(motion, reach), reach).max(axis=1)
+    return np.asarray(motion <= cfg.repeat_share * np.minimum(largest[: len(motion)], largest[reach + 1 :]))
 
 
 def full_size_ratio(clip: Clip, samples: Track, of_asset: Track, cfg: MotionConfig) -> float:
@@ -199,16 +234,15 @@ def full_size_ratio(clip: Clip, samples: Track, of_asset: Track, cfg: MotionConf
     return FULL_SIZE_FACTOR * shrunk**FULL_SIZE_POWER if shrunk > 1 else 1.0
 
 
-def growth(samples: Track, start_us: int, cfg: MotionConfig) -> float:
-    """The power of the time step with which the clip's motion grows, least_growth to 1; 1 where no pair of far frames tells.
+def growth(samples: Track, start_us: int, cfg: MotionConfig) -> float | None:
+    """The power of the time step with which the clip's motion grows, least_growth to 1; None where no pair of far frames tells.
 
-    far = near / steps * steps ** power, for pairs that lie inside the clip.
+    far = near / steps * steps ** power, for pairs that lie inside the clip: one that begins before it may reach over a cut.
     """
-    far, near, steps = (samples[name].astype(np.float64) for name in ("far", "near", "steps"))
-    # A far pair is nowhere longer than this; those that could begin before the clip are left out.
-    tells = (near > cfg.small_motion * steps) & (samples.pts_us - start_us > 4 * FAR_US)
+    far, near, steps, far_s = (samples[name].astype(np.float64) for name in ("far", "near", "steps", "far_s"))
+    tells = (near > cfg.small_motion * steps) & (samples.pts_us - np.round(np.nan_to_num(far_s) * 1e6) >= start_us)
     if not tells.any():
-        return 1.0
+        return None
     own, n = (near[tells] / steps[tells]).sum(), steps[tells].mean()
     return float(np.clip(np.log(max(far[tells].sum(), 1e-6) / own) / np.log(n), cfg.least_growth, 1.0))
 

@@ -79,6 +79,8 @@ class SmallFrames:
 
     def __call__(self, source: "VideoFrame", pts_us: int) -> Frame:
         """The frame as observers see it."""
+        from av.video.reformatter import ColorRange
+
         from curation.orientation import orientation
 
         if self._turn is None:
@@ -87,7 +89,10 @@ class SmallFrames:
             if self._turn.transpose:  # sizes are as shown; the decoder gives frames as stored
                 self.size = self.size[::-1]
         width, height = self.size
-        small = self._scaler.reformat(source, width, height, "yuv420p", interpolation="FAST_BILINEAR", threads=1)
+        # A scaler keeps the range of its source: every threshold on levels is of limited range.
+        small = self._scaler.reformat(
+            source, width, height, "yuv420p", interpolation="FAST_BILINEAR", dst_color_range=ColorRange.MPEG, threads=1
+        )
         planes = small.planes
         # Some of OpenCV wants the luma without gaps; the chroma planes stay views on the scaler's own small frame.
         y = np.ascontiguousarray(_view(planes[0], width, height))

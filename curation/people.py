@@ -15,7 +15,7 @@ import pyarrow as pa
 from curation.adapters.face_detector import FaceDetector, FaceDetectorConfig
 from curation.adapters.face_identity import FaceIdentity, IdentityConfig
 from curation.adapters.person_detector import PersonDetector, PersonDetectorConfig
-from curation.adapters.weights import WeightsError
+from curation.adapters.weights import AnswerError, WeightsError
 from curation.faces import Found, align
 from curation.keyframes import KeyFrame, KeyFrameError, Picture, decode_all, spread
 from manifests.records import Clip
@@ -112,9 +112,12 @@ class FindPeople:
             pictures = decode_all(clip.clip_id, chosen)
         except KeyFrameError as e:
             return PeopleScore(clip_id=clip.clip_id, error_code="bad_keyframe", error_detail=str(e))
-        faces = None if self.faces is None else [self.faces.find(p) for p in pictures]
-        people = None if self.persons is None else [self.persons.find(p) for p in pictures]
-        named = None if self.identity is None or faces is None else self._named(chosen, pictures, faces)
+        try:
+            faces = None if self.faces is None else [self.faces.find(p) for p in pictures]
+            people = None if self.persons is None else [self.persons.find(p) for p in pictures]
+            named = None if self.identity is None or faces is None else self._named(chosen, pictures, faces)
+        except AnswerError as e:
+            return PeopleScore(clip_id=clip.clip_id, error_code="model_failed", error_detail=f"clip {clip.clip_id}: {e}")
         return PeopleScore(
             clip_id=clip.clip_id,
             n_faces=_most(faces),

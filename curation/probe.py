@@ -100,8 +100,9 @@ def _probe_video(path: str, container: "InputContainer", stream: Any, cfg: Media
     if start is not None and abs(start * base * 1_000_000) > MAX_TIME_US:
         start = None
     n_frames, is_vfr = _index_facts(stream, base)
-    if n_frames and n_frames > cfg.max_frames:
-        raise MediaError("limit_frames", f"{path}: expected at most {cfg.max_frames} frames, found {n_frames}")
+    # What an edit list hides is decoded all the same.
+    if n_frames and max(n_frames, stream.frames) > cfg.max_frames:
+        raise MediaError("limit_frames", f"{path}: expected at most {cfg.max_frames} frames, found {max(n_frames, stream.frames)}")
     rate = _rate(stream.average_rate or stream.guessed_rate)
     audio = _audio_facts(container, cfg)
     return MediaFacts(
@@ -174,13 +175,16 @@ def _audio_facts(container: "InputContainer", cfg: MediaConfig) -> dict[str, Any
 
 
 def _index_facts(stream: Any, base: Fraction) -> tuple[int | None, bool | None]:
-    """Number of frames and whether their steps vary, from a complete index (mp4, mov); decoding time stands for presentation time."""
+    """Number of frames shown and whether their steps vary, from a complete index (mp4, mov); decoding time stands for presentation time.
+
+    An edit list (a file trimmed without coding it anew) hides samples that are only there to be referred to: they are not shown.
+    """
     # An AVI index also counts fields and empty packets that repeat a frame.
     n_frames = max(0, stream.frames) or None if "mp4" in stream.container.format.name else None
     if not n_frames or len(stream.index_entries) != n_frames or n_frames > 1_000_000:
         return n_frames, None
-    times = np.array([e.timestamp for e in stream.index_entries], np.float64) * float(base * 1_000_000)
-    return n_frames, is_variable(np.sort(times))
+    shown = [e.timestamp for e in stream.index_entries if not e.is_discard]
+    return len(shown) or None, is_variable(np.sort(np.array(shown, np.float64) * float(base * 1_000_000)))
 
 
 def _duration_us(path: str, container: "InputContainer", stream: Any, base: Fraction, start: int | None, cfg: MediaConfig) -> int | None:

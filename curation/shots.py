@@ -7,6 +7,7 @@ small change counts. Gradual transitions: `curation.transitions`. All times are 
 """
 
 import math
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
@@ -83,30 +84,39 @@ class Shot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """The half-open span [start_us, end_us) of a planned clip, inside shot `shot_no`."""
+    """The half-open span [start_us, end_us) of a planned clip, inside shot `shot_no`; a frame is shown at its start."""
 
     shot_no: int
     start_us: int
     end_us: int
 
 
-def plan_clips(shots: list[Shot], cfg: ClipConfig) -> list[Span]:
-    """The clips of the shots, in order: inside one shot each, min_us to max_us long, never overlapping."""
-    return [span for shot in shots for span in clips_of_shot(shot, cfg)]
+def plan_clips(shots: list[Shot], pts_us: np.ndarray, cfg: ClipConfig) -> list[Span]:
+    """The clips of the shots, in order: inside one shot each, min_us to max_us long from a frame on, never overlapping.
+
+    `pts_us` are the times of all frames of the video, rising, int64 [n].
+    """
+    return [span for shot in shots for span in clips_of_shot(shot, pts_us, cfg)]
 
 
-def clips_of_shot(shot: Shot, cfg: ClipConfig) -> list[Span]:
-    """Clips laid end to end from the start of the shot, each as long as allowed; a rest shorter than min_us is left out."""
+def clips_of_shot(shot: Shot, pts_us: np.ndarray, cfg: ClipConfig) -> list[Span]:
+    """Clips laid end to end from the start of the shot, each as long as allowed; a rest shorter than min_us is left out.
+
+    Each starts on a frame, and its length counts from there: counted from a time between two frames, it would be up to a frame shorter.
+    """
     start = shot.start_us + (0 if shot.opens == "start" else cfg.margin_us)
     end = shot.end_us - (0 if shot.closes == "end" else cfg.margin_us)
+    first = bisect_left(pts_us, start)
     if shot.opens == "start":
-        # The opening gives way where it would cost a short video its only clip.
-        start += max(0, min(cfg.opening_us, end - start - cfg.min_us))
+        # The opening gives way where it would cost a short video its only clip: to the last frame that leaves it min_us.
+        after_opening, latest = bisect_left(pts_us, start + cfg.opening_us), bisect_right(pts_us, end - cfg.min_us) - 1
+        first = max(first, min(after_opening, latest))
     spans: list[Span] = []
-    while end - start >= cfg.min_us and len(spans) < cfg.max_clips_per_shot:
-        stop = min(start + cfg.max_us, end)
-        spans.append(Span(shot_no=shot.shot_no, start_us=start, end_us=stop))
-        start = stop
+    while first < len(pts_us) and end - int(pts_us[first]) >= cfg.min_us and len(spans) < cfg.max_clips_per_shot:
+        begin = int(pts_us[first])
+        stop = min(begin + cfg.max_us, end)
+        spans.append(Span(shot_no=shot.shot_no, start_us=begin, end_us=stop))
+        first = bisect_left(pts_us, stop)
     return spans
 
 
@@ -155,9 +165,11 @@ def hard_cuts(changes: Changes, cfg: ShotsConfig) -> list[int]:
     shots, change, pts = changes.shots, changes.change, changes.shots.pts_us
     back, back_s = shots["back"], shots["back_s"]
     quiet = quiet_cuts(changes, cfg)
+    timed = by_time(change, pts)
+    adaptive = adaptive_cuts(timed, pts, changes.width, cfg) | cuts_at_end(timed, changes.width, cfg)
     cuts: list[int] = []
     not_before = -(1 << 62)
-    for i in sorted(adaptive_cuts(by_time(change, pts), pts, changes.width, cfg) | quiet):
+    for i in sorted(adaptive | quiet):
         t = int(pts[i])
         if t < not_before or (cuts and t - cuts[-1] < cfg.min_shot_us):
             continue
@@ -256,6 +268,21 @@ def adaptive_cuts(change: np.ndarray, pts_us: np.ndarray, width: int, cfg: Shots
         for k in range(i - width, i + width + 1):
             cut = push(int(pts_us[k]), float(change[k]))
         if cut == pts_us[i]:
+            found.add(i)
+    return found
+
+
+def cuts_at_end(change: np.ndarray, width: int, cfg: ShotsConfig) -> set[int]:
+    """Indices of the last `width` changes at which the same rule holds for what there is of the window: the detector waits for all of it.
+
+    Else the frame or two of the next shot with which trimmed files end would be the last ones of a clip. The first frames need none of
+    this: the opening is dropped.
+    """
+    n = len(change)
+    found = set()
+    for i in range(max(1, n - width), n):
+        around = np.concatenate([change[max(0, i - width) : i], change[i + 1 :]])
+        if change[i] >= cfg.min_content and change[i] >= cfg.adaptive_threshold * around.mean():
             found.add(i)
     return found
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from curation.adapters.audio_quality import SoundQuality, SoundQualityConfig
 from curation.adapters.audio_tagger import AudioTagger, TaggerConfig
 from curation.adapters.audio_video import AgreementConfig, AudioVideoAgreement
+from curation.adapters.weights import AnswerError
 from curation.keyframes import KeyFrame, KeyFrameError, decode_all, spread
 from curation.soundtrack import Samples, Soundtrack, SoundtrackError, samples_between
 from manifests.records import Clip
@@ -68,11 +69,14 @@ class TagSound:
             if sound is None or not len(sound):
                 return SoundScore(clip_id=clip.clip_id)
             similarity = self._agree(clip, frames, sound)
+            tags = None if self.tagger is None else self.tagger.tag(sound)
+            quality = None if self.quality is None else self.quality.rate(sound)
         except SoundtrackError as e:
             return SoundScore(clip_id=clip.clip_id, error_code="bad_sound", error_detail=f"clip {clip.clip_id}: {e}")
         except KeyFrameError as e:
             return SoundScore(clip_id=clip.clip_id, error_code="bad_keyframe", error_detail=str(e))
-        tags = None if self.tagger is None else self.tagger.tag(sound)
+        except AnswerError as e:
+            return SoundScore(clip_id=clip.clip_id, error_code="model_failed", error_detail=f"clip {clip.clip_id}: {e}")
         return SoundScore(
             clip_id=clip.clip_id,
             voice_score=None if tags is None else tags.voice,
@@ -80,7 +84,7 @@ class TagSound:
             music_score=None if tags is None else tags.music,
             sound_score=None if tags is None else tags.sound,
             audio_video_similarity=similarity,
-            audio_quality=None if self.quality is None else self.quality.rate(sound),
+            audio_quality=quality,
         )
 
     def _agree(self, clip: Clip, frames: Sequence[KeyFrame], sound: Samples) -> float | None:

@@ -14,7 +14,7 @@ from curation.tracks import Tracks
 from manifests.ids import clip_id
 from manifests.records import Asset, Clip
 
-VERSION = "2"
+VERSION = "3"
 """Version of how shots are found and clips planned."""
 
 
@@ -69,10 +69,9 @@ def _split_video(asset: Asset, tracks: Tracks, cfg: SplitConfig) -> Split:
     shots = find_shots(tracks, (asset.start_us or 0) + (asset.duration_us or 0), cfg.shots)
     clips = []
     for shot in shots:
-        for span in clips_of_shot(shot, cfg.clips):
-            first, end = bisect_left(pts, span.start_us), bisect_left(pts, span.end_us)
-            if end > first:
-                clips.append(_clip(asset, "video", int(pts[first]), span.end_us, shot.shot_no, end - first))
+        for span in clips_of_shot(shot, pts, cfg.clips):
+            n_frames = bisect_left(pts, span.end_us) - bisect_left(pts, span.start_us)
+            clips.append(_clip(asset, "video", span.start_us, span.end_us, shot.shot_no, n_frames))
     return Split(clips=clips, shots=shots)
 
 

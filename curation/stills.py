@@ -54,7 +54,7 @@ def _pillow(path: str, file: BinaryIO, cfg: MediaConfig, long_side_px: int | Non
                 turned = image.getexif().get(0x0112, 1)
                 if long_side_px:
                     image.draft("RGB", (long_side_px, long_side_px))
-                upright = ImageOps.exif_transpose(image).convert("RGB")
+                upright = _rgb(ImageOps.exif_transpose(image))
     except MediaError:
         raise
     except UnidentifiedImageError as e:
@@ -68,6 +68,20 @@ def _pillow(path: str, file: BinaryIO, cfg: MediaConfig, long_side_px: int | Non
         raise MediaError(code, f"{path}: the picture does not decode ({type(e).__name__}: {e})") from e
     upright.info["orientation"] = turned
     return upright
+
+
+def _rgb(image: Any) -> Any:
+    """The Pillow picture in RGB of 8 bits as a viewer shows it: 16-bit grey scaled down, what is transparent on white."""
+    from PIL import Image
+
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # Pillow cuts off what is above 255, and of all it reads here only 16-bit grey comes so.
+        deep = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        return Image.fromarray(((deep + 128) // 257).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
 def _need_scans(path: str, file: BinaryIO, cfg: MediaConfig) -> None:

@@ -1,6 +1,7 @@
 """Motion vectors of a clip: from the codec where its decoder gives them, from our own estimate for every other one, on one scale.
 
-The scale is px of the coded picture a frame step, mean over the picture. A codec's vectors reach as far as its reference picture, which
+The scale is px of the coded picture a frame step, mean over the picture. Files of more or fewer than 24 to 30 frames a second are brought
+to the nearer of these, as what moves goes so much less far in a shorter step; repeated frames count as frames. A codec's vectors reach as far as its reference picture, which
 may be four frames away where B-frames lie between; each is divided by that distance, or one video would score twice what it scores
 coded without B-frames. Our estimate is dense inverse search flow (OpenCV) on the small planes, between neighbours, a few times a second;
 like an encoder it keeps a vector only where it explains the picture better than none does and lies within reach of a search.
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
 
-VERSION = "2"
+VERSION = "3"
 """Version of the motion vector measure."""
 COLUMNS = ("motion_vector_px", "motion_vector_source")
 
@@ -60,6 +61,9 @@ class VectorsConfig:
     codec_share: float = 0.5
     """Weight of the codec's moments where there are some: they are exact but few, the estimates less exact but more."""
     least_motion: float = 0.05  # levels: what noise moves, so that still moments are not divided by nothing
+    shortest_step_us: int = 33_333  # the px of shorter and …
+    longest_step_us: int = 41_667  # … of longer steps are brought to these: 24 to 30 frames a second, what the paper's limits are for …
+    rarest_step_us: int = 100_000  # … though not those of steps beyond this: pictures that change more rarely are events, not a frame rate
 
 
 class VectorWatch:
@@ -248,13 +252,15 @@ def measure_vectors(clip: Clip, tracks: Tracks, cfg: VectorsConfig) -> dict[str,
     """The columns motion_vector_px and motion_vector_source of a clip inside one shot; None where nothing of it was seen.
 
     Both kinds are seen at few moments, so each mean is weighted by how much more the whole clip moves than those moments do (track
-    `motion`). `codec` = vectors of the codec and our estimate in equal parts; `estimate` = the codec gives none.
+    `motion`), and brought to steps of 24 to 30 frames a second by the mean step. `codec` = vectors of the codec and our estimate in equal
+    parts; `estimate` = the codec gives none.
     """
     start = clip.start_us + 1  # the first frame's vectors come from outside
     seen, motion = tracks["vectors"].between(start, clip.end_us), tracks["motion"].between(start, clip.end_us)
+    scale = _to_usual_step(clip.start_us, motion, cfg)
     codec, estimate = (_mean_over_clip(seen, name, motion, cfg.least_motion) for name in ("codec_px", "estimate_px"))
-    if estimate is not None:
-        estimate *= cfg.estimate_factor
+    codec = None if codec is None else codec * scale
+    estimate = None if estimate is None else estimate * scale * cfg.estimate_factor
     if codec is None:
         return {"motion_vector_px": estimate, "motion_vector_source": None if estimate is None else "estimate"}
     px = codec if estimate is None else cfg.codec_share * codec + (1 - cfg.codec_share) * estimate
@@ -270,6 +276,14 @@ def _mean_over_clip(seen: Track, name: str, motion: Track, least: float) -> floa
     levels = np.nan_to_num(motion["motion"].astype(np.float64))
     there = np.minimum(np.searchsorted(motion.pts_us, seen.pts_us[known]), len(levels) - 1)
     return float(px[known].mean() * (levels.mean() + least) / (levels[there].mean() + least))
+
+
+def _to_usual_step(start_us: int, motion: Track, cfg: VectorsConfig) -> float:
+    """What brings px of the clip's mean step, from its first frame on, to a step of 24 to 30 frames a second; 1 where it is such a step."""
+    if not len(motion):
+        return 1.0
+    step_us = min(max(1.0, (int(motion.pts_us[-1]) - start_us) / len(motion)), cfg.rarest_step_us)
+    return float(np.clip(step_us, cfg.shortest_step_us, cfg.longest_step_us)) / step_us
 
 
 def vector_lengths(frame: "VideoFrame") -> Lengths | None:

@@ -119,7 +119,9 @@ class Asset:
     sample_rate_hz: int | None = _small("sample rate of the sound", "Hz")
     channels: int | None = _small("sound channels")
     # derived from the facts, so that rules can compare them
-    readable: float | None = _score("1 when the container opened and a first frame or sample decoded, else 0")
+    readable: float | None = _score(
+        "1 when the container opened, a first frame or sample decoded, and the scan found no less than its index promises, else 0"
+    )
     short_side_px: float | None = _score("the smaller of width and height", "px")
     aspect_ratio: float | None = _score("longer side over shorter side")
     duration_s: float | None = _score("duration", "s")
@@ -158,7 +160,7 @@ class Clip:
     duration_s: float | None = _score("end - start; 0 for images", "s")
     # scores; null = not run
     motion: float | None = _score("VMAF motion (as FFmpeg's vmafmotion at full size) at 1/24 s steps inside the clip")
-    motion_vector_px: float | None = _score("mean magnitude of motion vectors, per frame step, at full size", "px")
+    motion_vector_px: float | None = _score("mean magnitude of motion vectors, per frame step of 24 to 30 a second, at full size", "px")
     motion_vector_source: str | None = _text("codec, or estimate where the codec gives none")
     damaged_frames: float | None = _score("frames from a broken packet, or a guess of the decoder, to the next key frame", "frame")
     static_fraction: float | None = _score("share of the time in which nothing changes visibly")

@@ -159,7 +159,7 @@ def _headline(con: duckdb.DuckDBPyConnection, version: int | None) -> Headline:
     a = rows(
         con,
         """SELECT count(*) AS n, coalesce(sum(duration_us), 0)::BIGINT AS time_us, coalesce(sum(size_bytes), 0)::BIGINT AS size_bytes,
-        count(error_code) AS unreadable, coalesce(sum(n_copies - 1), 0)::BIGINT AS copies FROM assets""",
+        count(*) FILTER (WHERE readable = 0) AS unreadable, coalesce(sum(n_copies - 1), 0)::BIGINT AS copies FROM assets""",
     )[0]
     kinds = rows(
         con,

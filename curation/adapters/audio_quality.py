@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from curation.adapters.audio_tagger import resample
-from curation.adapters.weights import WeightsError, digest_of, load_torchscript, need_file
+from curation.adapters.weights import AnswerError, WeightsError, digest_of, load_torchscript, need_file
 from curation.soundtrack import Samples
 
 _WHAT = "a TorchScript file of a quality predictor: mono sound [1, n] -> one score, 1 to 10"
@@ -32,11 +32,13 @@ class SoundQuality:
         self.name = f"{weights.stem}:{digest_of(weights)}"
 
     def rate(self, sound: Samples) -> float:
-        """The score of mono sound at 16 kHz, held within 1..10."""
+        """The score of mono sound at 16 kHz, held within 1..10. Raises AnswerError where it is no number."""
         import torch
 
         with torch.inference_mode():
             out = self._model(torch.from_numpy(resample(sound, self.cfg.rate_hz)[None]).to(self.cfg.device)).float().cpu().numpy()
-        if out.size != 1 or not np.isfinite(out).all():
-            raise WeightsError(f"sound quality {self.name}: expected one finite score, found {out.shape}")
+        if out.size != 1:
+            raise WeightsError(f"sound quality {self.name}: expected one score, found {out.shape}")
+        if not np.isfinite(out).all():
+            raise AnswerError(f"sound quality {self.name}: expected a finite score, found {out.reshape(-1)[0]}")
         return float(np.clip(out.reshape(-1)[0], 1, 10))

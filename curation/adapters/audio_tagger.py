@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from curation.adapters.weights import WeightsError, digest_of, load_torchscript, need_file
+from curation.adapters.weights import AnswerError, WeightsError, digest_of, load_torchscript, need_file
 from curation.audioset import N_CLASSES, group, read_names
 from curation.soundtrack import RATE_HZ, Samples
 
@@ -64,7 +64,10 @@ class AudioTagger:
         self.name = f"{weights.stem}:{digest_of(weights)}"
 
     def tag(self, sound: Samples) -> Tags:
-        """The groups' scores of mono sound at 16 kHz: over windows of 10 s the likeliest one decides, as one voice is a voice."""
+        """The groups' scores of mono sound at 16 kHz: over windows of 10 s the likeliest one decides, as one voice is a voice.
+
+        Raises AnswerError where one is no number.
+        """
         sound = np.pad(sound, (0, max(0, RATE_HZ - len(sound))))  # networks want some frames of spectrum
         size = round(self.cfg.window_us * RATE_HZ / 1_000_000)
         windows = [sound[at : at + size] for at in range(0, len(sound), size)]
@@ -89,8 +92,10 @@ class AudioTagger:
 
             with torch.inference_mode():
                 out = self._torch(torch.from_numpy(shaped).to(self.cfg.device)).float().cpu().numpy()
-        if out.shape != (1, N_CLASSES) or not np.isfinite(out).all():
-            raise WeightsError(f"tagger {self.name}: expected finite outputs [1, {N_CLASSES}], found {out.shape}")
+        if out.shape != (1, N_CLASSES):
+            raise WeightsError(f"tagger {self.name}: expected outputs [1, {N_CLASSES}], found {out.shape}")
+        if not np.isfinite(out).all():
+            raise AnswerError(f"tagger {self.name}: expected finite outputs, found {(~np.isfinite(out)).sum()} of {N_CLASSES} that are not")
         return np.asarray(1 / (1 + np.exp(-out[0])) if self.cfg.outputs == "logits" else out[0], np.float32)
 
 

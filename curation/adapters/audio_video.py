@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from curation.adapters.audio_tagger import resample
-from curation.adapters.weights import WeightsError, digest_of, load_torchscript, need_file
+from curation.adapters.weights import AnswerError, WeightsError, digest_of, load_torchscript, need_file
 from curation.keyframes import Picture
 from curation.soundtrack import Samples
 
@@ -43,7 +43,7 @@ class AudioVideoAgreement:
         self.name = f"{weights.stem}:{digest_of(weights)}"
 
     def similarity(self, pictures: Sequence[Picture], sound: Samples) -> float:
-        """The cosine of the embeddings of pictures, RGB in order of time, and sound at 16 kHz, -1..1."""
+        """The cosine of the embeddings of pictures, RGB in order of time, and sound at 16 kHz, -1..1. Raises AnswerError where it is no number."""
         import torch
 
         shaped = np.stack([self._shaped(p) for p in pictures])[None]
@@ -54,7 +54,7 @@ class AudioVideoAgreement:
                 raise WeightsError(f"agreement {self.name}: expected two embeddings of one shape, found {type(found).__name__}")
             cosine = float(torch.nn.functional.cosine_similarity(found[0].float().reshape(1, -1), found[1].float().reshape(1, -1))[0])
         if not np.isfinite(cosine):
-            raise WeightsError(f"agreement {self.name}: expected a finite cosine, found {cosine}")
+            raise AnswerError(f"agreement {self.name}: expected a finite cosine, found {cosine}")
         return cosine
 
     def _shaped(self, picture: Picture) -> np.ndarray:

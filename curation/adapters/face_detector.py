@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from curation.adapters.weights import WeightsError, digest_of, load_onnx, need_file
+from curation.adapters.weights import AnswerError, WeightsError, digest_of, load_onnx, need_file
 from curation.faces import Floats, Found, fit, suppress
 from curation.keyframes import Picture
 
@@ -50,7 +50,7 @@ class FaceDetector:
         self.name = f"{path.stem}:{digest_of(path)}"
 
     def find(self, picture: Picture) -> Found:
-        """The faces in an RGB picture, best first, in its px."""
+        """The faces in an RGB picture, best first, in its px. Raises AnswerError where an output is no number."""
         width, height = self._size(picture)
         canvas, scale = fit(picture, width, height)
         try:
@@ -61,7 +61,7 @@ class FaceDetector:
         except Exception as e:  # onnxruntime and numpy raise many types where a file has another layout; each is the same news
             raise WeightsError(f"faces {self.name}: expected the layout {self.cfg.layout}, found {str(e)[:200]}") from e
         if not found.finite():
-            raise WeightsError(f"faces {self.name}: expected finite outputs, found others")
+            raise AnswerError(f"faces {self.name}: expected finite outputs, found others")
         found = found.only(found.scores >= self.cfg.min_score)
         return suppress(found.scaled(1 / scale, 1 / scale).within(picture.shape[1], picture.shape[0]), self.cfg.overlap)
 

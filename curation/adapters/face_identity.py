@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curation.adapters.weights import WeightsError, digest_of, load_onnx, need_file
+from curation.adapters.weights import AnswerError, WeightsError, digest_of, load_onnx, need_file
 from curation.faces import FACE_PX, Floats
 from curation.keyframes import Picture
 
@@ -37,7 +37,10 @@ class FaceIdentity:
         self.name = f"{path.stem}:{digest_of(path)}"
 
     def embed(self, faces: Sequence[Picture]) -> Floats:
-        """The vectors [n, d], of length 1 (L2), of aligned RGB faces, one at a time: many public files fix the batch at one."""
+        """The vectors [n, d], of length 1 (L2), of aligned RGB faces, one at a time: many public files fix the batch at one.
+
+        Raises AnswerError where one is no number or has no direction.
+        """
         return np.stack([self._vector(f) for f in faces]) if faces else np.zeros((0, 0), np.float32)
 
     def _vector(self, face: Picture) -> Floats:
@@ -49,6 +52,8 @@ class FaceIdentity:
         except Exception as e:  # onnxruntime raises many types where a file has another input; each is the same news
             raise WeightsError(f"identity {self.name}: expected an input [1, 3, {FACE_PX}, {FACE_PX}], found {str(e)[:200]}") from e
         length = float(np.linalg.norm(out))
-        if out.ndim != 2 or len(out) != 1 or not np.isfinite(length) or length == 0:
+        if out.ndim != 2 or len(out) != 1:
             raise WeightsError(f"identity {self.name}: expected one finite vector [1, d] that is not zero, found {out.shape}")
+        if not np.isfinite(length) or length == 0:
+            raise AnswerError(f"identity {self.name}: expected a finite vector that is not zero, found one of length {length:g}")
         return np.asarray(out[0] / length, np.float32)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from curation.adapters.weights import WeightsError, digest_of, load_onnx, load_torchscript, need_file
+from curation.adapters.weights import AnswerError, WeightsError, digest_of, load_onnx, load_torchscript, need_file
 from curation.faces import Floats, Found, fit, suppress
 from curation.keyframes import Picture
 
@@ -50,7 +50,7 @@ class PersonDetector:
         self.name = f"{path.stem}:{digest_of(path)}"
 
     def find(self, picture: Picture) -> Found:
-        """The people in an RGB picture, best first, in its px."""
+        """The people in an RGB picture, best first, in its px. Raises AnswerError where an output is no number."""
         size = self.cfg.size_px
         tall, wide = picture.shape[:2]
         if self.cfg.layout == "detr":
@@ -66,7 +66,7 @@ class PersonDetector:
         except Exception as e:  # onnxruntime, torch and numpy raise many types where a file has another layout; each is the same news
             raise WeightsError(f"persons {self.name}: expected the layout {self.cfg.layout}, found {str(e)[:200]}") from e
         if not found.finite():
-            raise WeightsError(f"persons {self.name}: expected finite outputs, found others")
+            raise AnswerError(f"persons {self.name}: expected finite outputs, found others")
         found = found.only(found.scores >= self.cfg.min_score)
         return suppress(found.scaled(across, down).within(wide, tall), self.cfg.overlap)
 

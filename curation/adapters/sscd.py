@@ -69,8 +69,14 @@ class DescribeCopies:
         found, at = [], 0
         for empty, pictures in read:
             own, at = vectors[at : at + len(pictures)], at + len(pictures)
-            found.append(replace(empty, model=self.name, vector=own[0].tolist()) if len(own) else empty)
+            found.append(self._descriptor(empty, own) if len(own) else empty)
         return found
+
+    def _descriptor(self, empty: CopyDescriptor, own: Vectors) -> CopyDescriptor:
+        if not np.isfinite(own).all():
+            detail = f"sscd {self.name}: clip {empty.clip_id}: expected finite descriptors that are not zero, found others"
+            return replace(empty, error_code="model_failed", error_detail=detail)
+        return replace(empty, model=self.name, vector=own[0].tolist())
 
     def _pictures(self, clip: Clip, frames: list[KeyFrame]) -> tuple[CopyDescriptor, list[Picture]]:
         """The pictures to describe, or none with the record that says why."""
@@ -82,7 +88,7 @@ class DescribeCopies:
             return CopyDescriptor(clip_id=clip.clip_id, error_code="bad_keyframe", error_detail=str(e)), []
 
     def _embed(self, pictures: Sequence[Picture]) -> Vectors:
-        """Descriptors [n, d] of length 1."""
+        """Descriptors [n, d] of length 1, and nan for what is no number or has no direction."""
         import torch
 
         found = []
@@ -94,8 +100,7 @@ class DescribeCopies:
                 raise WeightsError(f"sscd {self.name}: expected descriptors [{len(shaped)}, d], found {getattr(out, 'shape', type(out))}")
             vectors = out.float().cpu().numpy()
             length = np.linalg.norm(vectors, axis=1, keepdims=True)
-            if not np.isfinite(vectors).all() or (length == 0).any():
-                raise WeightsError(f"sscd {self.name}: expected finite descriptors that are not zero, found others")
+            length[~((length > 0) & (length < np.inf))] = np.nan
             found.append((vectors / length).astype(np.float32))
         return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
 

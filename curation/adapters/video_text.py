@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from curation.adapters.open_clip import OpenClipConfig, load_state, read_state, untrained
-from curation.adapters.weights import WeightsError, digest_of, load_torchscript, need_file
+from curation.adapters.weights import AnswerError, WeightsError, digest_of, load_torchscript, need_file
 from curation.faces import Floats
 from curation.keyframes import Picture
 
@@ -65,7 +65,7 @@ class VideoText(Protocol):
     name: str
 
     def embed_video(self, pictures: Sequence[Picture]) -> Floats:
-        """The vector [d], of length 1, of RGB pictures in order of time, at least one."""
+        """The vector [d], of length 1, of RGB pictures in order of time, at least one. Raises AnswerError where it has no length."""
 
     def embed_text(self, sentences: Sequence[str]) -> Floats:
         """The vectors [n, d], of length 1, of sentences."""
@@ -109,7 +109,7 @@ class ClipVideoText:
                 chunk = pictures[start : start + self.cfg.batch_size]
                 pixels = torch.stack([self._transform(Image.fromarray(p)) for p in chunk]).to(self.cfg.device)
                 rows.append(self._model.encode_image(pixels, normalize=True).float().cpu().numpy())
-        return _of_length_one(np.concatenate(rows).mean(0, keepdims=True), self.name).reshape(-1)
+        return _of_video(np.concatenate(rows).mean(0, keepdims=True), self.name)
 
     def embed_text(self, sentences: Sequence[str]) -> Floats:
         """The vectors [n, d], of length 1."""
@@ -139,7 +139,8 @@ class PairVideoText:
         chosen = np.rint(np.linspace(0, len(pictures) - 1, self.cfg.frames)).astype(int)
         shaped = np.stack([self._shaped(pictures[i]) for i in chosen])[None]
         with torch.inference_mode():
-            return _of_length_one(self._video(torch.from_numpy(shaped).to(self.cfg.device)).float().cpu().numpy(), self.name).reshape(-1)
+            row = self._video(torch.from_numpy(shaped).to(self.cfg.device)).float().cpu().numpy()
+        return _of_video(row, self.name)
 
     def embed_text(self, sentences: Sequence[str]) -> Floats:
         """The vectors [n, d], of length 1."""
@@ -163,6 +164,14 @@ def _in_chunks(tokens: Any, tower: Any, device: str, name: str) -> Floats:
     with torch.inference_mode():
         rows = [tower(tokens[i : i + _SENTENCES].to(device)).float().cpu().numpy() for i in range(0, len(tokens), _SENTENCES)]
     return _of_length_one(np.concatenate(rows), name)
+
+
+def _of_video(row: Floats, name: str) -> Floats:
+    """The row [1, d] over its length, [d]. Raises AnswerError where it has none: that is of this video, not of the weights."""
+    length = float(np.linalg.norm(row))
+    if row.ndim == 2 and not 0 < length < np.inf:
+        raise AnswerError(f"video_text {name}: expected a finite vector that is not zero, found one of length {length:g}")
+    return _of_length_one(row, name).reshape(-1)
 
 
 def _of_length_one(rows: Floats, name: str) -> Floats:

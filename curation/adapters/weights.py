@@ -6,7 +6,11 @@ from typing import Any
 
 from curation.adapters.open_clip import WeightsError
 
-__all__ = ["WeightsError", "digest_of", "load_onnx", "load_torchscript", "need_file"]
+__all__ = ["AnswerError", "WeightsError", "digest_of", "load_onnx", "load_torchscript", "need_file"]
+
+
+class AnswerError(RuntimeError):
+    """A network that fits answered this picture or sound with what is no number or has no direction: an error of the clip, not of the file."""
 
 
 def need_file(path: str, key: str, what: str) -> Path:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,25 @@ def test_without_weights_nothing_is_run(weights: dict[str, Any]) -> None:
     scores = FindActions(ActionsConfig(model=_pair(weights)))([(clip, broken), _case("good"), (clip, []), _case("s", kind="audio")])
     assert [s.error_code for s in scores] == ["bad_keyframe", None, "bad_keyframe", None]
     assert [s.action is None for s in scores] == [True, False, True, True]
+
+
+def test_a_vector_that_is_no_number_is_its_clips_error(weights: dict[str, Any], tmp_path: Path) -> None:
+    """A tower that answers one grey video with nan leaves that clip with model_failed, and the next one with its action."""
+
+    class Grey(torch.nn.Module):
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            means = pictures.mean((1, 3, 4))
+            spread = pictures.std().reshape(1, 1)
+            return torch.cat([means, means], 1) * (spread / spread)
+
+    torch.jit.script(Grey()).save(str(tmp_path / "grey.pt"))
+    pair = _pair(weights)
+    cfg = replace(pair, pair=replace(pair.pair, video=str(tmp_path / "grey.pt"), std=(1.0, 1.0, 1.0), mean=(0.0, 0.0, 0.0)))
+    plain = KeyFrame(asset_id="p", index=0, pts_us=0, width=64, height=36, jpeg=encode_jpeg(np.zeros((36, 64, 3), np.uint8)))
+    clip, frames = _case("busy")
+    bad, good = FindActions(ActionsConfig(model=cfg))([(clip, [plain]), (clip, frames)])
+    assert (bad.error_code, bad.action) == ("model_failed", None) and "clip busy: video_text" in (bad.error_detail or "")
+    assert good.error_code is None and good.action
 
 
 def test_wrong_files_are_clear_errors(weights: dict[str, Any], tmp_path: Path) -> None:

@@ -115,6 +115,28 @@ def test_failed_clips_keep_their_place(weights: dict[str, Any]) -> None:
     assert [s.aesthetic is None for s in scores] == [True, False, True, True]
 
 
+def test_a_score_that_is_no_number_is_its_clips_error(weights: dict[str, Any]) -> None:
+    """Where the network answers one clip with nan, that clip has model_failed and no vector, and the next one its score."""
+    stage = ScoreAesthetics(_config(weights))
+    network = stage.network
+    assert network is not None
+
+    class Sometimes:
+        name = network.name
+
+        def embed(self, pictures: list[np.ndarray]) -> np.ndarray:
+            return network.embed(pictures) * np.where(np.arange(len(pictures)) == 0, np.nan, 1).astype(np.float32)[:, None]
+
+        def rate(self, vectors: np.ndarray) -> Any:
+            return network.rate(vectors)
+
+    (alone,) = stage([_case("bb")])
+    stage.network = Sometimes()  # type: ignore[assignment]
+    bad, good = stage([_case("a"), _case("bb")])
+    assert (bad.aesthetic, bad.embedding, bad.error_code) == (None, None, "model_failed")
+    assert good.error_code is None and good.aesthetic == pytest.approx(alone.aesthetic, abs=1e-5)
+
+
 def test_missing_and_wrong_files_are_clear_errors(weights: dict[str, Any], tmp_path: Path) -> None:
     """A missing file says what to fetch and where to put it; a foreign file, a hub name and a wrong head never load."""
     folder = weights["folder"]

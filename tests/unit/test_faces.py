@@ -8,7 +8,7 @@ import pytest
 
 from curation.adapters.face_detector import FaceDetector, FaceDetectorConfig
 from curation.adapters.face_identity import FaceIdentity, IdentityConfig
-from curation.adapters.weights import WeightsError
+from curation.adapters.weights import AnswerError, WeightsError
 from curation.faces import ARCFACE_POINTS, FACE_PX, Found, align, fit, similarity, suppress
 from tests import picture_nets
 from tests.picture_nets import FACE_TALL, FACE_WIDE, MARKS, painted
@@ -145,7 +145,7 @@ def test_wrong_files_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="expected the layout centerface"):
         FaceDetector(FaceDetectorConfig(weights=other, layout="centerface")).find(painted(64, 64, []))
     broken = picture_nets.yunet(tmp_path / "y.onnx", scale=float("nan"))
-    with pytest.raises(WeightsError, match="expected finite outputs"):
+    with pytest.raises(AnswerError, match="expected finite outputs"):
         FaceDetector(FaceDetectorConfig(weights=broken)).find(painted(64, 64, [(8, 8)]))
 
 

@@ -9,13 +9,16 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import ColorRange
 from PIL import Image
 
 from curation import media
 from curation.clock import is_variable
 from curation.media import DecodeLog, MediaConfig, MediaError
+from curation.observe import SmallFrames
 from curation.orientation import Orientation
 from curation.probe import probe, probe_asset
+from curation.scan import ScanConfig, scan_asset
 from curation.stills import load_picture
 from tests.media_makers import MEDIA, asset_for, pan, scene, still, write_video, write_wav
 
@@ -145,6 +148,56 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     facts = probe(str(tmp_path / "a.jpg"), CFG)
     assert (facts.width, facts.height, facts.rotation) == (192, 320, 90)
     assert load_picture(str(tmp_path / "a.jpg"), CFG, 64).shape == (64, 38, 3)
+
+
+def test_grey_of_16_bits_keeps_its_levels(tmp_path: Path) -> None:
+    """A ramp over all levels of a 16-bit grey PNG is the same ramp in 8 bits, not white."""
+    ramp = np.tile(np.linspace(0, 65535, 256).round().astype(np.uint16), (64, 1))
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    assert (load_picture(str(tmp_path / "a.png"), CFG) == np.arange(256, dtype=np.uint8)[None, :, None]).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white(tmp_path: Path, mode: str) -> None:
+    """The transparent rim of a picture is white whatever colour is stored under it, and the opaque middle keeps its own."""
+    rgba = np.zeros((64, 64, 4), np.uint8)
+    rgba[16:48, 16:48] = (60, 60, 60, 255)
+    path = tmp_path / ("a.webp" if mode == "RGBA" else "a.png")
+    Image.fromarray(rgba).convert(mode).save(path, **({"lossless": True} if mode == "RGBA" else {}))
+    picture = load_picture(str(path), CFG).astype(int)
+    assert (picture[:16] == 255).all() and (abs(picture[16:48, 16:48] - 60) <= 3).all()
+
+
+def test_frames_that_an_edit_list_hides_are_not_expected(tmp_path: Path) -> None:
+    """A file trimmed inside a group of pictures without coding it anew counts the frames it shows, and scans without an error."""
+    whole, cut = write_video(tmp_path / "whole.mp4", pan(1, 120)), tmp_path / "cut.mp4"
+    with av.open(str(whole)) as source, av.open(str(cut), "w") as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        start = round(3 / source.streams.video[0].time_base)
+        for packet in source.demux(video=0):
+            if packet.dts is not None:  # what lies before the start gets times below zero, for which the writer makes an edit list
+                packet.pts, packet.dts, packet.stream = packet.pts - start, packet.dts - start, stream
+                out.mux(packet)
+    with av.open(str(cut)) as container:
+        assert container.streams.video[0].frames == 120
+    asset = probe_asset(asset_for(cut), str(cut), CFG)
+    assert (asset.n_frames, asset.is_vfr) == (48, False)
+    found = scan_asset(asset, str(cut), ScanConfig()).asset
+    assert (found.error_code, found.n_frames) == (None, 48)
+    with pytest.raises(MediaError, match="at most 100 frames, found 120"):
+        probe(str(cut), replace(CFG, max_frames=100))
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_small_planes_are_of_limited_range(full: bool) -> None:
+    """White, grey and black of a full-range video are as in one of limited range: 235, 126 and 16 in the small luma."""
+    for level, expected in ((255, 235), (128, 126), (0, 16)):
+        source = av.VideoFrame(640, 360, "yuvj420p" if full else "yuv420p")
+        for i, plane in enumerate(source.planes):
+            value = 128 if i else level if full else expected
+            plane.update(bytes([value]) * plane.buffer_size)
+        source.color_range = ColorRange.JPEG if full else ColorRange.MPEG
+        assert abs(SmallFrames(640, 360)(source, 0).y.astype(int) - expected).max() <= 1
 
 
 def test_every_opening_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,10 +94,54 @@ def test_steps_into_a_clip_do_not_count() -> None:
     assert measure_motion(clip(0, times[59] + 1), tracks, MotionConfig())["motion"] > 1
 
 
-def test_repeated_frames_are_still_steps() -> None:
-    """Every second frame repeated: half of the time is still."""
-    frames = [view(6 * i) for i in range(20) for _ in (0, 1)]
-    assert measured(frames, even(48)[:40])["static_fraction"] == pytest.approx(20 / 39, rel=1e-5)
+def repeated(pictures_per_s: int, fps: int, speed: float, seconds: float = 4.0) -> tuple[list[np.ndarray], list[int]]:
+    """A pan of so many pictures a second in a file of so many frames, and the times."""
+    times = even(fps, seconds)
+    return [view(speed * (i * pictures_per_s // fps) / pictures_per_s) for i in range(len(times))], times
+
+
+@pytest.mark.parametrize(
+    ("pictures_per_s", "fps"), [(24, 60), (25, 60), (30, 60), (12, 24), (15, 60), (24, 30), (24, 48), (60, 60), (50, 50)]
+)
+def test_a_pan_is_no_more_still_at_any_frame_rate(pictures_per_s: int, fps: int) -> None:
+    """Slow and fast pans that are not still at 24 frames a second are not with repeated frames in a cadence, nor at 50 and 60 frames."""
+    for speed in (24.0, 60.0):
+        assert measured(*repeated(24, 24, speed))["static_fraction"] < 0.02
+        assert measured(*repeated(pictures_per_s, fps, speed))["static_fraction"] < 0.02
+
+
+@pytest.mark.parametrize("speed", [0.5, 2.0])
+def test_what_is_still_at_24_is_still_at_60(speed: float) -> None:
+    """A pan too slow to be seen, and noise over a standing picture, are as still at 60 frames a second as at 24."""
+    rng = np.random.Generator(np.random.Philox(key=3))
+    for fps in (24, 30, 60):
+        assert measured(*repeated(fps, fps, speed))["static_fraction"] == 1.0
+        noisy = [np.clip(view(0) + rng.normal(0, speed, (90, 160)), 0, 255).astype(np.uint8) for _ in even(fps)]
+        assert measured(noisy, even(fps))["static_fraction"] == 1.0
+
+
+def test_pictures_that_stand_are_still() -> None:
+    """Pictures shown for a third of a second each are still nearly all of the time: that is no cadence."""
+    assert measured(*repeated(3, 30, 60.0))["static_fraction"] > 0.85
+
+
+def test_a_hole_in_the_picture_is_still() -> None:
+    """Of 2.2 s without a frame in a pan of 4 s all but longest_step_us counts as still."""
+    times = [t for t in even(24) if not 1_000_000 < t < 3_200_000]
+    hole_us = max(b - a for a, b in pairwise(times)) - MotionConfig().longest_step_us
+    found = measured([view(60 * t / 1e6) for t in times], times)["static_fraction"]
+    assert found == pytest.approx(hole_us / (times[-1] - times[0]), abs=1e-6) and found > 0.5
+
+
+def test_pairs_over_a_cut_tell_nothing_of_growth() -> None:
+    """Frames that stand before a clip make a pair that reaches over its first cut; the clip's motion is as without anything before it."""
+    before, after = [view(0, 2)] * 72, [view(8 * i / 24) for i in range(96)]
+    tracks, times = tracks_from(before + after, even(24, 7)), even(24, 7)
+    samples = tracks["motion_samples"]
+    starts = samples.pts_us - np.round(np.nan_to_num(samples["far_s"]) * 1e6)
+    assert ((starts < times[72]) & (samples.pts_us - times[72] > 0)).any()
+    within = measure_motion(clip(times[72], times[-1] + 1), tracks, MotionConfig())["motion"]
+    assert within == pytest.approx(measured(after, even(24))["motion"], rel=0.02)
 
 
 def test_one_frame_has_no_motion() -> None:

@@ -180,6 +180,26 @@ def test_failed_clips_keep_their_place(weights: dict[str, str]) -> None:
     assert [s.n_faces for s in scores] == [None, 1, None, None]
 
 
+def test_an_answer_that_is_no_number_is_its_clips_error(weights: dict[str, str], tmp_path: Path) -> None:
+    """A detector that answers one black picture with nan leaves that clip with model_failed, and the next one with its people."""
+
+    class Dark(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = People("yolo")
+
+        def forward(self, picture: torch.Tensor) -> torch.Tensor:
+            bright = picture.amax()
+            return self.inner(picture)[0] * torch.where(bright < 0.46, bright / 0 - bright / 0, bright / bright)
+
+    torch.jit.script(Dark()).save(str(tmp_path / "dark.pt"))
+    cfg = PersonDetectorConfig(weights=str(tmp_path / "dark.pt"), layout="yolo", size_px=SIZE, person_class=1)
+    black, painted_one = np.zeros((SIZE, SIZE, 3), np.uint8), _picture([], [(4, 4)])
+    bad, good = FindPeople(PeopleConfig(persons=cfg))([_case("a", [painted_one, black]), _case("b", [painted_one])])
+    assert (bad.error_code, bad.n_people) == ("model_failed", None) and "clip a: persons dark" in (bad.error_detail or "")
+    assert (good.error_code, good.n_people) == (None, 1)
+
+
 def test_wrong_files_are_clear_errors(weights: dict[str, str], tmp_path: Path) -> None:
     """A missing file says what to fetch; another layout or class never counts; identity without landmarks is refused."""
     with pytest.raises(WeightsError, match=r"persons\.weights: expected .*YOLOX.* at .*none\.onnx, found no file; fetch it"):

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from curation import media
+from curation.facts import derive_asset
 from curation.isolate import Sandbox
 from curation.keyframes import of_clip
 from curation.probe import probe_asset
@@ -20,6 +21,7 @@ from curation.split import Split, SplitConfig, split_asset
 from curation.tracks import by_name, from_table, to_table
 from manifests.ids import clip_id
 from manifests.records import Clip
+from pipelines.jobs import SCANNED_COLUMNS
 from pipelines.measures import MEASURES, MeasuresConfig, run_measure
 from tests.media_makers import MEDIA, asset_for, pan, scene, still, write_video, write_wav
 
@@ -190,6 +192,8 @@ def test_a_file_cut_short_keeps_what_was_decoded_and_says_so(tmp_path: Path) -> 
     assert "expected 240 frames" in found.asset.error_detail
     assert 120 < found.asset.n_frames < 216
     assert len(split_asset(found.asset, by_name(found.tracks), SplitConfig()).clips) == 1
+    # So the rule `readable` fails it.
+    assert derive_asset(found.asset).readable == 0 and "readable" in SCANNED_COLUMNS
 
 
 def test_a_failed_asset_is_left_alone(tmp_path: Path) -> None:

@@ -211,21 +211,21 @@ def test_clips_lie_inside_one_shot_and_keep_their_bounds(lengths: list[tuple[int
         closes = "end" if number == len(lengths) - 1 else how
         shots.append(Shot(shot_no=number, start_us=at, end_us=at + length, opens=opens, closes=closes))
         at, opens = at + length + (500_000 if how == "gradual" else 0), how
-    spans = plan_clips(shots, cfg)
+    spans = plan_clips(shots, np.arange(origin, at, 33_367), cfg)
     for span in spans:
         shot = shots[span.shot_no]
         assert shot.start_us <= span.start_us < span.end_us <= shot.end_us
         assert cfg.min_us <= span.end_us - span.start_us <= cfg.max_us
     assert all(a.end_us <= b.start_us for a, b in itertools.pairwise(spans))
     for shot in shots:
-        assert len(clips_of_shot(shot, cfg)) <= cfg.max_clips_per_shot
+        assert len(clips_of_shot(shot, np.arange(origin, at, 33_367), cfg)) <= cfg.max_clips_per_shot
 
 
 def test_the_opening_is_dropped_and_gives_way_in_short_shots() -> None:
     """1 s is trimmed from the first shot only; a first shot of 4.5 s gives its last 4 s, one of 4 s is kept whole, a shorter one gives none."""
-    cfg = ClipConfig()
+    cfg, pts_us = ClipConfig(), np.arange(0, 21_000_000, 20_000)
     first = [
-        clips_of_shot(Shot(shot_no=0, start_us=0, end_us=e, opens="start", closes="end"), cfg)
+        clips_of_shot(Shot(shot_no=0, start_us=0, end_us=e, opens="start", closes="end"), pts_us, cfg)
         for e in (20_000_000, 4_500_000, 4_000_000, 3_999_999)
     ]
     assert [[(s.start_us, s.end_us) for s in spans] for spans in first] == [
@@ -234,8 +234,55 @@ def test_the_opening_is_dropped_and_gives_way_in_short_shots() -> None:
         [(0, 4_000_000)],
         [],
     ]
-    later = clips_of_shot(Shot(shot_no=1, start_us=0, end_us=20_300_000, opens="hard", closes="hard"), cfg)
+    later = clips_of_shot(Shot(shot_no=1, start_us=0, end_us=20_300_000, opens="hard", closes="hard"), pts_us, cfg)
     assert [(s.start_us, s.end_us) for s in later] == [(100_000, 16_100_000), (16_100_000, 20_200_000)]
+
+
+_RATES = (24, 25, 30, Fraction(24000, 1001), Fraction(30000, 1001), Fraction(60000, 1001), None)
+
+
+@given(
+    st.sampled_from(_RATES), st.integers(3_900_000, 45_000_000), st.integers(0, 10**9), st.sampled_from(["start", "hard"]), st.booleans()
+)
+def test_no_clip_is_shorter_than_planned(rate: Fraction | None, length_us: int, seed: int, opens: str, at_end: bool) -> None:
+    """At any rate, NTSC's and uneven ones too, clips start on a frame, last 4 s or more, and fill 16 s where there are so many.
+
+    A shot of which a frame has 4 s before it ends gives a clip; where the opening gives way, it gives way by less than a frame more than needed.
+    """
+    cfg, origin = ClipConfig(), seed % 977_777
+    steps = np.random.Generator(np.random.Philox(key=seed)).integers(5_000, 90_000, 9000) if rate is None else None
+    times = np.cumsum(steps) if steps is not None else np.array([round(i * 1_000_000 / Fraction(rate or 1)) for i in range(3000)])
+    pts_us = origin + times[times < length_us]
+    shot = Shot(shot_no=0, start_us=int(pts_us[0]), end_us=origin + length_us, opens=opens, closes="end" if at_end else "hard")  # type: ignore[arg-type]
+    begin, end = shot.start_us + (0 if opens == "start" else cfg.margin_us), shot.end_us - (0 if at_end else cfg.margin_us)
+    spans = clips_of_shot(shot, pts_us, cfg)
+    assert all(span.start_us in pts_us and span.end_us - span.start_us >= cfg.min_us for span in spans)
+    assert all(span.end_us - span.start_us == cfg.max_us for span in spans[:-1])
+    starts = pts_us[(pts_us >= begin) & (pts_us <= end - cfg.min_us)]
+    assert bool(spans) == bool(len(starts))
+    if opens == "start" and spans:
+        assert spans[0].start_us == min(starts[-1], pts_us[np.searchsorted(pts_us, begin + cfg.opening_us)])
+
+
+@pytest.mark.parametrize("fps", [24, 30, 60])
+@pytest.mark.parametrize("strays", [1, 2, 3, 4])
+def test_frames_of_the_next_shot_at_the_end_are_in_no_clip(fps: int, strays: int) -> None:
+    """A video that ends with up to four frames of another shot gives clips that end before them, whatever the frame rate."""
+    frames = pan(1, 5 * fps, dx=45 / fps) + pan(2, strays, dx=45 / fps)
+    times = [round(Fraction(i * 1_000_000, fps)) for i in range(len(frames))]
+    shots = find(frames, times)
+    assert [s.start_us for s in shots] == [0, times[5 * fps]]
+    (clip,) = plan_clips(shots, np.array(times), ClipConfig())
+    assert clip.end_us <= times[5 * fps] - ClipConfig().margin_us
+
+
+def test_motion_that_sets_in_at_the_end_is_no_cut() -> None:
+    """A camera that stands and whips in its last frames, or a light that goes on there, leaves one shot."""
+    whip = pan(1, 4, dx=24, width=640, height=384)
+    frames = [whip[0]] * 100
+    assert len(find(frames + whip[1:3])) == 1
+    lit = [np.clip(f.astype(int) + 40, 0, 255).astype(np.uint8) for f in frames[:2]]
+    assert len(find(frames + lit)) == 1
 
 
 def test_false_cuts_counts_jumps_a_fifth_of_a_second_apart() -> None:

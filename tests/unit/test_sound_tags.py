@@ -177,3 +177,33 @@ def test_without_weights_nothing_is_scored() -> None:
     rows = copy_of(tone(440, 4, 16000))
     score = TagSound(SoundTagsConfig())([(sound_clip(0, 4_000_000), [], rows)])[0]
     assert all(getattr(score, c) is None for c in (*COLUMNS, "error_code"))
+
+
+@pytest.mark.parametrize("network", ["tagger", "agreement", "quality"])
+def test_an_answer_that_is_no_number_is_its_clips_error(network: str, classes: str, tmp_path: Path) -> None:
+    """A network that answers one silent clip with nan leaves that clip with model_failed, and the next one with its scores."""
+
+    class NoNumberOfSilence(torch.nn.Module):
+        def __init__(self, kind: str) -> None:
+            super().__init__()
+            self.n: int = {"tagger": audioset.N_CLASSES, "quality": 1}.get(kind, 2)
+
+        def forward(self, sound: torch.Tensor) -> torch.Tensor:
+            loud = sound.abs().mean().reshape(1, 1)
+            return (loud / loud).expand(1, self.n)
+
+    class Both(torch.nn.Module):
+        def forward(self, pictures: torch.Tensor, sound: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            loud = sound.abs().mean().reshape(1, 1)
+            return loud / loud, pictures.mean().reshape(1, 1)
+
+    weights = script(Both() if network == "agreement" else NoNumberOfSilence(network), tmp_path / "n.pt")
+    made = {"tagger": TaggerConfig, "agreement": AgreementConfig, "quality": SoundQualityConfig}[network]
+    settings = {"classes": classes} if network == "tagger" else {}
+    stage = TagSound(SoundTagsConfig(**{network: made(weights=weights, **settings)}))
+    picture = encode_jpeg(np.full((36, 64, 3), 200, np.uint8))
+    frames = [KeyFrame(asset_id="a", index=0, pts_us=0, width=64, height=36, jpeg=picture)]
+    silent, heard = (copy_of(np.zeros(16000 * 5, np.float32)), copy_of(tone(440, 5, 16000)))
+    bad, good = stage([(sound_clip(0, 5_000_000, kind="video"), frames, silent), (sound_clip(0, 5_000_000, kind="video"), frames, heard)])
+    assert bad.error_code == "model_failed" and "expected" in (bad.error_detail or "") and {getattr(bad, c) for c in COLUMNS} == {None}
+    assert good.error_code is None and {getattr(good, c) for c in COLUMNS} != {None}

@@ -65,8 +65,31 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"sscd\.weights: expected a TorchScript file"):
         DescribeCopies(SscdConfig(weights=str(tmp_path / "text.pt")))
     zero = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Threshold(1e9, 0.0))
-    for net, said in ((torch.nn.Identity(), r"expected descriptors \[1, d\]"), (zero, "finite descriptors that are not zero")):
-        torch.jit.script(net).save(str(tmp_path / "odd.pt"))
-        stage = DescribeCopies(SscdConfig(weights=str(tmp_path / "odd.pt")))
-        with pytest.raises(WeightsError, match=said):
-            stage([item(picture(1))])
+    torch.jit.script(torch.nn.Identity()).save(str(tmp_path / "odd.pt"))
+    with pytest.raises(WeightsError, match=r"expected descriptors \[1, d\]"):
+        DescribeCopies(SscdConfig(weights=str(tmp_path / "odd.pt")))([item(picture(1))])
+    torch.jit.script(zero).save(str(tmp_path / "zero.pt"))
+    (found,) = DescribeCopies(SscdConfig(weights=str(tmp_path / "zero.pt")))([item(picture(1))])
+    assert (found.vector, found.error_code) == (None, "model_failed") and "finite descriptors that are not zero" in (
+        found.error_detail or ""
+    )
+
+
+def test_a_descriptor_that_is_no_number_is_its_clips_error(tmp_path: Path) -> None:
+    """One black picture for which the network gives nan leaves the clips beside it, in the same pass, as they are."""
+    import torch
+
+    class Dark(torch.nn.Module):
+        """Means of the picture's rows; nan where all is black."""
+
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            """[n, 3, s, s] -> [n, 3 s]."""
+            means = pictures.mean(3).flatten(1)
+            return torch.where(pictures.amax((1, 2, 3)).unsqueeze(1) < -1, means / 0 - means / 0, means)
+
+    torch.jit.script(Dark()).save(str(tmp_path / "dark.pt"))
+    stage = DescribeCopies(SscdConfig(weights=str(tmp_path / "dark.pt"), size_px=32))
+    alone = stage([item(picture(1))])
+    first, black, last = stage([item(picture(1)), item(np.zeros_like(picture(1))), item(picture(1))])
+    assert [first] == [last] == alone and first.vector and first.error_code is None
+    assert (black.vector, black.error_code) == (None, "model_failed") and "clip c: expected finite" in (black.error_detail or "")

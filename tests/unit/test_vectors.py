@@ -102,10 +102,34 @@ def test_moments_stand_for_the_whole_clip() -> None:
     """Vectors seen only where the clip moves half as much as on average count twice."""
     motion, vectors = Recorder("motion", ("motion", "change", "luma")), Recorder("vectors", ("codec_px", "estimate_px"))
     for i in range(100):
-        motion.add(i, 50.0 if i < 50 else 150.0, 0.0, 0.0)
-    vectors.add(10, np.nan, 1.0)
+        motion.add(i * 40_000, 50.0 if i < 50 else 150.0, 0.0, 0.0)
+    vectors.add(400_000, np.nan, 1.0)
     px = measured(by_name([motion.track(), vectors.track()]))["motion_vector_px"]
     assert px == pytest.approx(2 * VectorsConfig().estimate_factor, rel=0.02)
+
+
+@pytest.mark.parametrize(("fps", "like"), [(24, 24), (25, 25), (30, 30), (60, 30), (50, 30), (120, 30), (12, 24)])
+def test_vectors_do_not_depend_on_frame_rate(fps: int, like: int) -> None:
+    """What goes 60 px a second scores alike at every rate: as 24 frames a second at fewer, as 30 at more, and in between as it is."""
+    motion, vectors = Recorder("motion", ("motion", "change", "luma")), Recorder("vectors", ("codec_px", "estimate_px"))
+    for i in range(4 * fps):
+        motion.add(round(i * 1e6 / fps), 50.0, 0.0, 0.0)
+        vectors.add(round(i * 1e6 / fps), 60 / fps, 60 / fps / VectorsConfig().estimate_factor)
+    px = measured(by_name([motion.track(), vectors.track()]))["motion_vector_px"]
+    assert px == pytest.approx(60 / like, rel=0.001)
+
+
+def test_repeated_frames_do_not_make_vectors_shorter() -> None:
+    """24 pictures a second in a file of 60 frames score within a few hundredths as in one of 30, repeats counting as frames without motion."""
+    found = {}
+    for fps in (30, 60):
+        motion, vectors = Recorder("motion", ("motion", "change", "luma")), Recorder("vectors", ("codec_px", "estimate_px"))
+        for i in range(4 * fps):
+            moves = i * 24 // fps != (i - 1) * 24 // fps
+            motion.add(round(i * 1e6 / fps), 50.0 * moves, 0.0, 0.0)
+            vectors.add(round(i * 1e6 / fps), 5.0 * moves, np.nan)
+        found[fps] = measured(by_name([motion.track(), vectors.track()]))["motion_vector_px"]
+    assert found[60] == pytest.approx(found[30], rel=0.03)
 
 
 def test_references_of_a_pyramid_and_of_plain_b_frames() -> None:
