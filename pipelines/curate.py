@@ -33,7 +33,7 @@ from manifests.records import Asset, Caption, Clip, Source
 from manifests.rules import Rule
 from manifests.schema import arrow_schema, from_table, to_table
 from manifests.tables import ManifestStore
-from pipelines import jobs, on_ray, plan, provenance, sharding, tables
+from pipelines import jobs, on_ray, plan, provenance, row_keys, sharding, tables
 from pipelines.batches import ERRORS
 from pipelines.config import digest, to_record
 from pipelines.measures import MEASURES
@@ -251,7 +251,7 @@ def compose_sets(run: Curation) -> tuple[str, ...]:
 def write_captions(run: Curation) -> pa.Table:
     """The captions of all clips that every rule keeps so far."""
     kept = run.alive("analysed", "content", "tables", "sets")
-    rows = jobs.with_asset_columns(kept, run.assets)
+    rows = row_keys.caption_rows(kept, run.assets, run.config)
     run.do(plan.CAPTION, inputs=rows)
     captions = run.outputs(plan.CAPTION, rows)
     written = pc.if_else(pc.is_valid(captions.column("text")), 1.0, None).cast(pa.float32())

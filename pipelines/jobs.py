@@ -68,11 +68,12 @@ def without_facts(asset: Asset) -> Asset:
 
 
 def with_asset_columns(clips: pa.Table, assets: pa.Table) -> pa.Table:
-    """Rows for stages that need a clip and its asset: columns clip_id, clip and asset (structs)."""
+    """Rows for stages that need a clip and its asset: columns key (the clip's id; `row_keys` sets the stage's own), clip_id, clip and asset."""
     import pyarrow.compute as pc
 
     rows = pc.index_in(clips.column("asset_id"), value_set=assets.column("asset_id").combine_chunks())
-    return pa.table([clips.column("clip_id"), _struct(clips, _CLIP), _struct(assets.take(rows), _ASSET)], schema=CLIP_AND_ASSET)
+    ids_of = clips.column("clip_id")
+    return pa.table([ids_of, ids_of, _struct(clips, _CLIP), _struct(assets.take(rows), _ASSET)], schema=CLIP_AND_ASSET)
 
 
 def _struct(table: pa.Table, schema: pa.Schema) -> pa.StructArray:
@@ -82,6 +83,7 @@ def _struct(table: pa.Table, schema: pa.Schema) -> pa.StructArray:
 
 CLIP_AND_ASSET = pa.schema(
     [
+        ("key", pa.string()),
         ("clip_id", pa.string()),
         ("clip", pa.struct([f.with_nullable(True) for f in _CLIP])),
         ("asset", pa.struct([f.with_nullable(True) for f in _ASSET])),
@@ -213,7 +215,9 @@ def make_caption(config: CurateConfig, place: Place) -> Job:
         pairs = _pairs(rows)
         frames = pictures_of(place, [clip for clip, _ in pairs])
         found = stage([(clip, asset, pictures) for (clip, asset), pictures in zip(pairs, frames, strict=True)])
-        return {"rows": pa.Table.from_pylist([dataclasses.asdict(r) for r in found], schema=CAPTION_SCHEMA)}
+        keys = rows.column("key").to_pylist()
+        made = [{"key": key} | dataclasses.asdict(r) for key, r in zip(keys, found, strict=True)]
+        return {"rows": pa.Table.from_pylist(made, schema=CAPTION_SCHEMA)}
 
     return job
 
@@ -223,7 +227,7 @@ def make_encode(config: CurateConfig, place: Place) -> Job:
     from curation.encode import encode_clip
     from curation.ffmpeg_program import EncodeError
 
-    digest = ids.digest("encode/v1", canonical((config.encode, config.sets)))[:16]
+    digests = {name: ids.digest("encode/v2", canonical((config.encode, s.shape)))[:16] for name, s in config.sets.items()}
 
     def encode(clip: Clip, asset: Asset, part: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
         fit = buckets.bucket_of(clip, config.sets[clip.set_name or ""])
@@ -245,15 +249,16 @@ def make_encode(config: CurateConfig, place: Place) -> Job:
             "fps_num": made.fps_num,
             "fps_den": made.fps_den,
             "part": part,
-            "encode_digest": digest,
+            "encode_digest": digests[clip.set_name or ""],
         }
         return row, {"clip_id": clip.clip_id, "data": made.data}
 
     def job(rows: pa.Table, part: str) -> dict[str, pa.Table]:
-        made = [encode(clip, asset, part) for clip, asset in _pairs(rows)]
+        pairs = zip(rows.column("key").to_pylist(), _pairs(rows), strict=True)
+        made = [(key, *encode(clip, asset, part)) for key, (clip, asset) in pairs]
         return {
-            "rows": pa.Table.from_pylist([row for row, _ in made], schema=ENCODED_SCHEMA),
-            "payload": pa.Table.from_pylist([data for _, data in made if data], schema=PAYLOAD_SCHEMA),
+            "rows": pa.Table.from_pylist([{"key": key} | row for key, row, _ in made], schema=ENCODED_SCHEMA),
+            "payload": pa.Table.from_pylist([{"key": key} | data for key, _, data in made if data], schema=PAYLOAD_SCHEMA),
         }
 
     return job
@@ -261,9 +266,10 @@ def make_encode(config: CurateConfig, place: Place) -> Job:
 
 _ERROR_FIELDS = [("error_code", pa.string()), ("error_detail", pa.string())]
 SPLIT_SCHEMA = pa.schema([("asset_id", pa.string()), ("n_clips", pa.float32())])
-CAPTION_SCHEMA = pa.schema([(f.name, pa.string()) for f in dataclasses.fields(CaptionText)])
+CAPTION_SCHEMA = pa.schema([("key", pa.string()), *((f.name, pa.string()) for f in dataclasses.fields(CaptionText))])
 ENCODED_SCHEMA = pa.schema(
     [
+        ("key", pa.string()),
         ("clip_id", pa.string()),
         ("encoded", pa.float32()),
         ("extension", pa.string()),
@@ -277,4 +283,4 @@ ENCODED_SCHEMA = pa.schema(
         *_ERROR_FIELDS,
     ]
 )
-PAYLOAD_SCHEMA = pa.schema([("clip_id", pa.string()), ("data", pa.binary())])
+PAYLOAD_SCHEMA = pa.schema([("key", pa.string()), ("clip_id", pa.string()), ("data", pa.binary())])

@@ -83,15 +83,17 @@ BATCH = tuple(_batch_stage(b) for b in BATCHES)
 """One stage a batch class on key frames or sound."""
 
 CAPTION = Stage(
-    name="caption", shape="batch", version="2", reads=jobs.CLIP_AND_ASSET, key="clip_id", make=jobs.make_caption, writes={"rows": jobs.CAPTION_SCHEMA},
-    depends_on=lambda c: (captions.identity(c.captions), *(getattr(c.measures, n) for n in captions.MEASURES_READ), *_scanned(c)), unit_rows=lambda c: 64,
+    name="caption", shape="batch", version="3", reads=jobs.CLIP_AND_ASSET, key="key", make=jobs.make_caption, writes={"rows": jobs.CAPTION_SCHEMA},
+    # What it reads of a clip's measures and texts is in the row's key: a changed setting asks only about clips whose values it changed.
+    depends_on=lambda c: (captions.identity(c.captions), *_scanned(c)), unit_rows=lambda c: 64,
     again=lambda row: captions.is_transient(row["error_code"] or ""),
     weights=True,  # local models are heavy, and an endpoint's budget holds for one object
 )  # fmt: skip
 ENCODE = Stage(
-    name="encode", shape="map", version="1", reads=jobs.CLIP_AND_ASSET, key="clip_id", make=jobs.make_encode,
+    name="encode", shape="map", version="2", reads=jobs.CLIP_AND_ASSET, key="key", make=jobs.make_encode,
     writes={"rows": jobs.ENCODED_SCHEMA, "payload": jobs.PAYLOAD_SCHEMA},
-    depends_on=lambda c: (c.encode, {name: s.shape for name, s in c.sets.items()}), unit_rows=lambda c: 2,
+    # The shape that its set wants is in the row's key: another set, or another shape of one, encodes the clips that are in it.
+    depends_on=lambda c: c.encode, unit_rows=lambda c: 2,
     cost=lambda row: _pixels_to_decode(row["asset"]),
 )  # fmt: skip
 WRITE_SHARDS = Stage(
