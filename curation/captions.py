@@ -26,7 +26,7 @@ from manifests.records import Asset, Clip
 
 FACTS = "facts"
 
-_TRANSIENT = re.compile(r"budget|timeout|unreachable|given_up|http_(408|425|429|5\d\d)")
+_TRANSIENT = re.compile(r"budget|timeout|unreachable|too_large|given_up|http_\d+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +150,8 @@ def camera_prefix(clip: Clip, cfg: CaptionConfig) -> str | None:
 
 
 def is_transient(error_code: str) -> bool:
-    """Whether the same request may do better in another run: out of budget, or the endpoint did not answer."""
+    """Whether the same request may do better in another run: out of budget, or no answer. A key or an address that was wrong (401, 404 …) may
+    have been put right by then: neither decides what a stored caption depends on, so nothing else would ask again."""
     return _TRANSIENT.fullmatch(error_code) is not None
 
 

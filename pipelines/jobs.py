@@ -136,8 +136,8 @@ def make_probe(config: CurateConfig, place: Place) -> Job:
     sandbox = Sandbox(limits.max_wall_s + _GRACE_S, limits.memory_bytes)
 
     def probe(asset: Asset) -> Asset:
-        path = str(ingest.local_path(asset, place.fetched))
         try:
+            path = str(ingest.bring(asset, place.fetched, config.ingest))
             found = _tried(lambda: sandbox.call(probe_asset, asset, path, limits), place, asset, config)
         except MediaError as lost:  # the child crashed, hung or grew: the file's fault, and its row says so
             found = dataclasses.replace(asset, error_stage="probe", error_code=lost.code, error_detail=lost.detail)
@@ -155,8 +155,8 @@ def make_scan(config: CurateConfig, place: Place) -> Job:
     sandbox = Sandbox(settings.media.max_wall_s + _GRACE_S, settings.media.memory_bytes)
 
     def scan(asset: Asset) -> Scan:
-        path = str(ingest.local_path(asset, place.fetched))
         try:
+            path = str(ingest.bring(asset, place.fetched, config.ingest))
             return _tried(lambda: sandbox.call(scan_asset, asset, path, settings), place, asset, config)
         except MediaError as lost:
             return Scan(asset=failed(asset, lost))
@@ -233,14 +233,18 @@ def make_encode(config: CurateConfig, place: Place) -> Job:
         fit = buckets.bucket_of(clip, config.sets[clip.set_name or ""])
         if fit.bucket is None or fit.start_us is None or fit.end_us is None:
             raise ValueError(f"clip {clip.clip_id}: set {clip.set_name} has no bucket for it ({fit.reason}); compose_sets gave it one")
-        path = str(ingest.local_path(asset, place.fetched))
         try:
+            path = str(ingest.bring(asset, place.fetched, config.ingest))
             shape = (fit.bucket.width or 0, fit.bucket.height or 0, fit.bucket.n_frames or 0, fit.fps_num or 0, fit.fps_den or 0)
             made = encode_clip(path, clip, asset, *shape, config.encode, (fit.start_us, fit.end_us))
-        except EncodeError as error:
-            return {"clip_id": clip.clip_id, "encoded": 0.0, "error_code": error.code, "error_detail": error.detail[:2000]}, None
+        except (EncodeError, MediaError) as error:
+            if error.code in quarantine.LOSSES or error.code == "ffmpeg_failed":  # tried again in another run, as often as that allows
+                quarantine.note_failure(place.work / "quarantine" / clip.asset_id, clip.clip_id, code_version(), error.code, error.detail)
+            said = {"error_code": error.code, "error_detail": error.detail[:2000]}
+            return {"clip_id": clip.clip_id, "asset_id": clip.asset_id, "encoded": 0.0, **said}, None
         row = {
             "clip_id": clip.clip_id,
+            "asset_id": clip.asset_id,
             "encoded": 1.0,
             "extension": made.extension,
             "width": made.width,
@@ -271,6 +275,7 @@ ENCODED_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
         ("clip_id", pa.string()),
+        ("asset_id", pa.string()),
         ("encoded", pa.float32()),
         ("extension", pa.string()),
         ("width", pa.int32()),
