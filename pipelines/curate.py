@@ -36,6 +36,7 @@ from manifests.tables import ManifestStore
 from pipelines import jobs, on_ray, one_run, plan, provenance, retry, row_keys, sharding, tables
 from pipelines.batches import ERRORS
 from pipelines.config import digest, to_record
+from pipelines.lost_clips import lost_clips
 from pipelines.measures import MEASURES
 from pipelines.on_ray import EngineConfig
 from pipelines.progress import Progress
@@ -234,36 +235,10 @@ def measure_assets(run: Curation) -> None:
     run.assets = merge_columns(run.assets, run.outputs(plan.SPLIT, scanned), "asset_id", ("n_clips",))
     run.clips = run.outputs(plan.SPLIT, scanned, "clips", key="asset_id")
     _number_clips(run)
-    run.lost = _lost(run)
+    run.lost = lost_clips(run, run.assets.filter(pc.equal(run.assets.column("state"), LIVE)))
     kept = ledger.survivors(run.rules("rights", "facts", "assets"), run.assets)
     of_asset = dict(zip(run.assets.column("asset_no").to_pylist(), kept.tolist(), strict=True))
     run.clips = set_column(run.clips, "asset_kept", [float(of_asset[n]) for n in run.clips.column("asset_no").to_pylist()])
-
-
-_OF_SPAN = ("clip_id", "clip_no", "asset_id", "asset_no", "kind", "start_us", "end_us", "shot_no", "n_frames", "width", "height", "fps_num")
-_KEPT_OF_LOST = (*_OF_SPAN, "fps_den", "has_audio", "duration_s")
-"""What is still true of a clip whose asset cannot be read: which span of what it is. What was measured of it is not known any more."""
-
-
-def _lost(run: Curation) -> pa.Table:
-    """The clips of the last version whose live asset has none now because it could not be scanned; a line for people names these assets."""
-    stored = run.store.read("clips")
-    live = run.assets.filter(pc.equal(run.assets.column("state"), LIVE))
-    unread = live.filter(pc.or_(pc.is_null(live.column("scan_part")), pc.is_valid(live.column("error_code"))))
-    gone = pc.and_(
-        pc.is_in(stored.column("asset_id"), value_set=unread.column("asset_id").combine_chunks()),
-        pc.invert(pc.is_in(stored.column("asset_id"), value_set=run.clips.column("asset_id").combine_chunks().unique())),
-    )
-    lost = stored.filter(gone)
-    if lost.num_rows:
-        of = unread.filter(pc.is_in(unread.column("asset_id"), value_set=lost.column("asset_id").combine_chunks()))
-        first = of.slice(0, 1).to_pylist()[0]
-        said = f"{first['error_code']}: {first['error_detail']}" if first["error_code"] else "a rule dropped it before it was scanned again"
-        run.progress.say(
-            f"lost: {of.num_rows} assets could not be read again; their {lost.num_rows} clips are dropped. {first['uri']}: {said}"
-        )
-    rows = [{name: row[name] for name in _KEPT_OF_LOST} | {"asset_kept": 0.0} for row in lost.to_pylist()]
-    return to_table(Clip, [Clip(**row) for row in rows])
 
 
 def measure_clips(run: Curation) -> None:
