@@ -15,6 +15,9 @@ from manifests.records import Clip
 FACTS_VERSION = "1"
 """Version of the sentence that is made of facts; it changes with the wording."""
 
+FACTS_READ = ("brightness", "width", "height", "motion", "loudness_db", "silence_fraction")
+"""Columns of a clip that the sentence is made of, beside its span and its camera where that is sure."""
+
 SIDECAR_VERSION = "1"
 
 _CAMERA = {

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from curation.adapters.openai_captioner import EndpointConfig, OpenAICaptioner
 from curation.adapters.request_limits import Limits
 from curation.adapters.transformers_captioner import LocalModelConfig, TransformersCaptioner
-from curation.caption_facts import FACTS_VERSION, FactsCaptioner, FactsConfig, SidecarCaptioner, SidecarConfig
+from curation.caption_facts import FACTS_READ, FACTS_VERSION, FactsCaptioner, FactsConfig, SidecarCaptioner, SidecarConfig
 from curation.caption_mix import check_mix, draw
 from curation.caption_prompt import Captioner, Failed, Length, Subject, Written
 from curation.keyframes import KeyFrame
@@ -26,10 +26,7 @@ from manifests.records import Asset, Clip
 
 FACTS = "facts"
 
-MEASURES_READ = ("motion", "camera", "quality", "sound")
-"""The measures whose columns stand in captions: how much moves, how the camera does, brightness, loudness and silence."""
-
-_TRANSIENT = re.compile(r"budget|timeout|unreachable|given_up|http_(408|425|429|5\d\d)")
+_TRANSIENT = re.compile(r"budget|timeout|unreachable|too_large|given_up|http_\d+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +99,7 @@ class CaptionClips:
 
     def captioner_of(self, clip: Clip) -> str:
         """The name of the captioner that is to write about the clip where no supplied text is taken."""
-        return FACTS if clip.kind == "audio" else draw(self.cfg.mix, self.cfg.seed, clip.clip_id)
+        return captioner_of(clip, self.cfg)
 
     def _row(self, clip: Clip, outcome: Written | Failed | None) -> CaptionText:
         """The outcome as a row of its clip. An outcome on another clip would mean that a backend broke its contract: it is not used."""
@@ -134,6 +131,17 @@ def caption(clip: Clip, asset: Asset, frames: Sequence[KeyFrame], cfg: CaptionCo
     return CaptionClips(cfg)([(clip, asset, list(frames))])[0]
 
 
+def captioner_of(clip: Clip, cfg: CaptionConfig) -> str:
+    """The name of the captioner that is drawn for the clip."""
+    return FACTS if clip.kind == "audio" else draw(cfg.mix, cfg.seed, clip.clip_id)
+
+
+def read_of(clip: Clip, asset: Asset, cfg: CaptionConfig) -> tuple[object, ...]:
+    """All of a clip and its asset that a caption depends on beside the clip's id and its key frames: with equal values it need not be made again."""
+    facts = tuple(getattr(clip, n) for n in FACTS_READ) if captioner_of(clip, cfg) == FACTS else ()
+    return (asset.supplied_caption if cfg.sidecar.use else None, camera_prefix(clip, cfg), *facts)
+
+
 def camera_prefix(clip: Clip, cfg: CaptionConfig) -> str | None:
     """The camera class in words, e.g. 'pan right', where the classifier was sure enough; else None."""
     if clip.camera is None or (clip.camera_confidence or 0.0) < cfg.camera_confidence:
@@ -142,7 +150,8 @@ def camera_prefix(clip: Clip, cfg: CaptionConfig) -> str | None:
 
 
 def is_transient(error_code: str) -> bool:
-    """Whether the same request may do better in another run: out of budget, or the endpoint did not answer."""
+    """Whether the same request may do better in another run: out of budget, or no answer. A key or an address that was wrong (401, 404 …) may
+    have been put right by then: neither decides what a stored caption depends on, so nothing else would ask again."""
     return _TRANSIENT.fullmatch(error_code) is not None
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from curation import rights
 from curation.listing import Listing, path_of
+from curation.media import MediaError
 from curation.rights import Rights
 from manifests import ids
 from manifests.records import Asset
@@ -93,6 +94,25 @@ def local_path(asset: Asset, fetched: Path) -> Path:
         if kept.exists():
             return kept
     return path_of(asset.uri)
+
+
+def bring(asset: Asset, fetched: Path, config: IngestConfig) -> Path:
+    """Where the bytes of the asset lie. What came out of an archive or from a remote store, and is not kept any more, is fetched again.
+
+    Raises MediaError `missing` where its address gives nothing, or bytes of something else. A local path is returned whatever lies there.
+    """
+    path = local_path(asset, fetched)
+    if path.exists() or not ("://" in asset.uri or "#" in asset.uri):
+        return path
+    try:
+        sha256, _, _ = _hash(asset.uri, fetched, config)
+    except (OSError, ValueError, ImportError) as error:
+        detail = rights.clean_text(f"{type(error).__name__}: {error}", 500)
+        raise MediaError("missing", f"{asset.uri}: expected the bytes of asset {asset.asset_id} again, found {detail}") from error
+    if ids.asset_id(sha256) != asset.asset_id:
+        (fetched / ids.asset_id(sha256)).unlink(missing_ok=True)  # nobody asked for these, and a blocklist may forbid them
+        raise MediaError("missing", f"{asset.uri}: expected the bytes of asset {asset.asset_id}, found those of {ids.asset_id(sha256)}")
+    return local_path(asset, fetched)
 
 
 def _rights(listing: Listing) -> Rights:

@@ -35,6 +35,8 @@ class Batch:
     vectors: tuple[pa.Field, ...] = ()
     reads: Literal["pictures", "hashes", "sound", "both"] = "pictures"
     """Key frames alone, with the scan's hashes, or with the sound copy; or the sound copy alone."""
+    measures: tuple[str, ...] = ()
+    """Measures whose columns it reads of a clip: their settings and versions count as its own."""
     wanted: Callable[[Any], bool] = lambda c: True
     weights: bool = True
 
@@ -58,7 +60,7 @@ BATCHES = (
     Batch(name="text", load=lambda c: text.ScoreText(c.text), settings=lambda c: c.text, version=text.VERSION, columns=text.COLUMNS),
     Batch(
         name="describe", load=lambda c: embeddings.DescribeClips(c.descriptors), settings=lambda c: c.descriptors,
-        version=embeddings.VERSION, columns=embeddings.COLUMNS, vectors=embeddings.VECTORS, reads="hashes", weights=False,
+        version=embeddings.VERSION, columns=embeddings.COLUMNS, vectors=embeddings.VECTORS, reads="hashes", measures=("borders",), weights=False,
     ),
     Batch(
         name="aesthetics", load=_aesthetic_rows, settings=lambda c: c.open_clip, version=aesthetics.VERSION, columns=("aesthetic",),

@@ -82,6 +82,7 @@ def curate(
     from curation.listing import InputError
     from pipelines.config import ConfigError, load
     from pipelines.curate import curate as run
+    from pipelines.one_run import DatasetBusy
     from pipelines.progress import Progress
     from pipelines.reporting import write_report
     from pipelines.settings import CurateConfig
@@ -89,7 +90,7 @@ def curate(
     paths, overrides = _split_overrides(inputs)
     if rights is not None:
         overrides.append(f"ingest.rights_csv={json.dumps(str(rights.absolute()))}")
-    with errors(ConfigError, InputError):
+    with errors(ConfigError, InputError, DatasetBusy):
         settings = load(CurateConfig, "curate", config, overrides)
         progress = Progress(quiet=as_json)
         summary = run(paths, out, settings, progress)

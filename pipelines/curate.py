@@ -33,14 +33,16 @@ from manifests.records import Asset, Caption, Clip, Source
 from manifests.rules import Rule
 from manifests.schema import arrow_schema, from_table, to_table
 from manifests.tables import ManifestStore
-from pipelines import jobs, on_ray, plan, provenance, sharding, tables
+from pipelines import jobs, on_ray, one_run, plan, provenance, retry, row_keys, sharding, tables
 from pipelines.batches import ERRORS
 from pipelines.config import digest, to_record
+from pipelines.lost_clips import lost_clips
 from pipelines.measures import MEASURES
 from pipelines.on_ray import EngineConfig
 from pipelines.progress import Progress
 from pipelines.settings import CurateConfig
 from pipelines.stage import Place, Stage
+from pipelines.weight_files import by_content
 from pipelines.work import merge_columns, missing, read, set_column
 
 LIVE = "live"
@@ -86,15 +88,34 @@ class Curation:
         self.picks: list[Pick] = from_table(Pick, self.store.read("picks"))
         self.today = today
         self.compared = tables.Compared()
+        self.lost = arrow_schema(Clip).empty_table()
+        """Clips of an earlier version whose asset could not be read again: they are dropped, and stay in the manifest."""
+        self.tried: dict[str, set[str]] = {}
+        """By stage, the keys of failures that this run has tried again already."""
 
     def do(self, *stages: Stage, inputs: pa.Table) -> None:
         """The outputs of the stages, which need nothing of one another, exist for all rows of the input."""
-        units = [(stage, unit) for stage in stages for unit in missing(stage, self.config, self.place, inputs)]
+        units = [(stage, unit) for stage in stages for unit in missing(stage, self.config, self.place, self._untried(stage, inputs))]
         todo, every = sum(u.n_rows for _, u in units), inputs.num_rows * len(stages)
         name = stages[0].name if len(stages) == 1 else "measures"
         with self.progress.stage(name, every, every - todo) as advance:
             for done in on_ray.run(units, self.config, self.place, self.config.engine):
                 advance(done["rows_in"])
+        for stage in stages if units else ():
+            retry.tell(self, stage, inputs)
+
+    def _untried(self, stage: Stage, inputs: pa.Table) -> pa.Table:
+        tried = pa.array(sorted(self.tried.get(stage.name, ())), pa.string())
+        return inputs.filter(pc.invert(pc.is_in(inputs.column(stage.key), value_set=tried)))
+
+    def readable(self) -> pa.Table:
+        """The assets whose bytes were read and are not on the blocklist."""
+        return self.assets.filter(pc.and_(pc.is_null(self.assets.column("error_stage")), pc.equal(self.assets.column("blocked"), 0.0)))
+
+    def passing(self, probed: pa.Table) -> pa.Table:
+        """Those of the probed assets that the rules on rights and facts keep; whatever these say, nothing blocked is opened."""
+        passing = probed.filter(pa.array(ledger.survivors(self.rules("rights", "facts"), probed)))
+        return passing.filter(pc.equal(passing.column("blocked"), 0.0))
 
     def outputs(self, stage: Stage, inputs: pa.Table, output: str = "rows", key: str | None = None) -> pa.Table:
         """The stage's outputs for the rows of the input."""
@@ -110,7 +131,12 @@ class Curation:
 
 
 def curate(inputs: list[str], dataset: Path, config: CurateConfig, progress: Progress) -> Summary:
-    """The dataset holds everything of the inputs that passes, as shards, and a row with a reason for everything else."""
+    """The dataset holds everything of the inputs that passes, as shards, and a row with a reason for everything else. Raises DatasetBusy."""
+    with one_run.alone(Place(dataset.absolute()).work):
+        return _curate(inputs, dataset, config, progress)
+
+
+def _curate(inputs: list[str], dataset: Path, config: CurateConfig, progress: Progress) -> Summary:
     begun, started_at = time.monotonic(), datetime.now(UTC)
     run = Curation(dataset, config, progress, started_at.date())
     listed = ingest(run, inputs)
@@ -118,17 +144,18 @@ def curate(inputs: list[str], dataset: Path, config: CurateConfig, progress: Pro
     if n_released := quarantine.releases(run.place.quarantine):
         said = (*said, f"released {n_released}")
     inputs_digest = ids.digest(
-        "inputs/v2",
-        _content_digest(run.assets),
+        "inputs/v3",
+        _content_digest(run.assets.drop_columns(["error_detail"])),  # the same failure in other words is no other input
         _content_digest(run.blocks),
-        digest(_without_engine(config)),
+        digest(by_content(_without_engine(config))),
         provenance.code_version(),
         *said,
     )
-    if (previous := _last_run(run.store)) is not None and previous.inputs_digest == inputs_digest:
-        progress.say("nothing left to do: these inputs were curated with this configuration before")
-        return _summary(run, listed, (), begun, nothing_left=True)
+    previous = _last_run(run.store)
     try:
+        if previous is not None and previous.inputs_digest == inputs_digest and not retry.try_again(run):
+            progress.say("nothing left to do: these inputs were curated with this configuration before")
+            return _summary(run, listed, (), begun, nothing_left=True)
         measure_assets(run)
         measure_clips(run)
         shortages = compose_sets(run)
@@ -196,19 +223,21 @@ def _source(run: Curation, number: int, name: str) -> Source:
 
 def measure_assets(run: Curation) -> None:
     """Facts of every readable asset; scan and clips of every asset that passes the rules on rights and facts."""
-    readable = run.assets.filter(pc.and_(pc.is_null(run.assets.column("error_stage")), pc.equal(run.assets.column("blocked"), 0.0)))
+    readable = run.readable()
     run.do(plan.PROBE, inputs=readable)
     run.assets = merge_columns(run.assets, run.outputs(plan.PROBE, readable), "asset_id", jobs.FACT_COLUMNS)
-    passing = run.assets.filter(pa.array(ledger.survivors(run.rules("rights", "facts"), run.assets)))
-    passing = passing.filter(pc.equal(passing.column("blocked"), 0.0))  # whatever the rules say, nothing blocked is opened
+    passing = run.passing(run.assets)
     run.do(plan.SCAN, inputs=passing)
     # Clips of assets that a rule has dropped since stay in the manifest; their asset's verdict drops them too.
     run.assets = merge_columns(run.assets, run.outputs(plan.SCAN, run.assets), "asset_id", jobs.SCANNED_COLUMNS)
     scanned = run.assets.filter(pc.and_(pc.is_valid(run.assets.column("scan_part")), pc.equal(run.assets.column("state"), LIVE)))
+    # Of what may be scanned in another run nothing is said: that it has no clips would then be taken for known.
+    scanned = scanned.filter(pc.invert(pc.is_in(scanned.column("error_code"), value_set=pa.array(sorted(plan.MAY_PASS)))))
     run.do(plan.SPLIT, inputs=scanned)
     run.assets = merge_columns(run.assets, run.outputs(plan.SPLIT, scanned), "asset_id", ("n_clips",))
     run.clips = run.outputs(plan.SPLIT, scanned, "clips", key="asset_id")
     _number_clips(run)
+    run.lost = lost_clips(run, run.assets.filter(pc.equal(run.assets.column("state"), LIVE)))
     kept = ledger.survivors(run.rules("rights", "facts", "assets"), run.assets)
     of_asset = dict(zip(run.assets.column("asset_no").to_pylist(), kept.tolist(), strict=True))
     run.clips = set_column(run.clips, "asset_kept", [float(of_asset[n]) for n in run.clips.column("asset_no").to_pylist()])
@@ -253,7 +282,7 @@ def compose_sets(run: Curation) -> tuple[str, ...]:
 def write_captions(run: Curation) -> pa.Table:
     """The captions of all clips that every rule keeps so far."""
     kept = run.alive("analysed", "content", "tables", "sets")
-    rows = jobs.with_asset_columns(kept, run.assets)
+    rows = row_keys.caption_rows(kept, run.assets, run.config)
     run.do(plan.CAPTION, inputs=rows)
     captions = run.outputs(plan.CAPTION, rows)
     written = pc.if_else(pc.is_valid(captions.column("text")), 1.0, None).cast(pa.float32())
@@ -264,6 +293,7 @@ def write_captions(run: Curation) -> pa.Table:
 def place_and_commit(run: Curation, captions: pa.Table, inputs_digest: str, started_at: datetime) -> int:
     """Samples encoded, rules applied to everything, shards written, and one commit that shows it all."""
     sharding.encode(run)
+    run.clips = pa.concat_tables([run.clips, run.lost]).sort_by("clip_no")
     run_no = run.store.read("runs", columns=["run_no"]).num_rows
     numbers, new_rules = provenance.number_rules(run.store, run.config.policy())
     numbered = list(zip(numbers, run.config.policy(), strict=True))

@@ -67,11 +67,12 @@ def without_facts(asset: Asset) -> Asset:
 
 
 def with_asset_columns(clips: pa.Table, assets: pa.Table) -> pa.Table:
-    """Rows for stages that need a clip and its asset: columns clip_id, clip and asset (structs)."""
+    """Rows for stages that need a clip and its asset: columns key (the clip's id; `row_keys` sets the stage's own), clip_id, clip and asset."""
     import pyarrow.compute as pc
 
     rows = pc.index_in(clips.column("asset_id"), value_set=assets.column("asset_id").combine_chunks())
-    return pa.table([clips.column("clip_id"), _struct(clips, _CLIP), _struct(assets.take(rows), _ASSET)], schema=CLIP_AND_ASSET)
+    ids_of = clips.column("clip_id")
+    return pa.table([ids_of, ids_of, _struct(clips, _CLIP), _struct(assets.take(rows), _ASSET)], schema=CLIP_AND_ASSET)
 
 
 def _struct(table: pa.Table, schema: pa.Schema) -> pa.StructArray:
@@ -81,6 +82,7 @@ def _struct(table: pa.Table, schema: pa.Schema) -> pa.StructArray:
 
 CLIP_AND_ASSET = pa.schema(
     [
+        ("key", pa.string()),
         ("clip_id", pa.string()),
         ("clip", pa.struct([f.with_nullable(True) for f in _CLIP])),
         ("asset", pa.struct([f.with_nullable(True) for f in _ASSET])),
@@ -134,8 +136,8 @@ def make_probe(config: CurateConfig, place: Place) -> Job:
     sandbox = Sandbox(limits.max_wall_s + GRACE_S, limits.memory_bytes)
 
     def probe(asset: Asset) -> Asset:
-        path = str(ingest.local_path(asset, place.fetched))
         try:
+            path = str(ingest.bring(asset, place.fetched, config.ingest))
             found = with_facts(asset, _tried(lambda: sandbox.call(probe_file, path, limits), place, asset, under, config))
         except MediaError as e:  # broken, or the child crashed, hung or grew: the file's fault, and its row says so
             found = dataclasses.replace(asset, error_stage="probe", error_code=e.code, error_detail=e.detail)
@@ -154,8 +156,8 @@ def make_scan(config: CurateConfig, place: Place) -> Job:
     sandbox = Sandbox(settings.media.max_wall_s + GRACE_S, settings.media.memory_bytes)
 
     def scan(asset: Asset) -> Scan:
-        path = str(ingest.local_path(asset, place.fetched))
         try:
+            path = str(ingest.bring(asset, place.fetched, config.ingest))
             return _tried(lambda: sandbox.call(scan_file, asset, path, settings), place, asset, under, config)
         except MediaError as lost:
             return Scan(asset=failed(asset, lost))
@@ -183,6 +185,11 @@ def counted_under(stage: str, config: CurateConfig) -> str:
     from pipelines.plan import stage_named  # it imports this file
 
     return f"{stage}-{stage_named(stage).digest(config)}"
+
+
+def counted_of_clip(clip_id: str, config: CurateConfig) -> str:
+    """The name under which attempts to encode one clip of an asset are counted."""
+    return f"{counted_under('encode', config)}-{clip_id}"
 
 
 def make_split(config: CurateConfig, place: Place) -> Job:
@@ -221,7 +228,9 @@ def make_caption(config: CurateConfig, place: Place) -> Job:
         pairs = _pairs(rows)
         frames = pictures_of(place, [clip for clip, _ in pairs])
         found = stage([(clip, asset, pictures) for (clip, asset), pictures in zip(pairs, frames, strict=True)])
-        return {"rows": pa.Table.from_pylist([dataclasses.asdict(r) for r in found], schema=CAPTION_SCHEMA)}
+        keys = rows.column("key").to_pylist()
+        made = [{"key": key} | dataclasses.asdict(r) for key, r in zip(keys, found, strict=True)]
+        return {"rows": pa.Table.from_pylist(made, schema=CAPTION_SCHEMA)}
 
     return job
 
@@ -231,22 +240,27 @@ def make_encode(config: CurateConfig, place: Place) -> Job:
     from curation.encode import encode_in, encode_sandbox
     from curation.ffmpeg_program import EncodeError
 
-    sandbox, under = encode_sandbox(config.encode, config.scan.media), counted_under("encode", config)
-    digest = ids.digest("encode/v1", canonical((config.encode, config.sets)))[:16]
+    sandbox = encode_sandbox(config.encode, config.scan.media)
+    digests = {name: ids.digest("encode/v2", canonical((config.encode, s.shape)))[:16] for name, s in config.sets.items()}
 
     def encode(clip: Clip, asset: Asset, part: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
         fit = buckets.bucket_of(clip, config.sets[clip.set_name or ""])
         if fit.bucket is None or fit.start_us is None or fit.end_us is None:
             raise ValueError(f"clip {clip.clip_id}: set {clip.set_name} has no bucket for it ({fit.reason}); compose_sets gave it one")
-        path = str(ingest.local_path(asset, place.fetched))
-        shape = (fit.bucket.width or 0, fit.bucket.height or 0, fit.bucket.n_frames or 0, fit.fps_num or 0, fit.fps_den or 0)
-        arguments = (path, clip, asset, shape, config.encode, (fit.start_us, fit.end_us), config.scan.media)
+        under = counted_of_clip(clip.clip_id, config)
         try:
-            made = _tried(lambda: encode_in(sandbox, *arguments), place, asset, f"{under}-{clip.clip_id}", config)
+            path = str(ingest.bring(asset, place.fetched, config.ingest))
+            shape = (fit.bucket.width or 0, fit.bucket.height or 0, fit.bucket.n_frames or 0, fit.fps_num or 0, fit.fps_den or 0)
+            arguments = (path, clip, asset, shape, config.encode, (fit.start_us, fit.end_us), config.scan.media)
+            made = _tried(lambda: encode_in(sandbox, *arguments), place, asset, under, config)
         except (EncodeError, MediaError) as error:
-            return {"clip_id": clip.clip_id, "encoded": 0.0, "error_code": error.code, "error_detail": error.detail[:2000]}, None
+            if error.code == "ffmpeg_failed" and config.quarantine.enabled:  # tried again in another run, as often as a loss
+                quarantine.note_failure(place.quarantine, asset.asset_id, under, error.code, error.detail)
+            said = {"error_code": error.code, "error_detail": error.detail[:2000]}
+            return {"clip_id": clip.clip_id, "asset_id": clip.asset_id, "encoded": 0.0, **said}, None
         row = {
             "clip_id": clip.clip_id,
+            "asset_id": clip.asset_id,
             "encoded": 1.0,
             "extension": made.extension,
             "width": made.width,
@@ -255,15 +269,16 @@ def make_encode(config: CurateConfig, place: Place) -> Job:
             "fps_num": made.fps_num,
             "fps_den": made.fps_den,
             "part": part,
-            "encode_digest": digest,
+            "encode_digest": digests[clip.set_name or ""],
         }
         return row, {"clip_id": clip.clip_id, "data": made.data}
 
     def job(rows: pa.Table, part: str) -> dict[str, pa.Table]:
-        made = [encode(clip, asset, part) for clip, asset in _pairs(rows)]
+        pairs = zip(rows.column("key").to_pylist(), _pairs(rows), strict=True)
+        made = [(key, *encode(clip, asset, part)) for key, (clip, asset) in pairs]
         return {
-            "rows": pa.Table.from_pylist([row for row, _ in made], schema=ENCODED_SCHEMA),
-            "payload": pa.Table.from_pylist([data for _, data in made if data], schema=PAYLOAD_SCHEMA),
+            "rows": pa.Table.from_pylist([{"key": key} | row for key, row, _ in made], schema=ENCODED_SCHEMA),
+            "payload": pa.Table.from_pylist([{"key": key} | data for key, _, data in made if data], schema=PAYLOAD_SCHEMA),
         }
 
     return job
@@ -271,10 +286,12 @@ def make_encode(config: CurateConfig, place: Place) -> Job:
 
 _ERROR_FIELDS = [("error_code", pa.string()), ("error_detail", pa.string())]
 SPLIT_SCHEMA = pa.schema([("asset_id", pa.string()), ("n_clips", pa.float32())])
-CAPTION_SCHEMA = pa.schema([(f.name, pa.string()) for f in dataclasses.fields(CaptionText)])
+CAPTION_SCHEMA = pa.schema([("key", pa.string()), *((f.name, pa.string()) for f in dataclasses.fields(CaptionText))])
 ENCODED_SCHEMA = pa.schema(
     [
+        ("key", pa.string()),
         ("clip_id", pa.string()),
+        ("asset_id", pa.string()),
         ("encoded", pa.float32()),
         ("extension", pa.string()),
         ("width", pa.int32()),
@@ -287,4 +304,4 @@ ENCODED_SCHEMA = pa.schema(
         *_ERROR_FIELDS,
     ]
 )
-PAYLOAD_SCHEMA = pa.schema([("clip_id", pa.string()), ("data", pa.binary())])
+PAYLOAD_SCHEMA = pa.schema([("key", pa.string()), ("clip_id", pa.string()), ("data", pa.binary())])

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from pipelines.config import ConfigError
 from pipelines.progress import stderr_to
-from pipelines.stage import Job, Place, Stage
+from pipelines.stage import Job, Place, Stage, canonical
 from pipelines.work import Unit, run_unit
 
 T = TypeVar("T")
@@ -128,7 +128,7 @@ def _job(stage_name: str, config: Any, dataset: str) -> tuple[Stage, Job, Place]
     from pipelines.plan import stage_named
 
     stage, place = stage_named(stage_name), Place(Path(dataset))
-    key = (stage_name, stage.digest(config), dataset)
+    key = (stage_name, canonical(config), dataset)  # not the stage's digest: that would have every worker hash the weights
     if key not in _jobs:
         _jobs[key] = (stage, stage.make(config, place), place)
     return _jobs[key]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation import captions, credentials, keyframes, scan, soundtrack, split, tracks
+from curation import captions, credentials, keyframes, quarantine, scan, soundtrack, split, tracks
 from curation.listing import Listing
 from manifests.records import Asset, Clip, Shard
 from manifests.schema import arrow_schema
@@ -15,9 +15,29 @@ from pipelines.batches import schema_of as batch_schema
 from pipelines.measures import MEASURES, Measure, make_measure, schema_of
 from pipelines.settings import CurateConfig
 from pipelines.sharding import PlannedShard
-from pipelines.stage import Stage, names_gpu
+from pipelines.stage import Place, Stage, names_gpu
+from pipelines.weight_files import by_content
 
 _ASSET, _CLIP = arrow_schema(Asset), arrow_schema(Clip)
+
+
+MAY_PASS = frozenset({"missing", "unreadable", "changed", *quarantine.LOSSES})
+"""Error codes of files that may be there, or be readable, in another run: they are tried again, and a lost process as often as the quarantine allows."""
+
+
+def may_pass(row: dict[str, Any]) -> bool:
+    """Whether the row failed for a reason that may be gone in another run."""
+    return row["error_code"] in MAY_PASS
+
+
+def _asset_rests(stage: str, row: dict[str, Any], config: CurateConfig, place: Place) -> bool:
+    """Whether the asset has cost the stage as many processes as it may: until its settings change or it is released, it is left alone."""
+    return quarantine.is_quarantined(place.quarantine, row["asset_id"], jobs.counted_under(stage, config), config.quarantine)
+
+
+def _clip_rests(row: dict[str, Any], config: CurateConfig, place: Place) -> bool:
+    """As `_asset_rests`, of the encoding of one clip: its failures lie beside those of its asset, and say nothing of it."""
+    return quarantine.is_quarantined(place.quarantine, row["asset_id"], jobs.counted_of_clip(row["clip_id"], config), config.quarantine)
 
 
 def _pixels_to_decode(row: dict[str, Any]) -> float:
@@ -34,22 +54,24 @@ INGEST = Stage(
     # Rights tables and defaults are added later, so that another of them hashes nothing again.
     depends_on=lambda c: (c.ingest.max_bytes, credentials.VERSION, credentials.library_version(), credentials.trust_digest(c.ingest.trust_anchors)),
     unit_rows=lambda c: 64,
+    # A file beyond the limit of bytes says so again, and would be fetched for it.
+    again=lambda row: may_pass(row) and not (row["error_detail"] or "").startswith("ValueError"),
 )  # fmt: skip
 PROBE = Stage(
     name="probe", shape="map", version="2", reads=_ASSET, key="asset_id", make=jobs.make_probe, writes={"rows": _ASSET},
-    depends_on=lambda c: c.scan.media, unit_rows=lambda c: 16,
+    depends_on=lambda c: c.scan.media, unit_rows=lambda c: 16, again=may_pass, rests=partial(_asset_rests, "probe"),
 )  # fmt: skip
 SCAN = Stage(
     name="scan", shape="map", version=scan.VERSION, reads=_ASSET, key="asset_id", make=jobs.make_scan,
     writes={"rows": _ASSET, "tracks": tracks.SCHEMA, "keyframes": keyframes.SCHEMA, "sound": soundtrack.SCHEMA},
     # One asset a unit: decoding is the dearest step, and a crash may cost no more than the asset at hand.
-    depends_on=lambda c: c.scan, unit_rows=lambda c: 1, cost=_pixels_to_decode,
+    depends_on=lambda c: (c.scan, PROBE.version), unit_rows=lambda c: 1, cost=_pixels_to_decode, again=may_pass, rests=partial(_asset_rests, "scan"),
 )  # fmt: skip
 
 
 def _scanned(config: CurateConfig) -> tuple[Any, ...]:
     """What the tracks and key frames of a clip depend on; its span is in its id."""
-    return (SCAN.version, config.scan)
+    return (SCAN.version, PROBE.version, config.scan)
 
 
 SPLIT = Stage(
@@ -72,9 +94,14 @@ MEASURE = tuple(_measure_stage(m) for m in MEASURES)
 
 
 def _batch_stage(batch: Batch) -> Stage:
+    read = tuple(m for m in MEASURES if m.name in batch.measures)
+
+    def depends_on(config: CurateConfig) -> Any:
+        return (by_content(batch.settings(config)), *((m.version, getattr(config.measures, m.name)) for m in read), *_scanned(config))
+
     return Stage(
         name=batch.name, shape="batch", version=batch.version, reads=_CLIP, key="clip_id", make=partial(make_batch, batch),
-        writes={"rows": batch_schema(batch)}, depends_on=lambda c: (batch.settings(c), *_scanned(c)), unit_rows=lambda c: 8,
+        writes={"rows": batch_schema(batch)}, depends_on=depends_on, unit_rows=lambda c: 8,
         group_by="scan_part", weights=batch.weights, on_gpu=lambda c: names_gpu(batch.settings(c)),
     )  # fmt: skip
 
@@ -83,17 +110,20 @@ BATCH = tuple(_batch_stage(b) for b in BATCHES)
 """One stage a batch class on key frames or sound."""
 
 CAPTION = Stage(
-    name="caption", shape="batch", version="2", reads=jobs.CLIP_AND_ASSET, key="clip_id", make=jobs.make_caption, writes={"rows": jobs.CAPTION_SCHEMA},
-    depends_on=lambda c: (captions.identity(c.captions), *(getattr(c.measures, n) for n in captions.MEASURES_READ), *_scanned(c)), unit_rows=lambda c: 64,
+    name="caption", shape="batch", version="3", reads=jobs.CLIP_AND_ASSET, key="key", make=jobs.make_caption, writes={"rows": jobs.CAPTION_SCHEMA},
+    # What it reads of a clip's measures and texts is in the row's key: a changed setting asks only about clips whose values it changed.
+    depends_on=lambda c: (by_content(captions.identity(c.captions)), *_scanned(c)), unit_rows=lambda c: 64,
     again=lambda row: captions.is_transient(row["error_code"] or ""),
     weights=True,  # local models are heavy, and an endpoint's budget holds for one object
     on_gpu=lambda c: names_gpu(c.captions),
 )  # fmt: skip
 ENCODE = Stage(
-    name="encode", shape="map", version="2", reads=jobs.CLIP_AND_ASSET, key="clip_id", make=jobs.make_encode,
+    name="encode", shape="map", version="2", reads=jobs.CLIP_AND_ASSET, key="key", make=jobs.make_encode,
     writes={"rows": jobs.ENCODED_SCHEMA, "payload": jobs.PAYLOAD_SCHEMA},
-    depends_on=lambda c: (c.encode, {name: s.shape for name, s in c.sets.items()}), unit_rows=lambda c: 2,
+    # The shape that its set wants is in the row's key: another set, or another shape of one, encodes the clips that are in it.
+    depends_on=lambda c: c.encode, unit_rows=lambda c: 2,
     cost=lambda row: _pixels_to_decode(row["asset"]),
+    again=lambda row: may_pass(row) or row["error_code"] == "ffmpeg_failed", rests=_clip_rests,
 )  # fmt: skip
 WRITE_SHARDS = Stage(
     name="shards", shape="batch", version="1", reads=arrow_schema(PlannedShard), key="path", make=sharding.make_write_shards,

@@ -20,7 +20,7 @@ from manifests.query import connect
 from manifests.records import Asset
 from manifests.schema import from_table
 from manifests.tables import ManifestStore
-from pipelines import jobs, plan, work
+from pipelines import jobs, plan, row_keys, work
 from pipelines.config import bind, with_overrides
 from pipelines.settings import CurateConfig
 from pipelines.stage import Place, Stage
@@ -122,7 +122,10 @@ def _inputs(stage: Stage, config: CurateConfig, place: Place, store: ManifestSto
     else:
         clips = store.read("clips")
         clips = clips.filter(pc.equal(clips.column("asset_id"), asset.asset_id))
-        rows = jobs.with_asset_columns(clips, assets) if stage.reads == jobs.CLIP_AND_ASSET else clips
+        if stage is plan.ENCODE:  # the others were dropped before they had a set
+            clips = clips.filter(pc.is_valid(clips.column("set_name")))
+        keyed = {plan.CAPTION.name: row_keys.caption_rows, plan.ENCODE.name: row_keys.encode_rows}
+        rows = keyed[stage.name](clips, assets, config) if stage.name in keyed else clips
     done = work.done_keys(stage, config, place)
     rows = rows.filter(pc.is_in(rows.column(stage.key), value_set=pa.array(sorted(done), pa.string())))
     if rows.num_rows == 0:

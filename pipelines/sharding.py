@@ -8,12 +8,15 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curation import buckets
+from curation.sets import SetConfig
 from manifests import ids
 from manifests.columns import column
 from manifests.records import Caption, Member, Shard
@@ -48,23 +51,25 @@ class PlannedShard:
 
 def encode(run: "Curation") -> None:
     """Every clip that the rules keep has an encoded payload, or `encoded` = 0 and the reason."""
-    from pipelines import jobs, plan
+    from pipelines import plan, row_keys
 
     kept = run.alive("analysed", "content", "tables", "sets")
-    rows = jobs.with_asset_columns(kept, run.assets)
+    rows = row_keys.encode_rows(kept, run.assets, run.config)
     run.do(plan.ENCODE, inputs=rows)
     run.clips = merge_columns(run.clips, run.outputs(plan.ENCODE, rows), "clip_id", ("encoded", "error_code", "error_detail"))
 
 
 def write_shards(run: "Curation", captions: list[Caption], run_no: int) -> tuple[pa.Table, pa.Table]:
     """The shards and members of this version: all kept clips, by set and bucket, in clip order. Clips know their shard."""
-    from pipelines import jobs, plan
+    from pipelines import plan, row_keys
 
     kept = run.clips.filter(pc.equal(run.clips.column("decision"), "keep"))
-    encoded = {r["clip_id"]: r for r in run.outputs(plan.ENCODE, jobs.with_asset_columns(kept, run.assets)).to_pylist()}
+    encoded = {r["clip_id"]: r for r in run.outputs(plan.ENCODE, row_keys.encode_rows(kept, run.assets, run.config)).to_pylist()}
     texts = {c.clip_no: c for c in captions}
     assets = {a["asset_no"]: a for a in run.assets.to_pylist()}
     faces = people_faces.faces_of(run, kept)
+    for clip in kept.to_pylist():
+        check_form(clip, encoded[clip["clip_id"]], run.config.sets[clip["set_name"]])
     samples = [
         _sample(clip, assets[clip["asset_no"]], encoded[clip["clip_id"]], texts[clip["clip_no"]]) | faces.get(clip["clip_id"], {})
         for clip in kept.to_pylist()
@@ -81,6 +86,19 @@ def write_shards(run: "Curation", captions: list[Caption], run_no: int) -> tuple
     of_clip = {m.clip_no: m.shard_no for m in members}
     run.clips = set_column(run.clips, "shard_no", [of_clip.get(n) for n in run.clips.column("clip_no").to_pylist()])
     return to_table(Shard, _keep_creation(run, shards)), to_table(Member, members)
+
+
+def check_form(clip: dict[str, Any], encoded: dict[str, Any], of_set: SetConfig) -> None:
+    """The sample of the clip has the size and the frames of the bucket that the clip is in; ValueError names the clip, what was expected and found."""
+    fit = buckets.bucket_of(SimpleNamespace(**clip), of_set)
+    name = None if fit.bucket is None else fit.bucket.name
+    wanted = None if fit.bucket is None else (fit.bucket.width, fit.bucket.height, fit.bucket.n_frames)
+    found = (encoded["width"], encoded["height"], encoded["n_frames"])
+    if (name, wanted) != (clip["bucket"], found):
+        raise ValueError(
+            f"shards: clip {clip['clip_id']} in set {clip['set_name']}, bucket {clip['bucket']}: expected a sample for {name} of (width, height, "
+            f"frames) {wanted}, found one of {found} in {encoded['part']}; delete that part and its siblings, and it is encoded again"
+        )
 
 
 def make_write_shards(config: Any, place: Place) -> Job:

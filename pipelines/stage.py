@@ -69,7 +69,9 @@ class Stage:
     group_by: str | None = None
     """Column whose equal values are kept in one unit, because they share a file."""
     again: Callable[[dict[str, Any]], bool] | None = None
-    """Whether an output row should be tried again in another run: what failed for a passing reason, such as a budget."""
+    """Whether an output row with an `error_code` should be tried again in another run: what failed for a passing reason, such as a budget."""
+    rests: Callable[[dict[str, Any], Any, Place], bool] | None = None
+    """Whether such a row is left alone all the same, for now: what it is about has used up its tries, by configuration and place."""
     weights: bool = False
     """Whether the job holds a network: Ray then gives it actors of its own, which load the weights once."""
 

@@ -6,7 +6,8 @@
 A unit is a few input rows. Whatever is killed, the same command runs only the units whose part is missing.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -60,10 +61,26 @@ def done_keys(stage: Stage, config: Any, place: Place) -> set[str]:
     parts = _parts(stage, config, place, ROWS)
     if not parts:
         return set()
-    if stage.again is not None:
-        rows = pds.dataset(parts, schema=stage.writes[ROWS], format="parquet").to_table().to_pylist()
-        return {row[stage.key] for row in rows if not stage.again(row)}
-    return set(pds.dataset(parts, format="parquet").to_table([stage.key]).column(0).to_pylist())
+    if stage.again is None:
+        return set(pds.dataset(parts, format="parquet").to_table([stage.key]).column(0).to_pylist())
+    rows = pds.dataset(parts, format="parquet").to_table([stage.key, "error_code"])
+    failed = rows.num_rows > rows.column("error_code").null_count
+    return set(rows.column(0).to_pylist()) - (waiting_keys(stage, config, place) if failed else set())
+
+
+def waiting_keys(stage: Stage, config: Any, place: Place) -> set[str]:
+    """The keys of which every row failed for a reason that may pass, and which have tries left."""
+    parts = _parts(stage, config, place, ROWS)
+    if stage.again is None or not parts:
+        return set()
+    rows = [row for row in _failures(stage, parts) if stage.again(row)]
+    if not rows:
+        return set()
+    failed = Counter(row[stage.key] for row in rows)
+    # Another try may have succeeded, in another part.
+    found = Counter(_located(stage, parts, pa.array(sorted(failed), pa.string())).column(stage.key).to_pylist())
+    resting = {row[stage.key] for row in rows if stage.rests is not None and stage.rests(row, config, place)}
+    return {key for key, n in failed.items() if found[key] == n} - resting
 
 
 def stems(stage: Stage, config: Any, place: Place) -> Iterator[tuple[str, set[str]]]:
@@ -74,24 +91,64 @@ def stems(stage: Stage, config: Any, place: Place) -> Iterator[tuple[str, set[st
 
 
 def read(stage: Stage, config: Any, place: Place, output: str = ROWS, keys: pa.Array | None = None, key: str | None = None) -> pa.Table:
-    """The stage's outputs over all parts, each key once, sorted by key; only the given keys if there are any given."""
+    """The stage's outputs over all parts, sorted by key; only the given keys if there are any given.
+
+    What a key has stands in one part, also where several hold it: units that overlap, or another try. Every output then comes from the
+    same part, the first by name among those whose row needs no other try.
+    """
     schema, key = stage.writes[output], key or stage.key
     parts = _parts(stage, config, place, output)
     if not parts:
         return schema.empty_table()
-    table = pds.dataset(parts, schema=schema, format="parquet").to_table(filter=None if keys is None else pc.field(key).isin(keys))
-    if stage.again is not None and output == ROWS:
-        table = _best_of_each(table, stage.again, key)
-    return table.sort_by([(key, "ascending")])
+    wanted = None if keys is None else pc.field(key).isin(keys)
+    table = pds.dataset(parts, schema=schema, format="parquet").to_table([*schema.names, _FILE], wanted)
+    if stage.key in schema.names:
+        table = _each_from_one(stage, _parts(stage, config, place, ROWS), table, output == ROWS)
+    return table.select(schema.names).sort_by([(key, "ascending")])
 
 
-def _best_of_each(table: pa.Table, again: Callable[[dict[str, Any]], bool], key: str) -> pa.Table:
-    """One row a key: one that needs no other try, where there is one."""
-    found: dict[str, dict[str, Any]] = {}
-    for row in table.to_pylist():
-        if row[key] not in found or again(found[row[key]]):
-            found[row[key]] = row
-    return pa.Table.from_pylist(list(found.values()), schema=table.schema)
+_FILE = "__filename"
+"""Arrow's own column: the file a row was read from."""
+
+
+def _located(stage: Stage, parts: list[str], keys: pa.Array | None) -> pa.Table:
+    """The keys of all rows, or of those among the given ones, each with the file of its part."""
+    wanted = None if keys is None else pc.field(stage.key).isin(keys)
+    return pds.dataset(parts, format="parquet").to_table(columns=[stage.key, _FILE], filter=wanted)
+
+
+def _each_from_one(stage: Stage, parts: list[str], table: pa.Table, is_rows: bool) -> pa.Table:
+    """The rows, without those of parts that do not count for their key."""
+    rows = table if is_rows else _located(stage, parts, table.column(stage.key).combine_chunks().unique())
+    counted = pc.value_counts(rows.column(stage.key).combine_chunks())
+    doubled = counted.field("values").filter(pc.greater(counted.field("counts"), 1))
+    if not len(doubled):
+        return table
+    held = rows.filter(pc.is_in(rows.column(stage.key), value_set=doubled))
+    failed: set[tuple[str, str]] = set()
+    if stage.again is not None:
+        failed = {(row[stage.key], _stem(row[_FILE])) for row in _failures(stage, parts) if stage.again(row)}
+    owners: dict[str, str] = {}
+    for pair in sorted(_pairs(stage, held), key=lambda pair: (pair in failed, pair)):
+        owners.setdefault(*pair)
+    return table.filter(pa.array([owners.get(k, stem) == stem for k, stem in _pairs(stage, table)], pa.bool_()))
+
+
+def _pairs(stage: Stage, table: pa.Table) -> list[tuple[str, str]]:
+    """The key of each row and the stem of its part."""
+    return list(zip(table.column(stage.key).to_pylist(), map(_stem, table.column(_FILE).to_pylist()), strict=True))
+
+
+def _failures(stage: Stage, parts: list[str]) -> list[dict[str, Any]]:
+    """The rows with an error, and the files they stand in: of millions of rows few have one."""
+    schema = stage.writes[ROWS]
+    rows = pds.dataset(parts, schema=schema, format="parquet").to_table([*schema.names, _FILE], pc.field("error_code").is_valid())
+    return list(rows.to_pylist())
+
+
+def _stem(path: str) -> str:
+    """The name of the unit that wrote the part."""
+    return Path(path).name.partition(".")[0]
 
 
 def merge_columns(table: pa.Table, other: pa.Table, key: str, columns: Iterable[str]) -> pa.Table:

@@ -13,7 +13,7 @@ from curation.buckets import assign_set
 from curation.listing import Listing, list_inputs
 from manifests.records import Asset, Clip
 from manifests.schema import from_table, to_table
-from pipelines import jobs, on_ray, plan, sharding
+from pipelines import jobs, on_ray, plan, row_keys, sharding
 from pipelines.batches import BATCHES
 from pipelines.config import load
 from pipelines.on_ray import EngineConfig
@@ -60,7 +60,7 @@ def inputs(config: CurateConfig, places: dict[str, Place], samples: Path) -> dic
     names = pa.array([assign_set(clip, tuple(config.sets.values())).set_name for clip in from_table(Clip, clips)], pa.string())
     placed = clips.set_column(clips.schema.get_field_index("set_name"), clips.schema.field("set_name"), names)
     placed = placed.filter(pc.is_valid(names))
-    found |= {"caption": jobs.with_asset_columns(placed, assets), "encode": jobs.with_asset_columns(placed, assets)}
+    found |= {"caption": row_keys.caption_rows(placed, assets, config), "encode": row_keys.encode_rows(placed, assets, config)}
     _run(plan.ENCODE, config, place, "local", found["encode"])
     encoded = read(plan.ENCODE, config, place).to_pylist()
     samples_of = [

@@ -19,6 +19,7 @@ from curation import rights
 from curation.ingest import (
     MAX_SOURCES,
     IngestConfig,
+    bring,
     complete,
     ingest,
     local_path,
@@ -27,6 +28,7 @@ from curation.ingest import (
 )
 from curation.licences import parse_licence
 from curation.listing import InputError, list_inputs
+from curation.media import MediaError
 from manifests.records import Asset
 from manifests.takedown import sources_of
 
@@ -200,6 +202,22 @@ def test_what_a_stopped_fetch_leaves_is_known_by_its_name(tmp_path: Path) -> Non
     (asset,) = _assets(tmp_path, tmp_path / "w.tar", config=IngestConfig(max_bytes=1))
     (left,) = (tmp_path / "fetched").iterdir()
     assert asset.error_code == "unreadable" and (match := re.fullmatch(r"\..*\.(\d+)\.tmp", left.name)) and int(match[1]) == os.getpid()
+
+
+def test_what_was_fetched_is_fetched_again(tmp_path: Path) -> None:
+    """Bytes of an archive that are kept no more come out of it again; where others stand there now, or none, the error says so and nothing is kept."""
+    fetched, archive = tmp_path / "fetched", _write_tar(tmp_path / "w.tar", {"a.mp4": b"video"})
+    (asset,) = _assets(tmp_path, archive)
+    for _ in range(2):
+        assert bring(asset, fetched, CONFIG).read_bytes() == b"video"
+        (fetched / asset.asset_id).unlink(missing_ok=True)
+    _write_tar(archive, {"a.mp4": b"other"})
+    with pytest.raises(MediaError, match=rf"missing: .*w.tar#\d+\+5: expected the bytes of asset {asset.asset_id}, found those of"):
+        bring(asset, fetched, CONFIG)
+    archive.unlink()
+    with pytest.raises(MediaError, match=r"missing: .*again, found FileNotFoundError"):
+        bring(asset, fetched, CONFIG)
+    assert not list(fetched.iterdir())
 
 
 def test_an_input_that_is_not_there_is_an_error_that_says_what_was_expected() -> None:
