@@ -64,13 +64,18 @@ def trust_digest(path: str | None) -> str:
 
 
 def read_credentials(path: str, anchors: str = "") -> Credentials:
-    """The Content Credentials of a local file; `anchors` is PEM text of the authorities whose signers are trusted."""
+    """The Content Credentials of a local file; `anchors` is PEM text of the authorities whose signers are trusted.
+
+    Raises MediaError where there is no such file.
+    """
     import c2pa
+
+    from curation.media import open_regular  # media cleans its texts as `rights` does, which knows this module
 
     settings: dict[str, Any] = dict(_SETTINGS)
     if anchors:
         settings["trust"] = {"trust_anchors": anchors}
-    with open(path, "rb") as source:
+    with open_regular(path) as source:
         try:
             reader = c2pa.Reader.try_create(source, context=c2pa.Context.from_dict(settings))
         except c2pa.C2paError.NotSupported:

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from curation import captions, credentials, keyframes, scan, soundtrack, split, tracks
 from curation.listing import Listing
+from curation.media import PASSING
 from manifests.records import Asset, Clip, Shard
 from manifests.schema import arrow_schema
 from pipelines import jobs, sharding
@@ -28,22 +29,27 @@ def _pixels_to_decode(row: dict[str, Any]) -> float:
     )
 
 
+def _was_not_there(row: dict[str, Any]) -> bool:
+    """Whether the asset's own bytes could not be opened: its file was away, or held others."""
+    return row["error_code"] in PASSING
+
+
 INGEST = Stage(
-    name="ingest", shape="map", version="2", reads=arrow_schema(Listing), key="key", make=jobs.make_ingest,
-    writes={"rows": _ASSET.append(pa.field("key", pa.string()))},
+    name="ingest", shape="map", version="3", reads=arrow_schema(Listing), key="key", make=jobs.make_ingest,
+    writes={"rows": _ASSET.append(pa.field("key", pa.string())).append(pa.field(jobs.NOTED, pa.int64()))},
     # Rights tables and defaults are added later, so that another of them hashes nothing again.
     depends_on=lambda c: (c.ingest.max_bytes, credentials.VERSION, credentials.library_version(), credentials.trust_digest(c.ingest.trust_anchors)),
     unit_rows=lambda c: 64,
 )  # fmt: skip
 PROBE = Stage(
     name="probe", shape="map", version="1", reads=_ASSET, key="asset_id", make=jobs.make_probe, writes={"rows": _ASSET},
-    depends_on=lambda c: c.scan.media, unit_rows=lambda c: 16,
+    depends_on=lambda c: c.scan.media, unit_rows=lambda c: 16, again=_was_not_there,
 )  # fmt: skip
 SCAN = Stage(
     name="scan", shape="map", version=scan.VERSION, reads=_ASSET, key="asset_id", make=jobs.make_scan,
     writes={"rows": _ASSET, "tracks": tracks.SCHEMA, "keyframes": keyframes.SCHEMA, "sound": soundtrack.SCHEMA},
     # One asset a unit: decoding is the dearest step, and a crash may cost no more than the asset at hand.
-    depends_on=lambda c: c.scan, unit_rows=lambda c: 1, cost=_pixels_to_decode,
+    depends_on=lambda c: c.scan, unit_rows=lambda c: 1, cost=_pixels_to_decode, again=_was_not_there,
 )  # fmt: skip
 
 
@@ -92,7 +98,7 @@ ENCODE = Stage(
     name="encode", shape="map", version="1", reads=jobs.CLIP_AND_ASSET, key="clip_id", make=jobs.make_encode,
     writes={"rows": jobs.ENCODED_SCHEMA, "payload": jobs.PAYLOAD_SCHEMA},
     depends_on=lambda c: (c.encode, {name: s.shape for name, s in c.sets.items()}), unit_rows=lambda c: 2,
-    cost=lambda row: _pixels_to_decode(row["asset"]),
+    cost=lambda row: _pixels_to_decode(row["asset"]), again=_was_not_there,
 )  # fmt: skip
 WRITE_SHARDS = Stage(
     name="shards", shape="batch", version="1", reads=arrow_schema(PlannedShard), key="path", make=sharding.make_write_shards,

@@ -51,7 +51,7 @@ def encode(run: "Curation") -> None:
     from pipelines import jobs, plan
 
     kept = run.alive("analysed", "content", "tables", "sets")
-    rows = jobs.with_asset_columns(kept, run.assets)
+    rows = jobs.with_noted(jobs.with_asset_columns(kept, run.assets), run.noted)
     run.do(plan.ENCODE, inputs=rows)
     run.clips = merge_columns(run.clips, run.outputs(plan.ENCODE, rows), "clip_id", ("encoded", "error_code", "error_detail"))
 

@@ -64,7 +64,8 @@ class Stage:
     group_by: str | None = None
     """Column whose equal values are kept in one unit, because they share a file."""
     again: Callable[[dict[str, Any]], bool] | None = None
-    """Whether an output row should be tried again in another run: what failed for a passing reason, such as a budget."""
+    """Whether an output row, of which it sees `error_code`, should be tried again in another run: what failed for a passing reason, such as
+    a budget."""
     weights: bool = False
     """Whether the job holds a network: Ray then gives it actors of its own, which load the weights once."""
 

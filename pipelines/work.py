@@ -61,7 +61,8 @@ def done_keys(stage: Stage, config: Any, place: Place) -> set[str]:
     if not parts:
         return set()
     if stage.again is not None:
-        rows = pds.dataset(parts, schema=stage.writes[ROWS], format="parquet").to_table().to_pylist()
+        names = [stage.key, "error_code"]  # not the whole rows, of which a large dataset has many and wide ones
+        rows = pds.dataset(parts, schema=stage.writes[ROWS], format="parquet").to_table(names).to_pylist()
         return {row[stage.key] for row in rows if not stage.again(row)}
     return set(pds.dataset(parts, format="parquet").to_table([stage.key]).column(0).to_pylist())
 
@@ -87,11 +88,12 @@ def read(stage: Stage, config: Any, place: Place, output: str = ROWS, keys: pa.A
 
 def _best_of_each(table: pa.Table, again: Callable[[dict[str, Any]], bool], key: str) -> pa.Table:
     """One row a key: one that needs no other try, where there is one."""
-    found: dict[str, dict[str, Any]] = {}
-    for row in table.to_pylist():
-        if row[key] not in found or again(found[row[key]]):
-            found[row[key]] = row
-    return pa.Table.from_pylist(list(found.values()), schema=table.schema)
+    waiting = [again(row) for row in table.select(["error_code"]).to_pylist()]
+    best: dict[str, int] = {}
+    for at, value in enumerate(table.column(key).to_pylist()):
+        if value not in best or waiting[best[value]]:
+            best[value] = at
+    return table.take(pa.array(list(best.values()), pa.int64()))
 
 
 def merge_columns(table: pa.Table, other: pa.Table, key: str, columns: Iterable[str]) -> pa.Table:
