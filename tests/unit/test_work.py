@@ -1,5 +1,6 @@
 """Work is found again by content: done units are not done twice, half units are not there, and columns merge without losing rows."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,28 @@ def test_merging_columns_keeps_rows_and_order() -> None:
     mine = _table({"b": 1, "a": 2, "c": 3})
     other = pa.table({"key": ["a", "c"], "n": pa.array([9, None], pa.int64())})
     assert merge_columns(mine, other, "key", ["n"]).to_pylist() == [{"key": "b", "n": 1}, {"key": "a", "n": 9}, {"key": "c", "n": 3}]
+
+
+AGAIN = pa.schema([("key", pa.string()), ("error_code", pa.string()), ("n", pa.int64())])
+
+
+def test_what_failed_for_a_passing_reason_is_tried_again(tmp_path: Path) -> None:
+    """Such a row is there until another try made a better one; whichever part comes first, the better one counts."""
+    found = {"a": "away", "b": None}
+
+    def make(config: Any, place: Place) -> Job:
+        def job(rows: pa.Table, part: str) -> dict[str, pa.Table]:
+            keys = rows.column("key").to_pylist()
+            return {"rows": pa.table({"key": keys, "error_code": [found[k] for k in keys], "n": rows.column("n")}, schema=AGAIN)}
+
+        return job
+
+    stage = dataclasses.replace(STAGE, writes={"rows": AGAIN}, make=make, again=lambda row: row["error_code"] == "away")
+    place, inputs = Place(tmp_path), _table({"a": 1, "b": 2})
+    for expected in ("away", "away", None):
+        found["a"] = expected
+        for unit in missing(stage, None, place, inputs):
+            run_unit(stage, stage.make(None, place), place, unit)
+        rows = [{"key": "a", "error_code": expected, "n": 1}, {"key": "b", "error_code": None, "n": 2}]
+        assert read(stage, None, place).to_pylist() == rows
+        assert done_keys(stage, None, place) == ({"b"} if expected else {"a", "b"})
