@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from curation.media import open_regular
 from curation.optouts import reserves_by_credentials
 from manifests import ids
 
@@ -69,8 +70,6 @@ def read_credentials(path: str, anchors: str = "") -> Credentials:
     Raises MediaError where there is no such file.
     """
     import c2pa
-
-    from curation.media import open_regular  # media cleans its texts as `rights` does, which knows this module
 
     settings: dict[str, Any] = dict(_SETTINGS)
     if anchors:

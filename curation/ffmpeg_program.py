@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from curation.media import DEMUXERS, MediaError, open_file
-from curation.rights import clean_text
+from curation.plain_text import clean_text
 
 
 class EncodeError(RuntimeError):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from curation import rights
 from curation.listing import Listing, path_of
 from curation.media import MediaError, open_regular
+from curation.plain_text import clean_text
 from curation.rights import Rights
 from manifests import ids
 from manifests.files import temporary_name
@@ -96,7 +97,7 @@ def unreadable(listing: Listing, reason: str, stated: Rights = _NOTHING) -> Asse
         readable=0.0,
         error_stage="ingest",
         error_code="unreadable",
-        error_detail=rights.clean_text(reason, 500),
+        error_detail=clean_text(reason, 500),
     )
     return rights.put(asset, stated)
 
@@ -190,9 +191,9 @@ def _rights(listing: Listing) -> Rights:
     if listing.fields_json:
         stated = rights.merge(stated, rights.from_fields(json.loads(listing.fields_json), f"table or archive {Path(listing.source).name}"))
     if listing.caption_file and stated.supplied_caption is None:
-        caption = rights.clean_text(_head(listing.caption_file).decode("utf-8", "replace"))
+        caption = clean_text(_head(listing.caption_file).decode("utf-8", "replace"))
         stated = dataclasses.replace(stated, supplied_caption=caption or None)
-    inside = rights.clean_text(listing.caption or "") or None
+    inside = clean_text(listing.caption or "") or None
     return dataclasses.replace(stated, supplied_caption=stated.supplied_caption or inside, title=stated.title or listing.title)
 
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation import rights
+from curation.plain_text import MAX_TEXT, clean_text
 from curation.sidecars import SUFFIXES, Seen, beside, said_of, stating_in, stating_of
 from manifests import ids
 from manifests.columns import column
@@ -239,16 +240,16 @@ def _member(
             else:
                 said[suffix] = _read_at(tar, e.offset, e.size_bytes)
     fields = _member_fields(said.get(".json"))
-    caption = said[".txt"][: rights.MAX_TEXT].decode("utf-8", "replace") if said.get(".txt") else None
+    caption = said[".txt"][:MAX_TEXT].decode("utf-8", "replace") if said.get(".txt") else None
     uri = f"{uri_of(path)}#{entry.offset}+{entry.size_bytes}"
     return Listing(
-        key=ids.digest("listing/v3", uri, mark, fields, caption, trouble and rights.clean_text(trouble)),
+        key=ids.digest("listing/v3", uri, mark, fields, caption, trouble and clean_text(trouble)),
         uri=uri,
         source=source,
         fields_json=fields,
-        title=rights.clean_text(entry.name),
+        title=clean_text(entry.name),
         caption=caption,
-        trouble=trouble and rights.clean_text(trouble),
+        trouble=trouble and clean_text(trouble),
     )
 
 
@@ -299,7 +300,7 @@ def _listing(path: Path, source: str, fields: str | None, stating: dict[str, lis
 
 def _troubled(path: Path, source: str, trouble: str) -> Listing:
     """A listing that becomes a row with this reason."""
-    said = rights.clean_text(trouble)
+    said = clean_text(trouble)
     return Listing(key=ids.digest("listing/v3", uri_of(path), _mark(path), said), uri=uri_of(path), source=source, trouble=said)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from curation.clock import Clock
 from curation.containers import head_of, is_container, is_cut_off
-from curation.rights import clean_text
+from curation.plain_text import clean_text
 
 if TYPE_CHECKING:
     from av.container import InputContainer

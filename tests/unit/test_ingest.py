@@ -34,6 +34,7 @@ from curation.ingest import (
 from curation.licences import parse_licence
 from curation.listing import InputError, Listing, list_inputs
 from curation.media import MediaError
+from curation.plain_text import MAX_TEXT
 from manifests.files import temporary_name
 from manifests.records import Asset
 from manifests.schema import to_table
@@ -528,7 +529,7 @@ def test_any_sidecar_gives_clean_rights(fields: dict[str, object], training: str
     found = rights.from_fields(fields | {"training": training}, "x")
     assert (found.optout_state == 0) == (training.strip().lower() == "allowed")
     for text in (found.title, found.creator, found.supplied_caption):
-        assert text is None or (len(text) <= rights.MAX_TEXT and not any(ord(c) < 32 and c not in "\t\n" for c in text))
+        assert text is None or (len(text) <= MAX_TEXT and not any(ord(c) < 32 and c not in "\t\n" for c in text))
 
 
 def test_a_source_default_fills_only_what_is_missing(tmp_path: Path, folder: Path) -> None:
