@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from curation import rights
 from curation.listing import Listing, path_of
-from curation.media import MediaError, open_regular
+from curation.media import PASSING, MediaError, open_regular
 from curation.plain_text import clean_text
 from curation.rights import Rights
 from manifests import ids
@@ -78,7 +78,7 @@ def take_in(listing: Listing, config: IngestConfig, fetched: Path) -> Taken:
         stated = _rights(listing)
         (sha256, md5, size), mtime_ns = _hash(listing.uri, fetched, config)
     except MediaError as error:
-        return Taken(unreadable(listing, str(error), stated))
+        return Taken(unreadable(listing, error.detail, stated, error.code if error.code in PASSING else "unreadable"))
     except (OSError, ValueError, ImportError) as error:
         return Taken(unreadable(listing, f"{type(error).__name__}: {error}", stated))
     values: dict[str, Any] = {n: getattr(stated, n) for n in rights.STORED}
@@ -86,7 +86,7 @@ def take_in(listing: Listing, config: IngestConfig, fetched: Path) -> Taken:
     return Taken(asset, mtime_ns)
 
 
-def unreadable(listing: Listing, reason: str, stated: Rights = _NOTHING) -> Asset:
+def unreadable(listing: Listing, reason: str, stated: Rights = _NOTHING, code: str = "unreadable") -> Asset:
     """The row of what cannot be taken in. It has no content, so its id is made of its address."""
     asset = Asset(
         asset_id=ids.digest("unreadable", listing.uri),
@@ -96,7 +96,7 @@ def unreadable(listing: Listing, reason: str, stated: Rights = _NOTHING) -> Asse
         uri=listing.uri,
         readable=0.0,
         error_stage="ingest",
-        error_code="unreadable",
+        error_code=code,
         error_detail=clean_text(reason, 500),
     )
     return rights.put(asset, stated)

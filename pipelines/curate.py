@@ -124,7 +124,8 @@ def curate(inputs: list[str], dataset: Path, config: CurateConfig, progress: Pro
         provenance.code_version(),
         *said,
     )
-    if (previous := _last_run(run.store)) is not None and previous.inputs_digest == inputs_digest:
+    previous = _last_run(run.store)
+    if previous is not None and previous.inputs_digest == inputs_digest and not _came_back(run):
         progress.say("nothing left to do: these inputs were curated with this configuration before")
         return _summary(run, listed, (), begun, nothing_left=True)
     try:
@@ -354,6 +355,12 @@ def _number_captions(run: Curation, captions: pa.Table) -> list[Caption]:
 def _content_digest(rows: pa.Table) -> str:
     """Digest of every asset's content and rights, or of the blocklist: what the dataset is made of."""
     return ids.digest(*(json.dumps(row, sort_keys=True, default=str) for row in rows.to_pylist()))
+
+
+def _came_back(run: Curation) -> bool:
+    """Whether a file is there again that the last run could not open."""
+    clips = run.store.read("clips", columns=["asset_id", "error_code"])
+    return jobs.came_back(run.store.read("assets"), clips, run.place)
 
 
 def _without_engine(config: CurateConfig) -> CurateConfig:

@@ -91,6 +91,20 @@ def _noted(rows: pa.Table) -> list[int | None]:
     return times
 
 
+def came_back(assets: pa.Table, clips: pa.Table, place: Place) -> bool:
+    """Whether some asset that could not be opened in the last run, as a whole or for a clip, has its bytes where they were."""
+    away = pa.array(PASSING)
+    of_clips = clips.filter(pc.is_in(clips.column("error_code"), value_set=away)).column("asset_id").combine_chunks()
+    mine = pc.or_(pc.is_in(assets.column("error_code"), value_set=away), pc.is_in(assets.column("asset_id"), value_set=of_clips))
+    for asset in from_table(Asset, assets.filter(pc.and_(mine, pc.equal(assets.column("state"), "live")))):
+        try:
+            with ingest.bytes_of(asset, place.fetched):
+                return True
+        except MediaError:
+            continue
+    return False
+
+
 def _struct(table: pa.Table, schema: pa.Schema) -> pa.StructArray:
     columns = [table.column(f.name).combine_chunks() for f in schema]
     return pa.StructArray.from_arrays(columns, fields=[f.with_nullable(True) for f in schema])
@@ -136,7 +150,7 @@ def make_ingest(config: CurateConfig, place: Place) -> Job:
                 found = sandbox.call(credentials.read_credentials, path, anchors)
         except MediaError as lost:
             if lost.code in PASSING:  # it went, or was written to, since it was hashed
-                return ingest.Taken(ingest.unreadable(listing, str(lost), rights.of_asset(asset)))
+                return ingest.Taken(ingest.unreadable(listing, lost.detail, rights.of_asset(asset), lost.code))
             # The native library crashed or hung on it: that is the file's doing, and probing will say more.
             found = credentials.Credentials(c2pa_state="unreadable")
         return dataclasses.replace(taken, asset=rights.with_credentials(asset, found))

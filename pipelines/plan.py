@@ -39,7 +39,7 @@ INGEST = Stage(
     writes={"rows": _ASSET.append(pa.field("key", pa.string())).append(pa.field(jobs.NOTED, pa.int64()))},
     # Rights tables and defaults are added later, so that another of them hashes nothing again.
     depends_on=lambda c: (c.ingest.max_bytes, credentials.VERSION, credentials.library_version(), credentials.trust_digest(c.ingest.trust_anchors)),
-    unit_rows=lambda c: 64,
+    unit_rows=lambda c: 64, again=_was_not_there,
 )  # fmt: skip
 PROBE = Stage(
     name="probe", shape="map", version="1", reads=_ASSET, key="asset_id", make=jobs.make_probe, writes={"rows": _ASSET},

@@ -216,13 +216,13 @@ def test_a_tar_is_no_statement_in_itself(tmp_path: Path, fields: dict[str, objec
     assert inside.title == "a.mp4"
 
 
-def _row(tmp_path: Path, *inputs: Path | str) -> tuple[str, list[Asset]]:
+def _row(tmp_path: Path, *inputs: Path | str, code: str = "unreadable") -> tuple[str, list[Asset]]:
     """The reason of the one input that cannot be taken in, whose row a table holds, and the assets of the others."""
     to_table(Listing, list_inputs([str(i) for i in inputs]))
     assets = _assets(tmp_path, *inputs)
     to_table(Asset, assets)
     (bad,) = [a for a in assets if a.error_code is not None]
-    assert (bad.error_stage, bad.error_code, bad.readable) == ("ingest", "unreadable", 0.0)
+    assert (bad.error_stage, bad.error_code, bad.readable) == ("ingest", code, 0.0)
     return bad.error_detail or "", [a for a in assets if a is not bad]
 
 
@@ -254,7 +254,7 @@ def test_a_line_that_names_no_file_is_a_row(tmp_path: Path, line: str, found: st
         (tmp_path / "list.txt").write_text("\n".join(lines))
     else:
         pq.write_table(pa.table({"path": lines}), tmp_path / "list.parquet")
-    reason, others = _row(tmp_path, tmp_path / f"list.{kind}")
+    reason, others = _row(tmp_path, tmp_path / f"list.{kind}", code="unreadable" if "mode" in found else "missing")
     assert "expected a re" in reason and found in reason
     assert [a.size_bytes for a in others] == [4]
 
@@ -344,7 +344,7 @@ def test_a_sidecar_that_goes_before_it_is_read_is_a_row(tmp_path: Path) -> None:
     (listing,) = list_inputs([str(tmp_path / "a.mp4")])
     (tmp_path / "a.json").unlink()
     asset = ingest(listing, CONFIG, tmp_path)
-    assert asset.error_code == "unreadable" and "a.json: expected a readable file" in (asset.error_detail or "")
+    assert asset.error_code == "missing" and "a.json: expected a readable file" in (asset.error_detail or "")
 
 
 @pytest.mark.parametrize("suffix", [".json", ".txt", ".TXT"])
@@ -450,7 +450,7 @@ def test_remote_addresses_go_through_fsspec(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text(f"file://{tmp_path}/x.bin\nfile://{tmp_path}/gone.bin\n")
     good, bad = sorted(_assets(tmp_path, tmp_path / "list.txt"), key=lambda a: a.error_code or "")
     assert local_path(good, tmp_path / "fetched").read_bytes() == b"remote"
-    assert (bad.error_stage, bad.error_code, bad.readable) == ("ingest", "unreadable", 0.0)
+    assert (bad.error_stage, bad.error_code, bad.readable) == ("ingest", "missing", 0.0)
 
 
 class _Watching:

@@ -116,7 +116,11 @@ def test_a_clip_is_not_encoded_from_other_bytes(tmp_path: Path) -> None:
     path.unlink()
     (row,) = _run(plan.ENCODE, place, rows).to_pylist()
     assert (row["encoded"], row["error_code"]) == (0.0, "missing")
+    clips = to_table(Clip, [dataclasses.replace(clip, error_code="missing")])
+    assert not jobs.came_back(assets, clips, place)  # a run that finds everything as it was has nothing to do …
     path.write_bytes(first)
+    assert jobs.came_back(assets, clips, place)  # … but this one has
+    assert not jobs.came_back(assets, to_table(Clip, [clip]), place)
     (row,) = _run(plan.ENCODE, place, rows).to_pylist()
     assert (row["encoded"], row["error_code"]) == (1.0, None)
 
@@ -139,8 +143,11 @@ def test_a_file_that_goes_while_it_is_taken_in_is_a_row(tmp_path: Path, monkeypa
     for seed, name in enumerate(("x.png", "y.png")):
         _write_picture(tmp_path / "in" / name, seed)
     monkeypatch.setattr(ingest, "take_in", _vanishing(tmp_path / "in" / "x.png"))
-    rows = _run(plan.INGEST, Place(tmp_path / "dataset"), to_table(Listing, list_inputs([str(tmp_path / "in")])))
+    listings = list_inputs([str(tmp_path / "in")])
+    away = listings[0].key
+    rows = _run(plan.INGEST, Place(tmp_path / "dataset"), to_table(Listing, listings))
     bad, good = sorted(from_table(Asset, rows), key=lambda a: a.uri)
-    assert (bad.error_stage, bad.error_code, bad.asset_sha256) == ("ingest", "unreadable", b"")
+    assert (bad.error_stage, bad.error_code, bad.asset_sha256) == ("ingest", "missing", b"")
     assert "x.png: expected a readable file, found FileNotFoundError" in (bad.error_detail or "")
     assert (good.error_code, good.c2pa_state) == (None, "none")
+    assert done_keys(plan.INGEST, CONFIG, Place(tmp_path / "dataset")) == {k for k in rows.column("key").to_pylist() if k != away}
