@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from curation.media import open_regular
 from curation.optouts import reserves_by_credentials
 from manifests import ids
 
@@ -64,13 +65,16 @@ def trust_digest(path: str | None) -> str:
 
 
 def read_credentials(path: str, anchors: str = "") -> Credentials:
-    """The Content Credentials of a local file; `anchors` is PEM text of the authorities whose signers are trusted."""
+    """The Content Credentials of a local file; `anchors` is PEM text of the authorities whose signers are trusted.
+
+    Raises MediaError where there is no such file.
+    """
     import c2pa
 
     settings: dict[str, Any] = dict(_SETTINGS)
     if anchors:
         settings["trust"] = {"trust_anchors": anchors}
-    with open(path, "rb") as source:
+    with open_regular(path) as source:
         try:
             reader = c2pa.Reader.try_create(source, context=c2pa.Context.from_dict(settings))
         except c2pa.C2paError.NotSupported:

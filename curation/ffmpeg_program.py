@@ -16,15 +16,15 @@ from typing import Any
 
 from curation.isolate import environment, ties
 from curation.media import DEMUXERS, MediaError, open_file
+from curation.plain_text import clean_text
 
 
 class EncodeError(RuntimeError):
     """A clip could not be encoded: names clip, file, what was expected and found, and the end of what FFmpeg said."""
 
     def __init__(self, code: str, detail: str) -> None:
-        super().__init__(f"{code}: {detail}")
-        self.code = code
-        self.detail = detail
+        self.code, self.detail = code, clean_text(detail)  # it names files, whose names need not be Unicode
+        super().__init__(f"{code}: {self.detail}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,23 +1,27 @@
 """From listed files to assets: hashing, rights, copies.
 
 `ingest` is a map stage, Listing -> Asset, that hashes the bytes and reads what stands beside them; `complete` adds what a rights table
-and the source say (see `rights` for the precedence); `merge_copies` keeps each content once.
+and the source say (see `rights` for the precedence); `merge_copies` keeps each content once. Whoever opens an asset later does it inside
+`bytes_of`, which refuses a file that no longer holds what was hashed.
 """
 
 import dataclasses
-import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from curation import rights
 from curation.listing import Listing, path_of
-from curation.media import MediaError
+from curation.media import PASSING, MediaError, open_regular
+from curation.plain_text import clean_text
 from curation.rights import Rights
 from manifests import ids
+from manifests.files import temporary_name
 from manifests.records import Asset
 from manifests.takedown import SOURCE_COLUMNS, SourceKind, sources_of
 
@@ -49,21 +53,53 @@ class IngestConfig:
                 raise ValueError(f"source_defaults.{name}: expected fields of a sidecar, found {', '.join(unknown)}")
 
 
+_NOTHING = Rights()
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """An asset as it came in, and when its file was last written: None where the bytes are not a plain local file."""
+
+    asset: Asset
+    mtime_ns: int | None = None
+
+
 def ingest(listing: Listing, config: IngestConfig, fetched: Path) -> Asset:
     """The asset behind a listing: hashed, with the rights its sidecars state. Bytes that are not a plain local file are kept under `fetched`."""
-    stated = _rights(listing)
-    values: dict[str, Any] = {n: getattr(stated, n) for n in rights.STORED}
+    return take_in(listing, config, fetched).asset
+
+
+def take_in(listing: Listing, config: IngestConfig, fetched: Path) -> Taken:
+    """As `ingest`, with the time by which `bytes_of` knows the file again. What cannot be taken in is an asset with the reason."""
+    if listing.trouble is not None:
+        return Taken(unreadable(listing, listing.trouble))
+    stated = Rights()
     try:
-        sha256, md5, size = _hash(listing.uri, fetched, config)
+        stated = _rights(listing)
+        (sha256, md5, size), mtime_ns = _hash(listing.uri, fetched, config)
+    except MediaError as error:
+        return Taken(unreadable(listing, error.detail, stated, error.code if error.code in PASSING else "unreadable"))
     except (OSError, ValueError, ImportError) as error:
-        missing = ids.digest("unreadable", listing.uri)
-        values |= {
-            "error_stage": "ingest",
-            "error_code": "unreadable",
-            "error_detail": rights.clean_text(f"{type(error).__name__}: {error}", 500),
-        }
-        return Asset(asset_id=missing, asset_sha256=b"", asset_md5=b"", size_bytes=0, uri=listing.uri, readable=0.0, **values)
-    return Asset(asset_id=ids.asset_id(sha256), asset_sha256=sha256, asset_md5=md5, size_bytes=size, uri=listing.uri, **values)
+        return Taken(unreadable(listing, f"{type(error).__name__}: {error}", stated))
+    values: dict[str, Any] = {n: getattr(stated, n) for n in rights.STORED}
+    asset = Asset(asset_id=ids.asset_id(sha256), asset_sha256=sha256, asset_md5=md5, size_bytes=size, uri=listing.uri, **values)
+    return Taken(asset, mtime_ns)
+
+
+def unreadable(listing: Listing, reason: str, stated: Rights = _NOTHING, code: str = "unreadable") -> Asset:
+    """The row of what cannot be taken in. It has no content, so its id is made of its address."""
+    asset = Asset(
+        asset_id=ids.digest("unreadable", listing.uri),
+        asset_sha256=b"",
+        asset_md5=b"",
+        size_bytes=0,
+        uri=listing.uri,
+        readable=0.0,
+        error_stage="ingest",
+        error_code=code,
+        error_detail=clean_text(reason, 500),
+    )
+    return rights.put(asset, stated)
 
 
 def complete(asset: Asset, source: str, config: IngestConfig, table: "RightsTable | None" = None) -> Asset:
@@ -105,9 +141,9 @@ def bring(asset: Asset, fetched: Path, config: IngestConfig) -> Path:
     if path.exists() or not ("://" in asset.uri or "#" in asset.uri):
         return path
     try:
-        sha256, _, _ = _hash(asset.uri, fetched, config)
-    except (OSError, ValueError, ImportError) as error:
-        detail = rights.clean_text(f"{type(error).__name__}: {error}", 500)
+        (sha256, _, _), _ = _hash(asset.uri, fetched, config)
+    except (OSError, ValueError, ImportError, MediaError) as error:
+        detail = clean_text(f"{type(error).__name__}: {error}", 500)
         raise MediaError("missing", f"{asset.uri}: expected the bytes of asset {asset.asset_id} again, found {detail}") from error
     if ids.asset_id(sha256) != asset.asset_id:
         (fetched / ids.asset_id(sha256)).unlink(missing_ok=True)  # nobody asked for these, and a blocklist may forbid them
@@ -115,56 +151,142 @@ def bring(asset: Asset, fetched: Path, config: IngestConfig) -> Path:
     return local_path(asset, fetched)
 
 
+@contextmanager
+def bytes_of(asset: Asset, fetched: Path, config: IngestConfig, mtime_ns: int | None = None) -> Iterator[str]:
+    """The path of the asset's bytes, which are those that were hashed when the block begins and when it ends.
+
+    `mtime_ns` is what ingest noted of the file: one of the same size and time is not read again, any other is hashed.
+    Raises MediaError `changed` where the file holds other bytes, and `missing` where there is none.
+    """
+    path = bring(asset, fetched, config)
+    if path.parent == fetched:  # ours, under the name of its content
+        yield str(path)
+        return
+    before = _stamp(path)
+    if before != (asset.size_bytes, mtime_ns):
+        _need_same(path, asset, before)
+    try:
+        yield str(path)
+    except Exception:
+        _need_unwritten(path, before)  # what a decoder says of a file that is written under its eyes is not said of the asset
+        raise
+    _need_unwritten(path, before)
+
+
+def _need_same(path: Path, asset: Asset, stamp: tuple[int, int]) -> None:
+    """The file holds the asset's bytes; otherwise MediaError."""
+    remedy = "curate its folder again, and give a new film a name of its own"
+    if stamp[0] != asset.size_bytes:
+        raise MediaError("changed", f"{path}: expected the {asset.size_bytes} bytes that were ingested, found {stamp[0]} bytes; {remedy}")
+    if (found := _sha256_of(str(path), stamp)) != asset.asset_sha256:
+        expected = asset.asset_sha256.hex()
+        raise MediaError("changed", f"{path}: expected the bytes with SHA-256 {expected}, found {found.hex()}; {remedy}")
+
+
+def _need_unwritten(path: Path, before: tuple[int, int]) -> None:
+    if (after := _stamp(path)) != before:
+        found = f"{after[0]} bytes written at {after[1]} ns"
+        raise MediaError("changed", f"{path}: expected {before[0]} bytes written at {before[1]} ns all along, found {found}; try again")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    with open_regular(str(path)) as source:
+        found = os.fstat(source.fileno())
+    return found.st_size, found.st_mtime_ns
+
+
+@lru_cache(maxsize=1024)
+def _sha256_of(path: str, stamp: tuple[int, int]) -> bytes:
+    """SHA-256 of the file with this size and time: a process that encodes many clips of a file reads it once for that."""
+    with open_regular(path) as source:
+        return ids.hash_stream(source)[0]
+
+
 def _rights(listing: Listing) -> Rights:
-    """Sidecar before table row."""
+    """Sidecar before table row; a tar's own names and texts are no statements, and fill what nothing states."""
     stated = Rights()
     if listing.sidecar:
         stated = rights.merge(stated, rights.read_sidecar(_head(listing.sidecar), f"sidecar {Path(listing.sidecar).name}"))
     if listing.fields_json:
         stated = rights.merge(stated, rights.from_fields(json.loads(listing.fields_json), f"table or archive {Path(listing.source).name}"))
     if listing.caption_file and stated.supplied_caption is None:
-        caption = rights.clean_text(_head(listing.caption_file).decode("utf-8", "replace"))
+        caption = clean_text(_head(listing.caption_file).decode("utf-8", "replace"))
         stated = dataclasses.replace(stated, supplied_caption=caption or None)
-    return stated
+    inside = clean_text(listing.caption or "") or None
+    return dataclasses.replace(stated, supplied_caption=stated.supplied_caption or inside, title=stated.title or listing.title)
 
 
 def _head(uri: str) -> bytes:
-    with path_of(uri).open("rb") as source:
+    with open_regular(os.fspath(path_of(uri))) as source:
         return source.read(rights.MAX_SIDECAR_BYTES + 1)
 
 
-def _hash(uri: str, fetched: Path, config: IngestConfig) -> tuple[bytes, bytes, int]:
-    """Hashes of the bytes behind an address; bytes from archives and remote stores are kept under `fetched/<asset id>`."""
+def _hash(uri: str, fetched: Path, config: IngestConfig) -> tuple[tuple[bytes, bytes, int], int | None]:
+    """Hashes of the bytes behind an address, and when a local file was written; bytes from archives and remote stores are kept under
+    `fetched/<asset id>`."""
     if "#" in uri and not Path(uri).exists():
         archive, _, span = uri.rpartition("#")
         offset, size = (int(n) for n in span.split("+"))
-        with path_of(archive).open("rb") as source:
-            source.seek(offset)
-            return _keep(io.BytesIO(source.read(size)), fetched, config)
+        _need_within(size, config)
+        with open_regular(os.fspath(path_of(archive))) as tar:
+            tar.seek(offset)
+            return _keep(_Part(tar, size), fetched, config), None
     if "://" in uri:
         import fsspec
+        from fsspec.implementations.local import LocalFileSystem
 
-        with fsspec.open(uri, "rb") as source:
-            return _keep(source, fetched, config)
-    with path_of(uri).open("rb") as source:
-        if (size := os.fstat(source.fileno()).st_size) > config.max_bytes:
-            raise ValueError(f"{size} bytes, more than the limit of {config.max_bytes}")
-        return ids.hash_stream(source)
+        store, path = fsspec.url_to_fs(uri)
+        if isinstance(store, LocalFileSystem):  # which would wait for a pipe's writer, and read a device for ever
+            with open_regular(path) as file:
+                return _keep(_Part(file, os.fstat(file.fileno()).st_size), fetched, config), None
+        with store.open(path, "rb") as source:
+            return _keep(source, fetched, config), None
+    with open_regular(os.fspath(path_of(uri))) as file:
+        before = os.fstat(file.fileno())
+        _need_within(before.st_size, config)
+        hashes = ids.hash_stream(_Part(file, before.st_size))
+        after = os.fstat(file.fileno())
+        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            found = f"it was written to, and has {after.st_size} bytes"
+            raise ValueError(f"expected {before.st_size} bytes that stay while they are read, found that {found}; try again")
+        return hashes, before.st_mtime_ns
 
 
-def _keep(source: Any, fetched: Path, config: IngestConfig) -> tuple[bytes, bytes, int]:
+def _need_within(size: int, config: IngestConfig) -> None:
+    if size > config.max_bytes:
+        raise ValueError(f"{size} bytes, more than the limit of {config.max_bytes}")
+
+
+class _Part:
+    """The next `size` bytes of a file as a stream, in blocks: nothing is held whole, and a file that grows for ever has an end."""
+
+    def __init__(self, source: BinaryIO, size: int) -> None:
+        self._source, self._left = source, size
+
+    def read(self, size: int, /) -> bytes:
+        block = self._source.read(min(size, self._left))
+        if not block and self._left:
+            raise ValueError(f"expected {self._left} bytes more, found the end of the file")
+        self._left -= len(block)
+        return block
+
+
+def _keep(source: ids.Readable, fetched: Path, config: IngestConfig) -> tuple[bytes, bytes, int]:
     fetched.mkdir(parents=True, exist_ok=True)
-    temporary = fetched / f".fetch.{os.getpid()}.tmp"  # a takedown clears away what a killed run left under such a name
+    temporary = temporary_name(fetched / "fetch")  # a takedown clears away what a killed run left under such a name
     copied = 0
-    with temporary.open("wb") as sink:
-        while block := source.read(1 << 20):
-            copied += len(block)
-            if copied > config.max_bytes:
-                raise ValueError(f"more than the limit of {config.max_bytes} bytes")
-            sink.write(block)
-    with temporary.open("rb") as again:
-        hashes = ids.hash_stream(again)
-    os.replace(temporary, fetched / ids.asset_id(hashes[0]))
+    try:
+        with temporary.open("wb") as sink:
+            while block := source.read(1 << 20):
+                copied += len(block)
+                if copied > config.max_bytes:
+                    raise ValueError(f"more than the limit of {config.max_bytes} bytes")
+                sink.write(block)
+        with temporary.open("rb") as again:
+            hashes = ids.hash_stream(again)
+        os.replace(temporary, fetched / ids.asset_id(hashes[0]))
+    finally:
+        temporary.unlink(missing_ok=True)  # of a fetch that failed nothing is kept
     return hashes
 
 

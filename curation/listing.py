@@ -1,10 +1,10 @@
 """What a person names on the command line, as listings of files: folders, globs, file lists, CSV and Parquet tables, WebDataset tars.
 
 Nothing of the media is opened. What a table's row or a tar's members state of a file's rights goes with its listing, whatever the type of
-the value: what is not understood reserves (see `rights`).
+the value: what is not understood reserves (see `rights`). What is found but cannot be listed as it should, because it is damaged, locked,
+or stands where it may not, is a listing too, with its reason: no file is taken without all that is stated of it.
 """
 
-import contextlib
 import csv
 import glob
 import io
@@ -21,9 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation import rights
+from curation.plain_text import MAX_TEXT, clean_text
+from curation.sidecars import SUFFIXES, Seen, beside, said_of, stating_in, stating_of
 from manifests import ids
 from manifests.columns import column
-from manifests.shards import list_members
+from manifests.shards import TarEntry, list_entries
 
 _DOCUMENTS = {".json", ".txt", ".csv", ".tsv", ".md", ".parquet", ".xml", ".yaml", ".yml", ".srt", ".vtt", ".log", ".html", ".pdf"}
 """Names in a folder that are never media: sidecars, tables and texts. Everything else is listed and judged by its content."""
@@ -44,14 +46,18 @@ class Listing:
     source: str = column(pa.string(), "the input it was listed from")
     sidecar: str | None = column(pa.string(), "path of the JSON sidecar", default=None)
     caption_file: str | None = column(pa.string(), "path of the text sidecar", default=None)
-    fields_json: str | None = column(pa.string(), "fields of the table row or tar members that state rights", default=None)
+    fields_json: str | None = column(pa.string(), "fields of the table row or tar member that state rights", default=None)
+    title: str | None = column(pa.string(), "its name in a tar: the title where nothing states one, and no statement itself", default=None)
+    caption: str | None = column(pa.string(), "text beside it in a tar: the caption where nothing states one", default=None)
+    trouble: str | None = column(pa.string(), "why it cannot be taken in; null when nothing speaks against it", default=None)
 
 
 def list_inputs(inputs: Iterable[str]) -> list[Listing]:
     """Every file behind the inputs, sorted by address, each once."""
     found: dict[str, Listing] = {}
+    seen: Seen = {}
     for given in inputs:
-        for listing in _list_one(given):
+        for listing in _list_one(given, seen):
             found.setdefault(listing.uri, listing)
     return [found[uri] for uri in sorted(found)]
 
@@ -87,11 +93,7 @@ def read_csv(path: Path, what: str) -> tuple[list[str], list[tuple[int, dict[str
 def uri_of(path: Path) -> str:
     """The address of a local file: its absolute path, or a percent-encoded file: address when the name is not valid Unicode."""
     text = os.path.abspath(path)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "file:" + quote(os.fsencode(text))
-    return text
+    return "file:" + quote(os.fsencode(text)) if _is_odd(text) else text
 
 
 def path_of(uri: str) -> Path:
@@ -105,45 +107,63 @@ def sample_key(name: str) -> str:
     return folder + slash + last.split(".", 1)[0]
 
 
-def _list_one(given: str) -> Iterator[Listing]:
-    path = Path(given)
-    if path.is_dir():
-        yield from _list_folder(path, given)
-    elif path.suffix == ".tar" and path.is_file():
-        yield from _list_tar(path, given)
-    elif path.suffix in (".csv", ".parquet") and path.is_file():
-        yield from _list_table(path, given)
-    elif path.suffix in (".txt", ".lst") and path.is_file():
-        yield from _list_lines(path, given)
-    elif path.is_file():
-        yield _listing(path, given)
+def _list_one(given: str, seen: Seen) -> Iterator[Listing]:
+    path, source = Path(given), uri_of(Path(given)) if _is_odd(given) else given
+    suffix = path.suffix.lower()
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:
+        raise InputError(f"{given}: expected an input that can be looked at, found {said_of(error)}") from error
+    if is_folder:
+        yield from _list_folder(path, source)
+    elif suffix == ".tar" and is_file:
+        yield from _list_tar(path, source)
+    elif suffix in (".csv", ".parquet") and is_file:
+        yield from _list_table(path, source, seen)
+    elif suffix in (".txt", ".lst") and is_file:
+        yield from _list_lines(path, source, seen)
+    elif is_file:
+        yield _entry(path.name, path.parent, source, None, seen)
     elif matches := sorted(glob.glob(given, recursive=True)):
         for match in matches:
-            yield from _list_one(match)
+            yield from _list_one(match, seen)
     else:
         raise InputError(
             f"{given}: expected a folder, media file, glob, file list (.txt), table (.csv, .parquet) or .tar; found nothing there"
         )
 
 
-def _list_folder(folder: Path, given: str) -> Iterator[Listing]:
-    for parent, folders, names in os.walk(folder):
+def _list_folder(folder: Path, source: str) -> Iterator[Listing]:
+    unread: list[OSError] = []
+    for parent, folders, names in os.walk(folder, onerror=unread.append):
         folders[:] = sorted(n for n in folders if not n.startswith("."))
+        stating = stating_of(names)
         for name in sorted(names):
             path = Path(parent, name)
-            if name.startswith(".") or path.suffix.lower() in _DOCUMENTS or not path.is_file():
+            try:
+                if name.startswith(".") or path.suffix.lower() in _DOCUMENTS or not path.is_file():
+                    continue
+            except OSError as error:
+                yield _troubled(path, source, f"{path}: expected a file that can be looked at, found {said_of(error)}")
                 continue
-            yield from _list_tar(path, given) if path.suffix == ".tar" else [_listing(path, given)]
+            yield from _list_tar(path, source) if path.suffix.lower() == ".tar" else [_listing(path, source, None, stating, folder)]
+    for locked in unread:
+        found = Path(os.fsdecode(locked.filename or folder))
+        yield _troubled(found, source, f"{found}: expected a folder that can be read, found {said_of(locked)}")
 
 
-def _list_lines(path: Path, given: str) -> Iterator[Listing]:
-    for line in path.read_text("utf-8", "replace").splitlines():
+def _list_lines(path: Path, source: str, seen: Seen) -> Iterator[Listing]:
+    try:
+        text = path.read_text("utf-8", "replace")
+    except OSError as error:
+        raise InputError(f"{path}: expected a list of files, found one that cannot be read: {said_of(error)}") from error
+    for line in text.splitlines():
         if entry := line.strip():
-            yield _entry(entry, path.parent, given, None)
+            yield _entry(entry, path.parent, source, None, seen)
 
 
-def _list_table(path: Path, given: str) -> Iterator[Listing]:
-    if path.suffix == ".csv":
+def _list_table(path: Path, source: str, seen: Seen) -> Iterator[Listing]:
+    if path.suffix.lower() == ".csv":
         names, lines = read_csv(path, "a list in CSV")
         rows: Iterable[dict[str, Any]] = (row for _, row in lines)
     else:
@@ -155,7 +175,8 @@ def _list_table(path: Path, given: str) -> Iterator[Listing]:
         if row[name]:
             # A table has every column in every row: an empty cell states nothing, where a key of a sidecar would.
             stated = {n: _whole(v) for n, v in row.items() if n in rights.FIELDS and n != name and v is not None and v != ""}
-            yield _entry(_plain(row[name]), path.parent, given, json.dumps(stated, sort_keys=True, default=_plain) if stated else None)
+            fields = json.dumps(stated, sort_keys=True, default=_plain) if stated else None
+            yield _entry(_plain(row[name]), path.parent, source, fields, seen)
 
 
 def _read_parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
@@ -182,35 +203,68 @@ def _plain(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _list_tar(path: Path, given: str) -> Iterator[Listing]:
-    """One listing per media member; members of the same stem named .json or .txt state its rights and caption."""
-    with path.open("rb") as source:
-        members = list(list_members(source))
-        documents = {name: _read_at(source, offset, size) for name, offset, size in members if Path(name).suffix in (".json", ".txt")}
-    stat = path.stat()
-    for name, offset, size in members:
-        if Path(name).suffix.lower() in _DOCUMENTS:
-            continue
-        stated = _member_fields(documents.get(sample_key(name) + ".json"), documents.get(sample_key(name) + ".txt"))
-        uri = f"{uri_of(path)}#{offset}+{size}"
-        yield Listing(
-            key=ids.digest("listing/v2", uri, stat.st_size, stat.st_mtime_ns, stated),
-            uri=uri,
-            source=given,
-            fields_json=json.dumps({"title": name} | stated, sort_keys=True),
-        )
+def _list_tar(path: Path, source: str) -> Iterator[Listing]:
+    """One listing per media member; members of the same stem named .json or .txt state its rights and caption.
+
+    Of a tar that breaks off nothing is listed but the tar itself: what states the rights of its members may be in the part that is lost.
+    """
+    try:
+        with path.open("rb") as tar:
+            entries = list(list_entries(tar))
+            stating: dict[str, dict[str, TarEntry]] = {}
+            for e in entries:
+                if (suffix := Path(e.name).suffix.lower()) in SUFFIXES:
+                    stating.setdefault(e.name[: -len(suffix)] + suffix, {})[e.name] = e
+            mark = _mark(path)
+            found = [_member(e, path, source, tar, mark, stating) for e in entries if Path(e.name).suffix.lower() not in _DOCUMENTS]
+    except Exception as error:  # whatever tarfile makes of a damaged archive is a fault of the archive
+        yield _troubled(path, source, f"{path}: expected a whole tar that can be read, found {said_of(error)}; write it again")
+        return
+    yield from found
 
 
-def _member_fields(document: bytes | None, caption: bytes | None) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    if document is not None and len(document) <= rights.MAX_SIDECAR_BYTES:
-        with contextlib.suppress(ValueError, RecursionError):  # a broken sidecar states nothing, and the licence stays unknown
-            loaded = json.loads(document)
-            # Every field of whatever type, as of a sidecar: what is not understood reserves. Others can be large, and say nothing here.
-            fields = {k: v for k, v in loaded.items() if k in rights.FIELDS} if isinstance(loaded, dict) else {}
-    if caption and not isinstance(fields.get("caption"), str):
-        fields["caption"] = caption[: rights.MAX_TEXT].decode("utf-8", "replace")
-    return fields
+def _member(
+    entry: TarEntry, path: Path, source: str, tar: BinaryIO, mark: tuple[int, int] | None, stating: dict[str, dict[str, TarEntry]]
+) -> Listing:
+    said: dict[str, bytes] = {}
+    trouble = (
+        f"{path}: {entry.name}: expected a plain member, found a sparse one; write the tar without --sparse" if entry.is_sparse else None
+    )
+    for suffix in SUFFIXES:
+        found = stating.get(sample_key(entry.name) + suffix, {})
+        if len(found) > 1:
+            trouble = trouble or f"{path}: {entry.name}: expected one member that states its rights, found {' and '.join(sorted(found))}"
+        for name, e in found.items():
+            if e.is_sparse:
+                trouble = trouble or f"{path}: {name}: expected a plain member, found a sparse one; write the tar without --sparse"
+            else:
+                said[suffix] = _read_at(tar, e.offset, e.size_bytes)
+    fields = _member_fields(said.get(".json"))
+    caption = said[".txt"][:MAX_TEXT].decode("utf-8", "replace") if said.get(".txt") else None
+    uri = f"{uri_of(path)}#{entry.offset}+{entry.size_bytes}"
+    return Listing(
+        key=ids.digest("listing/v3", uri, mark, fields, caption, trouble and clean_text(trouble)),
+        uri=uri,
+        source=source,
+        fields_json=fields,
+        title=clean_text(entry.name),
+        caption=caption,
+        trouble=trouble and clean_text(trouble),
+    )
+
+
+def _member_fields(document: bytes | None) -> str | None:
+    """What the JSON of a sample states, as JSON; a broken one states nothing, and the licence stays unknown."""
+    if document is None or len(document) > rights.MAX_SIDECAR_BYTES:
+        return None
+    try:
+        loaded = json.loads(document)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(loaded, dict):
+        return None
+    # Every field of whatever type, as of a sidecar: what is not understood reserves. Others can be large, and say nothing here.
+    return json.dumps({k: v for k, v in loaded.items() if k in rights.FIELDS}, sort_keys=True)
 
 
 def _read_at(source: BinaryIO, offset: int, size: int) -> bytes:
@@ -219,22 +273,50 @@ def _read_at(source: BinaryIO, offset: int, size: int) -> bytes:
     return source.read(min(size, rights.MAX_SIDECAR_BYTES + 1))
 
 
-def _entry(entry: str, base: Path, given: str, fields: str | None) -> Listing:
+def _entry(entry: str, base: Path, source: str, fields: str | None, seen: Seen) -> Listing:
     """The listing of one line or row: a path relative to the list's own folder, or an address with a scheme."""
     if "://" in entry:
-        return Listing(key=ids.digest("listing/v2", entry, fields), uri=entry, source=given, fields_json=fields)
-    return _listing(base / entry, given, fields)
+        return Listing(key=ids.digest("listing/v3", entry, fields), uri=entry, source=source, fields_json=fields)
+    path = base / entry
+    stating = stating_in(path.parent, seen)
+    return _troubled(path, source, stating) if isinstance(stating, str) else _listing(path, source, fields, stating, path.parent)
 
 
-def _listing(path: Path, given: str, fields: str | None = None) -> Listing:
-    sidecar = next((p for p in (path.with_name(path.name + ".json"), path.with_suffix(".json")) if p.is_file()), None)
-    caption = next((p for p in (path.with_name(path.name + ".txt"), path.with_suffix(".txt")) if p.is_file()), None)
-    marks = [(p.stat().st_size, p.stat().st_mtime_ns) if p is not None and p.exists() else None for p in (path, sidecar, caption)]
+def _listing(path: Path, source: str, fields: str | None, stating: dict[str, list[str]], root: Path) -> Listing:
+    """The listing of a local file; `stating` are the sidecars in its folder, and none of them may lie outside `root`."""
+    sidecar, trouble = beside(path, ".json", stating, root)
+    caption, second = beside(path, ".txt", stating, root)
+    if trouble or second:
+        return _troubled(path, source, trouble or second or "")
     return Listing(
-        key=ids.digest("listing/v2", uri_of(path), marks, fields),
+        key=ids.digest("listing/v3", uri_of(path), [_mark(p) for p in (path, sidecar, caption)], fields),
         uri=uri_of(path),
-        source=given,
+        source=source,
         sidecar=uri_of(sidecar) if sidecar else None,
         caption_file=uri_of(caption) if caption else None,
         fields_json=fields,
     )
+
+
+def _troubled(path: Path, source: str, trouble: str) -> Listing:
+    """A listing that becomes a row with this reason."""
+    said = clean_text(trouble)
+    return Listing(key=ids.digest("listing/v3", uri_of(path), _mark(path), said), uri=uri_of(path), source=source, trouble=said)
+
+
+def _mark(path: Path | None) -> tuple[int, int] | None:
+    """Size and time of a file, which change when its bytes may have; None where there is none to see."""
+    try:
+        found = None if path is None else path.stat()
+    except (OSError, ValueError):  # also a name that is too long to be one
+        return None
+    return None if found is None else (found.st_size, found.st_mtime_ns)
+
+
+def _is_odd(text: str) -> bool:
+    """Whether the text is not valid Unicode, as the name of a file may be, and fits no column."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False

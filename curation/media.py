@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from curation.clock import Clock
 from curation.containers import head_of, is_container, is_cut_off
+from curation.plain_text import clean_text
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -44,19 +45,22 @@ Purpose = Literal["probe", "decode", "encode"]
 
 
 CODES = (
-    "missing", "empty", "not_media", "truncated", "no_streams", "unsupported", "limit_pixels", "limit_frames", "limit_duration", "limit_audio",
+    "missing", "changed", "empty", "not_media", "truncated", "no_streams", "unsupported", "limit_pixels", "limit_frames", "limit_duration", "limit_audio",
     "decode_error", "timeout", "memory", "crashed",
 )  # fmt: skip
 """All reasons for which a medium cannot be used."""
 
+PASSING = ("missing", "changed")
+"""Those that lie in where its file is, not in what it is: the same bytes may be there again in another run."""
+
 
 class MediaError(Exception):
-    """A medium could not be used. `code` is one of CODES, `detail` says what was expected and found."""
+    """A medium could not be used. `code` is one of CODES, `detail` says what was expected and found, as text that a table can hold."""
 
     def __init__(self, code: str, detail: str) -> None:
-        super().__init__(f"{code}: {detail}")
-        self.code = code
-        self.detail = detail
+        # Names of files and what decoders say come from outside: a name need not be Unicode, and a column is.
+        self.code, self.detail = code, clean_text(detail)
+        super().__init__(f"{code}: {self.detail}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,17 +110,24 @@ def note_open(path: str, purpose: Purpose) -> None:
 
 def open_file(path: str) -> BinaryIO:
     """The file, open for reading and unbuffered. Raises MediaError for what is missing, empty, or no regular file."""
+    file = open_regular(path)
+    if not os.fstat(file.fileno()).st_size:
+        file.close()
+        raise MediaError("empty", f"{path}: expected a medium, found 0 bytes")
+    return file
+
+
+def open_regular(path: str) -> BinaryIO:
+    """The file, which may be empty, open for reading and unbuffered: never a pipe or a device, which may have no end. Raises MediaError."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a named pipe would otherwise wait for a writer
     except (OSError, ValueError) as e:
-        raise MediaError("missing", f"{path}: expected a readable file, found {type(e).__name__}") from e
+        said = f": {e.strerror}" if isinstance(e, OSError) and e.strerror else ""
+        raise MediaError("missing", f"{path}: expected a readable file, found {type(e).__name__}{said}") from e
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode):
         os.close(fd)
         raise MediaError("not_media", f"{path}: expected a regular file, found mode {stat.filemode(found.st_mode)}")
-    if not found.st_size:
-        os.close(fd)
-        raise MediaError("empty", f"{path}: expected a medium, found 0 bytes")
     return os.fdopen(fd, "rb", buffering=0)
 
 

@@ -15,13 +15,10 @@ from typing import Any
 from curation.credentials import Credentials
 from curation.licences import Class, parse_licence
 from curation.optouts import SIGNALS, read_signals, reserves
+from curation.plain_text import clean_text
 from manifests.records import Asset
 
 MAX_SIDECAR_BYTES = 1 << 20
-MAX_TEXT = 8192
-
-_DROPPED = dict.fromkeys([*range(9), *range(0x0B, 0x20), 0x7F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
-"""Control and direction-changing characters; tab and line feed stay."""
 
 _CONSENT = ("not-needed", "given")
 """Words that are a consent; every other is none."""
@@ -245,11 +242,6 @@ def settle(asset: Asset, config: RightsConfig, today: date) -> Asset:
         reservation=_reservation(asset, config, today),
         consent_valid=_consent(asset, today),
     )
-
-
-def clean_text(text: str, limit: int = MAX_TEXT) -> str:
-    """Text from outside without control and direction-changing characters, at most `limit` characters."""
-    return text.encode("utf-8", "replace").decode().translate(_DROPPED)[:limit].strip()
 
 
 def _reservation(asset: Asset, config: RightsConfig, today: date) -> float | None:

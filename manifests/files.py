@@ -37,11 +37,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _temporary(path: Path, data: bytes | memoryview) -> Path:
-    """The bytes, synced, under a name beside `path` that no reader looks at and that names the writing process."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` that no reader looks at and that names the writing process, on whatever machine it runs."""
     # machines that share a folder may have processes of one number; the number comes last, as `takedown` looks for it
-    temporary = path.parent / f".{path.name}.{_HOST}.{os.getpid()}.tmp"
+    return path.parent / f".{path.name}.{_HOST}.{os.getpid()}.tmp"
+
+
+def _temporary(path: Path, data: bytes | memoryview) -> Path:
+    """The bytes, synced, under the temporary name of `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
     with temporary.open("wb") as sink:
         sink.write(data)
         sink.flush()

@@ -1,12 +1,19 @@
 """Ids made from content hashes and integers, so that moving or renaming a file never renames what was derived from it."""
 
 import hashlib
-from typing import BinaryIO
+from typing import Protocol
 
 ID_HEX = 32
 """Length of an asset or clip id: the first 128 bits of a SHA-256, in hexadecimal."""
 
 _BLOCK_BYTES = 1 << 20
+
+
+class Readable(Protocol):
+    """What bytes are read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the end."""
 
 
 def asset_id(sha256: bytes) -> str:
@@ -33,7 +40,7 @@ def uniform(*parts: object) -> float:
     return (int(digest(*parts)[:14], 16) >> 3) / 2**53
 
 
-def hash_stream(stream: BinaryIO) -> tuple[bytes, bytes, int]:
+def hash_stream(stream: Readable) -> tuple[bytes, bytes, int]:
     """SHA-256, MD5 and size in bytes of what is left in the stream. MD5 only because external hash lists use it."""
     sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
     while block := stream.read(_BLOCK_BYTES):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests.files import sync_folder
+from manifests.files import sync_folder, temporary_name
 
 _BLOCK = tarfile.BLOCKSIZE
 
@@ -48,7 +48,7 @@ def write_shard(path: Path, payloads: Iterable[Payload]) -> Written:
     Memory: one payload at a time. The name appears only when all is on disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    temporary = temporary_name(path)
     whole, members = hashlib.sha256(), []
     with temporary.open("wb") as sink:
         for payload in payloads:
@@ -83,12 +83,37 @@ def read_payload(path: Path, offset: int, size_bytes: int) -> bytes:
     return data
 
 
-def list_members(stream: io.BufferedIOBase) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of every regular file in a tar, read sequentially; names are data here and never become paths."""
+@dataclass(frozen=True, slots=True)
+class TarEntry:
+    """A regular file in a tar. A sparse one has fewer bytes there than its size says, and they are not its content as it lies."""
+
+    name: str
+    offset: int
+    size_bytes: int
+    is_sparse: bool
+
+
+def list_entries(stream: io.BufferedIOBase, to_the_end: bool = True) -> Iterator[TarEntry]:
+    """Every regular file in a tar, read sequentially; names are data here and never become paths. Raises tarfile.TarError.
+
+    `to_the_end` refuses a tar that goes on behind the last header that can be read: tarfile stops there and says nothing.
+    """
+    last = -1
     with tarfile.open(fileobj=stream, mode="r:") as tar:
         for info in tar:
+            if info.size < 0 or info.offset_data <= last:  # a size may be written as a negative number, and the walk would have no end
+                raise tarfile.ReadError(f"{info.name!r}: expected a member that follows the one before, found {info.size} bytes")
+            last = info.offset_data
             if info.isreg():
-                yield info.name, info.offset_data, info.size
+                yield TarEntry(info.name, info.offset_data, info.size, info.issparse())
+        stream.seek(tar.offset)
+        if to_the_end and (found := stream.read(_BLOCK)).strip(b"\0"):
+            raise tarfile.ReadError(f"expected a header or the end at byte {tar.offset}, found {found[:12]!r}")
+
+
+def list_members(stream: io.BufferedIOBase) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size of every regular file in a tar whose bytes lie there as they are: `list_entries` without the sparse ones."""
+    return ((e.name, e.offset, e.size_bytes) for e in list_entries(stream, to_the_end=False) if not e.is_sparse)
 
 
 def _entry(payload: Payload) -> Iterator[bytes]:

@@ -83,6 +83,7 @@ class Curation:
         self.assets = arrow_schema(Asset).empty_table()
         self.clips = arrow_schema(Clip).empty_table()
         self.sources = arrow_schema(Source).empty_table()
+        self.noted = plan.INGEST.writes["rows"].empty_table()
         self.blocks = self.store.read("blocklist")
         self.blocklist = Blocklist.of(from_table(Block, self.blocks))
         self.picks: list[Pick] = from_table(Pick, self.store.read("picks"))
@@ -198,6 +199,7 @@ def _with_rights(run: Curation, listings: pa.Table, sources: dict[str, int]) -> 
     table = None if config.rights_csv is None else RightsTable(Path(config.rights_csv))
     source_of = dict(zip(listings.column("key").to_pylist(), listings.column("source").to_pylist(), strict=True))
     rows = run.outputs(plan.INGEST, listings)
+    run.noted = rows.select(["asset_id", "uri", jobs.NOTED])
     for asset, key in zip(from_table(Asset, rows), rows.column("key").to_pylist(), strict=True):
         source = source_of[key]
         placed = dataclasses.replace(asset, source_no=sources[source])
@@ -224,10 +226,10 @@ def _source(run: Curation, number: int, name: str) -> Source:
 def measure_assets(run: Curation) -> None:
     """Facts of every readable asset; scan and clips of every asset that passes the rules on rights and facts."""
     readable = run.readable()
-    run.do(plan.PROBE, inputs=readable)
+    run.do(plan.PROBE, inputs=jobs.with_noted(readable, run.noted))
     run.assets = merge_columns(run.assets, run.outputs(plan.PROBE, readable), "asset_id", jobs.FACT_COLUMNS)
     passing = run.passing(run.assets)
-    run.do(plan.SCAN, inputs=passing)
+    run.do(plan.SCAN, inputs=jobs.with_noted(passing, run.noted))
     # Clips of assets that a rule has dropped since stay in the manifest; their asset's verdict drops them too.
     run.assets = merge_columns(run.assets, run.outputs(plan.SCAN, run.assets), "asset_id", jobs.SCANNED_COLUMNS)
     scanned = run.assets.filter(pc.and_(pc.is_valid(run.assets.column("scan_part")), pc.equal(run.assets.column("state"), LIVE)))

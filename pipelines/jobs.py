@@ -5,12 +5,13 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curation import buckets, captions, credentials, facts, ingest, keyframes, quarantine, rights, soundtrack, tracks
 from curation.blocklist import Blocklist
 from curation.captions import CaptionText
 from curation.listing import Listing
-from curation.media import MediaError
+from curation.media import PASSING, MediaError
 from manifests import ids
 from manifests.events import Block
 from manifests.purgeable import redact
@@ -75,6 +76,23 @@ def with_asset_columns(clips: pa.Table, assets: pa.Table) -> pa.Table:
     return pa.table([ids_of, ids_of, _struct(clips, _CLIP), _struct(assets.take(rows), _ASSET)], schema=CLIP_AND_ASSET)
 
 
+def with_noted(rows: pa.Table, noted: pa.Table) -> pa.Table:
+    """The rows of assets, or of clips with their asset, and when the asset's file was last written, as ingest noted in this run.
+
+    Null where ingest saw other bytes at the asset's address, or did not look there: the file is then hashed before it is opened.
+    """
+    inside = "asset" in rows.column_names
+    asset_ids, uris = (pc.struct_field(rows.column("asset"), [n]) if inside else rows.column(n) for n in ("asset_id", "uri"))
+    at = pc.index_in(uris, value_set=noted.column("uri").combine_chunks())
+    same = pc.equal(noted.column("asset_id").take(at), asset_ids)
+    return rows.append_column(NOTED, pc.if_else(same, noted.column(NOTED).take(at), pa.scalar(None, pa.int64())))
+
+
+def _noted(rows: pa.Table) -> list[int | None]:
+    times: list[int | None] = rows.column(NOTED).to_pylist() if NOTED in rows.column_names else [None] * rows.num_rows
+    return times
+
+
 def _struct(table: pa.Table, schema: pa.Schema) -> pa.StructArray:
     columns = [table.column(f.name).combine_chunks() for f in schema]
     return pa.StructArray.from_arrays(columns, fields=[f.with_nullable(True) for f in schema])
@@ -89,6 +107,9 @@ CLIP_AND_ASSET = pa.schema(
     ]
 )
 
+
+NOTED = "mtime_ns"
+"""Column of ingest's rows beside those of an asset, and of the inputs of the stages that open one: when its file was last written."""
 
 GRACE_S = 30.0
 """What a decode gets beyond its own time limit before its process is ended from outside."""
@@ -105,23 +126,29 @@ def make_ingest(config: CurateConfig, place: Place) -> Job:
     limits = config.scan.media
     sandbox = Sandbox(limits.max_wall_s + GRACE_S, limits.memory_bytes) if credentials.library_version() else None
 
-    def take_in(listing: Listing) -> Asset:
-        asset = ingest.ingest(listing, config.ingest, place.fetched)
+    def take_in(listing: Listing) -> ingest.Taken:
+        taken = ingest.take_in(listing, config.ingest, place.fetched)
+        asset = taken.asset
         if blocked.blocks(asset):
             (place.fetched / asset.asset_id).unlink(missing_ok=True)
-            return redact(asset)
+            return ingest.Taken(redact(asset))
         if sandbox is None or asset.error_stage is not None:
-            return asset
+            return taken
         try:
-            found = sandbox.call(credentials.read_credentials, str(ingest.local_path(asset, place.fetched)), anchors)
-        except MediaError:  # the native library crashed or hung on it: that is the file's doing, and probing will say more
+            with ingest.bytes_of(asset, place.fetched, config.ingest, taken.mtime_ns) as path:
+                found = sandbox.call(credentials.read_credentials, path, anchors)
+        except MediaError as lost:
+            if lost.code in PASSING:  # it went, or was written to, since it was hashed
+                return ingest.Taken(ingest.unreadable(listing, lost.detail, rights.of_asset(asset), lost.code))
+            # The native library crashed or hung on it: that is the file's doing, and probing will say more.
             found = credentials.Credentials(c2pa_state="unreadable")
-        return rights.with_credentials(asset, found)
+        return dataclasses.replace(taken, asset=rights.with_credentials(asset, found))
 
     def job(rows: pa.Table, part: str) -> dict[str, pa.Table]:
         listings = from_table(Listing, rows)
-        assets = to_table(Asset, [take_in(listing) for listing in listings])
-        return {"rows": assets.append_column("key", pa.array([x.key for x in listings], pa.string()))}
+        taken = [take_in(listing) for listing in listings]
+        assets = to_table(Asset, [t.asset for t in taken]).append_column("key", pa.array([x.key for x in listings], pa.string()))
+        return {"rows": assets.append_column(NOTED, pa.array([t.mtime_ns for t in taken], pa.int64()))}
 
     return job
 
@@ -135,15 +162,15 @@ def make_probe(config: CurateConfig, place: Place) -> Job:
     limits, under = config.scan.media, counted_under("probe", config)
     sandbox = Sandbox(limits.max_wall_s + GRACE_S, limits.memory_bytes)
 
-    def probe(asset: Asset) -> Asset:
+    def probe(asset: Asset, noted: int | None) -> Asset:
         try:
-            path = str(ingest.bring(asset, place.fetched, config.ingest))
-            found = with_facts(asset, _tried(lambda: sandbox.call(probe_file, path, limits), place, asset, under, config))
+            with ingest.bytes_of(asset, place.fetched, config.ingest, noted) as path:
+                found = with_facts(asset, _tried(lambda: sandbox.call(probe_file, path, limits), place, asset, under, config))
         except MediaError as e:  # broken, or the child crashed, hung or grew: the file's fault, and its row says so
             found = dataclasses.replace(asset, error_stage="probe", error_code=e.code, error_detail=e.detail)
         return facts.derive_asset(found)
 
-    return lambda rows, part: {"rows": to_table(Asset, [probe(a) for a in from_table(Asset, rows)])}
+    return lambda rows, part: {"rows": to_table(Asset, map(probe, from_table(Asset, rows), _noted(rows)))}
 
 
 def make_scan(config: CurateConfig, place: Place) -> Job:
@@ -155,16 +182,18 @@ def make_scan(config: CurateConfig, place: Place) -> Job:
     settings, under = config.scan, counted_under("scan", config)
     sandbox = Sandbox(settings.media.max_wall_s + GRACE_S, settings.media.memory_bytes)
 
-    def scan(asset: Asset) -> Scan:
+    def scan(asset: Asset, noted: int | None) -> Scan:
         try:
-            path = str(ingest.bring(asset, place.fetched, config.ingest))
-            return _tried(lambda: sandbox.call(scan_file, asset, path, settings), place, asset, under, config)
+            with ingest.bytes_of(asset, place.fetched, config.ingest, noted) as path:
+                return _tried(lambda: sandbox.call(scan_file, asset, path, settings), place, asset, under, config)
         except MediaError as lost:
             return Scan(asset=failed(asset, lost))
 
     def job(rows: pa.Table, part: str) -> dict[str, pa.Table]:
-        found = [scan(asset) for asset in from_table(Asset, rows)]
-        assets = [facts.derive_asset(dataclasses.replace(f.asset, scan_part=part)) for f in found]
+        found = list(map(scan, from_table(Asset, rows), _noted(rows)))
+        # What was not looked at, as its file was not there, has nothing to cut: no part, or it would have no clips for good.
+        parts = [None if f.asset.error_code in PASSING else part for f in found]
+        assets = [facts.derive_asset(dataclasses.replace(f.asset, scan_part=p)) for f, p in zip(found, parts, strict=True)]
         return {
             "rows": to_table(Asset, assets),
             "tracks": pa.concat_tables([tracks.to_table(f.asset.asset_id, f.tracks) for f in found]),
@@ -243,16 +272,16 @@ def make_encode(config: CurateConfig, place: Place) -> Job:
     sandbox = encode_sandbox(config.encode, config.scan.media)
     digests = {name: ids.digest("encode/v2", canonical((config.encode, s.shape)))[:16] for name, s in config.sets.items()}
 
-    def encode(clip: Clip, asset: Asset, part: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    def encode(clip: Clip, asset: Asset, noted: int | None, part: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
         fit = buckets.bucket_of(clip, config.sets[clip.set_name or ""])
         if fit.bucket is None or fit.start_us is None or fit.end_us is None:
             raise ValueError(f"clip {clip.clip_id}: set {clip.set_name} has no bucket for it ({fit.reason}); compose_sets gave it one")
         under = counted_of_clip(clip.clip_id, config)
         try:
-            path = str(ingest.bring(asset, place.fetched, config.ingest))
             shape = (fit.bucket.width or 0, fit.bucket.height or 0, fit.bucket.n_frames or 0, fit.fps_num or 0, fit.fps_den or 0)
-            arguments = (path, clip, asset, shape, config.encode, (fit.start_us, fit.end_us), config.scan.media)
-            made = _tried(lambda: encode_in(sandbox, *arguments), place, asset, under, config)
+            with ingest.bytes_of(asset, place.fetched, config.ingest, noted) as path:
+                arguments = (path, clip, asset, shape, config.encode, (fit.start_us, fit.end_us), config.scan.media)
+                made = _tried(lambda: encode_in(sandbox, *arguments), place, asset, under, config)
         except (EncodeError, MediaError) as error:
             if error.code == "ffmpeg_failed" and config.quarantine.enabled:  # tried again in another run, as often as a loss
                 quarantine.note_failure(place.quarantine, asset.asset_id, under, error.code, error.detail)
@@ -274,8 +303,8 @@ def make_encode(config: CurateConfig, place: Place) -> Job:
         return row, {"clip_id": clip.clip_id, "data": made.data}
 
     def job(rows: pa.Table, part: str) -> dict[str, pa.Table]:
-        pairs = zip(rows.column("key").to_pylist(), _pairs(rows), strict=True)
-        made = [(key, *encode(clip, asset, part)) for key, (clip, asset) in pairs]
+        keys, clips = rows.column("key").to_pylist(), _pairs(rows)
+        made = [(key, *encode(clip, asset, noted, part)) for key, (clip, asset), noted in zip(keys, clips, _noted(rows), strict=True)]
         return {
             "rows": pa.Table.from_pylist([{"key": key} | row for key, row, _ in made], schema=ENCODED_SCHEMA),
             "payload": pa.Table.from_pylist([{"key": key} | data for key, _, data in made if data], schema=PAYLOAD_SCHEMA),

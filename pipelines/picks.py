@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.buckets import assign_set
-from curation.rights import clean_text
+from curation.plain_text import clean_text
 from curation.sets import SetConfig
 from manifests import ids
 from manifests.events import Decision, Pick, Run

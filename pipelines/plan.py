@@ -49,8 +49,8 @@ def _pixels_to_decode(row: dict[str, Any]) -> float:
 
 
 INGEST = Stage(
-    name="ingest", shape="map", version="2", reads=arrow_schema(Listing), key="key", make=jobs.make_ingest,
-    writes={"rows": _ASSET.append(pa.field("key", pa.string()))},
+    name="ingest", shape="map", version="3", reads=arrow_schema(Listing), key="key", make=jobs.make_ingest,
+    writes={"rows": _ASSET.append(pa.field("key", pa.string())).append(pa.field(jobs.NOTED, pa.int64()))},
     # Rights tables and defaults are added later, so that another of them hashes nothing again.
     depends_on=lambda c: (c.ingest.max_bytes, credentials.VERSION, credentials.library_version(), credentials.trust_digest(c.ingest.trust_anchors)),
     unit_rows=lambda c: 64,

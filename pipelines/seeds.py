@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.rights import clean_text
+from curation.plain_text import clean_text
 from manifests.tables import ManifestStore
 from pipelines import plan, work
 from pipelines.decide import settings_in_force

@@ -51,10 +51,10 @@ class PlannedShard:
 
 def encode(run: "Curation") -> None:
     """Every clip that the rules keep has an encoded payload, or `encoded` = 0 and the reason."""
-    from pipelines import plan, row_keys
+    from pipelines import jobs, plan, row_keys
 
     kept = run.alive("analysed", "content", "tables", "sets")
-    rows = row_keys.encode_rows(kept, run.assets, run.config)
+    rows = jobs.with_noted(row_keys.encode_rows(kept, run.assets, run.config), run.noted)
     run.do(plan.ENCODE, inputs=rows)
     run.clips = merge_columns(run.clips, run.outputs(plan.ENCODE, rows), "clip_id", ("encoded", "error_code", "error_detail"))
 

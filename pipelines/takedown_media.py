@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.listing import path_of, sample_key
+from curation.sidecars import SUFFIXES, stating_in
 from manifests import scrub
 from manifests.purgeable import REMOVED_URI
 from manifests.records import Asset
@@ -59,8 +60,7 @@ def _fill_member(tar: Path, offset: int) -> int:
     with tar.open("rb") as stream:
         members = list(list_members(stream))
     sample = next((sample_key(name) for name, at, _ in members if at == offset), None)
-    stated = (".json", ".txt")
-    mine = [m for m in members if m[1] == offset or (sample_key(m[0]) == sample and Path(m[0]).suffix in stated)]
+    mine = [m for m in members if m[1] == offset or (sample_key(m[0]) == sample and Path(m[0]).suffix.lower() in SUFFIXES)]
     scrub.overwrite(tar, [(at, size, name.rpartition(".")[2]) for name, at, size in mine])
     return len(mine)
 
@@ -73,4 +73,7 @@ def _unlink(path: Path) -> int:
 
 
 def _with_sidecars(path: Path) -> list[Path]:
-    return [path, *(path.with_name(path.name + s) for s in (".json", ".txt")), *(path.with_suffix(s) for s in (".json", ".txt"))]
+    stating = stating_in(path.parent, {})
+    plain = [stem + s for stem in (path.name, path.stem) for s in SUFFIXES]
+    other = [n for name in plain for n in ([] if isinstance(stating, str) else stating.get(name, []))]
+    return [path, *map(path.with_name, dict.fromkeys([*plain, *other]))]

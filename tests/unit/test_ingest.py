@@ -6,8 +6,11 @@ import json
 import os
 import re
 import tarfile
+import tracemalloc
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,17 +22,23 @@ from curation import rights
 from curation.ingest import (
     MAX_SOURCES,
     IngestConfig,
+    _keep,
     bring,
+    bytes_of,
     complete,
     ingest,
     local_path,
     merge_copies,
+    take_in,
     with_sources,
 )
 from curation.licences import parse_licence
-from curation.listing import InputError, list_inputs
+from curation.listing import InputError, Listing, list_inputs
 from curation.media import MediaError
+from curation.plain_text import MAX_TEXT
+from manifests.files import temporary_name
 from manifests.records import Asset
+from manifests.schema import to_table
 from manifests.takedown import sources_of
 
 CONFIG = IngestConfig()
@@ -187,21 +196,291 @@ def test_a_list_saved_by_excel_is_read(tmp_path: Path) -> None:
     assert (asset.creator, asset.optout_state, asset.minors_flag) == ("Zoë", 1, 1)
 
 
+@pytest.mark.parametrize("suffixes", [(".json", ".txt"), (".JSON", ".TXT"), (".Json", ".tXt")])
+@pytest.mark.parametrize("fields", [None, {}, {"training": "reserved"}, {"licence": "CC0-1.0", "training": "allowed"}])
+def test_a_tar_is_no_statement_in_itself(tmp_path: Path, fields: dict[str, object] | None, suffixes: tuple[str, str]) -> None:
+    """The same bytes say the same of training in a tar and beside their sidecars, whatever the case of the suffixes: nothing, where none does.
+    A member's name is its title, and a text beside it its caption."""
+    members = {"a.mp4": b"video", f"a{suffixes[1]}": b"a cat"}
+    if fields is not None:
+        members[f"a{suffixes[0]}"] = json.dumps(fields).encode()
+    (tmp_path / "in").mkdir()
+    for name, data in members.items():
+        (tmp_path / "in" / name).write_bytes(data)
+    (tmp_path / "list.lst").write_text("in/a.mp4\n")
+    (inside,) = _assets(tmp_path, _write_tar(tmp_path / "w.tar", members))
+    expected = None if fields is None else int(fields.get("training") == "reserved")
+    for given_input in (tmp_path / "in", tmp_path / "list.lst", tmp_path / "in" / "a.mp4"):
+        (beside,) = _assets(tmp_path, given_input)
+        assert (beside.optout_state, beside.supplied_caption) == (inside.optout_state, inside.supplied_caption) == (expected, "a cat")
+        assert beside.licence_expr == inside.licence_expr
+    assert inside.title == "a.mp4"
+
+
+def _row(tmp_path: Path, *inputs: Path | str, code: str = "unreadable") -> tuple[str, list[Asset]]:
+    """The reason of the one input that cannot be taken in, whose row a table holds, and the assets of the others."""
+    to_table(Listing, list_inputs([str(i) for i in inputs]))
+    assets = _assets(tmp_path, *inputs)
+    to_table(Asset, assets)
+    (bad,) = [a for a in assets if a.error_code is not None]
+    assert (bad.error_stage, bad.error_code, bad.readable) == ("ingest", code, 0.0)
+    return bad.error_detail or "", [a for a in assets if a is not bad]
+
+
+@pytest.mark.parametrize("name", ["x" * 252, "x" * 248 + ".mp4", "b\udcffd.mp4", "a\nb\u202e.mp4"])
+def test_any_name_that_a_file_can_have_is_listed(tmp_path: Path, name: str) -> None:
+    """A name that leaves no room for a sidecar's suffix, is no Unicode or turns the direction of text is taken in, by folder, path and glob."""
+    (tmp_path / "in").mkdir()
+    with open(os.fsencode(tmp_path / "in" / name), "wb") as sink:
+        sink.write(b"odd")
+    for given_input in (tmp_path / "in", tmp_path / "in" / name, tmp_path / "in" / "*"):
+        to_table(Listing, list_inputs([str(given_input)]))
+        (asset,) = _assets(tmp_path, given_input)
+        assert asset.size_bytes == 3 and asset.error_code is None
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [("/", "mode d"), ("y" * 300, "too long"), ("gone/x.mp4", "No such file"), ("a\0b.mp4", "ValueError"), ("/dev/zero", "mode c"),
+     ("pipe", "mode p"), ("in", "mode d"), ("file:///dev/zero", "mode c"), ("file://{}/pipe", "mode p")],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["txt", "parquet"])
+def test_a_line_that_names_no_file_is_a_row(tmp_path: Path, line: str, found: str, kind: str) -> None:
+    """A folder, a name too long, a device without end or a pipe without a writer in a list is a row with the reason; the rest is taken in."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "good.mp4").write_bytes(b"good")
+    os.mkfifo(tmp_path / "pipe")
+    lines = ["good.mp4", line.format(tmp_path)]
+    if kind == "txt":
+        (tmp_path / "list.txt").write_text("\n".join(lines))
+    else:
+        pq.write_table(pa.table({"path": lines}), tmp_path / "list.parquet")
+    reason, others = _row(tmp_path, tmp_path / f"list.{kind}", code="unreadable" if "mode" in found else "missing")
+    assert "expected a re" in reason and found in reason
+    assert [a.size_bytes for a in others] == [4]
+
+
+def test_an_input_with_an_impossible_name_is_refused(tmp_path: Path) -> None:
+    """A name too long on the command line stops the command with a sentence."""
+    with pytest.raises(InputError, match="expected an input that can be looked at, found OSError"):
+        list_inputs(["z" * 300])
+
+
+def _cut(tar: bytes) -> bytes:
+    return tar[:1200]
+
+
+def _garbled(tar: bytes) -> bytes:
+    """With the second member's header overwritten: tarfile ends there without a word."""
+    return tar[:1024] + b"?" * 512 + tar[1536:]
+
+
+@pytest.mark.parametrize("damage", [_cut, _garbled, lambda tar: b"no tar", lambda tar: b"", lambda tar: tar[:700]])
+def test_a_broken_tar_is_one_row(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    """A tar that is none, breaks off or is damaged in the middle is a row that says so: none of its members is taken, as what states their
+    rights may be lost. The rest of the folder is taken in."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "good.mp4").write_bytes(b"good")
+    path = _write_tar(tmp_path / "in" / "w.tar", {"a.mp4": b"video", "a.json": b'{"training": "reserved"}', "b.mp4": b"other"})
+    path.write_bytes(damage(path.read_bytes()))
+    reason, others = _row(tmp_path, tmp_path / "in")
+    assert "w.tar: expected a whole tar that can be read, found ReadError" in reason
+    assert [a.size_bytes for a in others] == [4]
+
+
+def _sparse_tar(path: Path, name: str, size: int) -> Path:
+    """A tar of 10 KB with a sparse member of that size, as GNU tar writes it, and a plain one."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size = tarfile.GNUTYPE_SPARSE, 0
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[386:482] = bytes(96)
+    header[483:495] = b"%011o\0" % size
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    plain = tarfile.TarInfo("plain.mp4")
+    plain.size = 5
+    path.write_bytes(bytes(header) + plain.tobuf() + b"plain".ljust(512, b"\0") + bytes(8192))
+    return path
+
+
+@pytest.mark.parametrize("name", ["huge.mp4", "plain.json"])
+def test_a_sparse_member_is_refused(tmp_path: Path, name: str) -> None:
+    """A small tar may say that a member has 7 GB: it is a row with the reason, and so is a film whose sidecar does; nothing is read of it."""
+    path = _sparse_tar(tmp_path / "s.tar", name, 7 << 30)
+    if name == "huge.mp4":
+        reason, (plain,) = _row(tmp_path, path)
+        assert plain.size_bytes == 5
+    else:
+        reason, others = _row(tmp_path, path)
+        assert not others
+    assert "expected a plain member, found a sparse one; write the tar without --sparse" in reason
+
+
+def test_large_members_go_through_memory_in_blocks(tmp_path: Path) -> None:
+    """A member of 64 MB is hashed and kept with a few MB of memory; one beyond the limit is refused before it is read."""
+    path = _write_tar(tmp_path / "w.tar", {"a.mp4": bytes(64 << 20)})
+    (listing,) = list_inputs([str(path)])
+    tracemalloc.start()
+    asset = ingest(listing, CONFIG, tmp_path / "fetched")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert asset.size_bytes == 64 << 20 and peak < 8 << 20
+    (small,) = _assets(tmp_path, path, config=IngestConfig(max_bytes=1 << 20))
+    assert small.error_detail == f"ValueError: {64 << 20} bytes, more than the limit of {1 << 20}"
+
+
+def test_a_member_that_is_no_longer_there_is_a_row(tmp_path: Path) -> None:
+    """Of a tar cut off after it was listed, nothing shorter is taken for the member."""
+    path = _write_tar(tmp_path / "w.tar", {"a.mp4": b"x" * 2000})
+    (listing,) = list_inputs([str(path)])
+    os.truncate(path, 1500)
+    asset = ingest(listing, CONFIG, tmp_path / "fetched")
+    assert (asset.error_code, asset.error_detail) == ("unreadable", "ValueError: expected 1012 bytes more, found the end of the file")
+
+
+def test_a_sidecar_that_goes_before_it_is_read_is_a_row(tmp_path: Path) -> None:
+    """What stood beside a file when it was listed is read, or the file is not taken: it may have held an opt-out."""
+    (tmp_path / "a.mp4").write_bytes(b"a")
+    (tmp_path / "a.json").write_text('{"training": "reserved"}')
+    (listing,) = list_inputs([str(tmp_path / "a.mp4")])
+    (tmp_path / "a.json").unlink()
+    asset = ingest(listing, CONFIG, tmp_path)
+    assert asset.error_code == "missing" and "a.json: expected a readable file" in (asset.error_detail or "")
+
+
+@pytest.mark.parametrize("suffix", [".json", ".txt", ".TXT"])
+def test_a_sidecar_that_leads_elsewhere_is_not_read(tmp_path: Path, suffix: str) -> None:
+    """A link out of the folder, to nowhere or to a device beside a file is a row with the reason; a medium may be a link, and so may a
+    sidecar that stays inside."""
+    (tmp_path / "secret").write_text('{"caption": "root:x:0:0"}')
+    (tmp_path / "store.mp4").write_bytes(b"video")
+    folder = tmp_path / "in"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "a.mp4").symlink_to(tmp_path / "store.mp4")
+    (folder / "kept.json").write_text('{"licence": "CC0-1.0", "caption": "a cat"}')
+    sidecar = folder / "deep" / f"a{suffix}"
+    for target, found in (
+        (tmp_path / "secret", "found a link to"),
+        (tmp_path / "gone", "FileNotFoundError"),
+        (Path("/dev/null"), "mode c"),
+    ):
+        sidecar.symlink_to(target)
+        for given_input in (folder, folder / "deep" / "a.mp4"):
+            reason, others = _row(tmp_path, given_input)
+            assert "expected a sidecar" in reason and found in reason and not others
+        sidecar.unlink()
+    sidecar.symlink_to(folder / "kept.json")
+    (asset,) = _assets(tmp_path, folder)
+    assert asset.error_code is None and "cat" in (asset.supplied_caption or "")
+
+
+def test_two_sidecars_that_differ_in_case_are_a_row(tmp_path: Path) -> None:
+    """Which of them counts would be a guess, beside a file and in a tar."""
+    (tmp_path / "in").mkdir()
+    for name, data in (("a.mp4", b"a"), ("a.json", b"{}"), ("a.JSON", b'{"training": "reserved"}')):
+        (tmp_path / "in" / name).write_bytes(data)
+    reason, _ = _row(tmp_path, tmp_path / "in")
+    assert "expected one sidecar, found a.JSON and a.json" in reason
+    members = {"a.mp4": b"a", "a.json": b"{}", "a.JSON": b'{"training": "reserved"}'}
+    reason, _ = _row(tmp_path, _write_tar(tmp_path / "w.tar", members))
+    assert "expected one member that states its rights, found a.JSON and a.json" in reason
+
+
+def test_a_folder_that_is_locked_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subfolder that cannot be read is told with its name; what stands in the others is taken in."""
+    for name in ("locked", "open"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "a.mp4").write_bytes(name.encode())
+    scandir = os.scandir
+
+    def refusing(path: str) -> Any:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)  # root may read any folder, so its mode proves nothing
+    reason, others = _row(tmp_path, tmp_path / "in")
+    assert reason.endswith("in/locked: expected a folder that can be read, found PermissionError: Permission denied")
+    assert [a.size_bytes for a in others] == [4]
+
+
+def test_bytes_are_those_that_were_hashed(tmp_path: Path) -> None:
+    """An asset is opened as long as its file holds its bytes, whatever its time; other bytes of the same size, of another, or none are an
+    error that says what was expected and found."""
+    path = tmp_path / "x.mp4"
+    path.write_bytes(b"first")
+    (listing,) = list_inputs([str(path)])
+    taken = take_in(listing, CONFIG, tmp_path / "fetched")
+
+    def refused(noted: int | None) -> str:
+        with pytest.raises(MediaError) as error, bytes_of(taken.asset, tmp_path / "fetched", CONFIG, noted):
+            raise AssertionError("opened")
+        return str(error.value)
+
+    assert taken.mtime_ns == path.stat().st_mtime_ns
+    for noted in (taken.mtime_ns, None, 1):
+        with bytes_of(taken.asset, tmp_path / "fetched", CONFIG, noted) as found:
+            assert found == str(path)
+    path.write_bytes(b"other")
+    os.utime(path, ns=(0, (taken.mtime_ns or 0) + 5_000_000))
+    for noted in (taken.mtime_ns, None):
+        assert re.match(r"changed: .*x\.mp4: expected the bytes with SHA-256 .* found", refused(noted))
+    path.write_bytes(b"longer")
+    assert re.match(r"changed: .*expected the 5 bytes that were ingested, found 6 bytes", refused(taken.mtime_ns))
+    path.unlink()
+    assert refused(taken.mtime_ns).startswith("missing: ")
+
+
+def test_a_file_written_while_it_is_open_is_changed(tmp_path: Path) -> None:
+    """What was found of a file that somebody wrote to meanwhile, be it facts or an error, is not said of the asset."""
+    path = tmp_path / "x.mp4"
+    path.write_bytes(b"first")
+    (listing,) = list_inputs([str(path)])
+    taken = take_in(listing, CONFIG, tmp_path / "fetched")
+    for error in (None, MediaError("decode_error", "broken")):
+        path.write_bytes(b"first")
+        with pytest.raises(MediaError, match=r"changed: .* all along"), bytes_of(taken.asset, tmp_path / "fetched", CONFIG):
+            path.write_bytes(b"second")
+            if error is not None:
+                raise error
+
+
 def test_remote_addresses_go_through_fsspec(tmp_path: Path) -> None:
     """An address with a scheme is fetched by fsspec and kept under its content's id; one that fails is a row with a reason."""
     (tmp_path / "x.bin").write_bytes(b"remote")
     (tmp_path / "list.txt").write_text(f"file://{tmp_path}/x.bin\nfile://{tmp_path}/gone.bin\n")
     good, bad = sorted(_assets(tmp_path, tmp_path / "list.txt"), key=lambda a: a.error_code or "")
     assert local_path(good, tmp_path / "fetched").read_bytes() == b"remote"
-    assert (bad.error_stage, bad.error_code, bad.readable) == ("ingest", "unreadable", 0.0)
+    assert (bad.error_stage, bad.error_code, bad.readable) == ("ingest", "missing", 0.0)
 
 
-def test_what_a_stopped_fetch_leaves_is_known_by_its_name(tmp_path: Path) -> None:
-    """A fetch that ends early leaves one file named after its process, in the form that a takedown clears away."""
+class _Watching:
+    """A source that looks at the folder its bytes are kept in, and ends or fails."""
+
+    def __init__(self, folder: Path, fails: bool) -> None:
+        self.folder, self.fails, self.seen = folder, fails, list[str]()
+
+    def read(self, size: int, /) -> bytes:
+        """Nothing: it is empty, or cannot be read."""
+        self.seen = [p.name for p in self.folder.iterdir()]
+        if self.fails:
+            raise OSError("the store went away")
+        return b""
+
+
+def test_what_a_killed_fetch_leaves_is_known_by_its_name(tmp_path: Path) -> None:
+    """What a fetch writes is named after its machine and process, in the form that a takedown clears away; one that fails leaves nothing."""
+    watching = _Watching(tmp_path, fails=False)
+    _keep(watching, tmp_path, CONFIG)
+    (name,) = watching.seen
+    assert (match := re.fullmatch(r"\..*\.(\d+)\.tmp", name)) and int(match[1]) == os.getpid()
+    assert name == temporary_name(tmp_path / "fetch").name and len(name.split(".")) == 5  # the machine stands before the process
+    with pytest.raises(OSError, match="went away"):
+        _keep(_Watching(tmp_path, fails=True), tmp_path, CONFIG)
+    assert not [p for p in tmp_path.iterdir() if p.suffix == ".tmp"]
     _write_tar(tmp_path / "w.tar", {"a.mp4": b"video"})
     (asset,) = _assets(tmp_path, tmp_path / "w.tar", config=IngestConfig(max_bytes=1))
-    (left,) = (tmp_path / "fetched").iterdir()
-    assert asset.error_code == "unreadable" and (match := re.fullmatch(r"\..*\.(\d+)\.tmp", left.name)) and int(match[1]) == os.getpid()
+    assert asset.error_code == "unreadable" and not (tmp_path / "fetched").exists()
 
 
 def test_what_was_fetched_is_fetched_again(tmp_path: Path) -> None:
@@ -267,7 +546,7 @@ def test_any_sidecar_gives_clean_rights(fields: dict[str, object], training: str
     found = rights.from_fields(fields | {"training": training}, "x")
     assert (found.optout_state == 0) == (training.strip().lower() == "allowed")
     for text in (found.title, found.creator, found.supplied_caption):
-        assert text is None or (len(text) <= rights.MAX_TEXT and not any(ord(c) < 32 and c not in "\t\n" for c in text))
+        assert text is None or (len(text) <= MAX_TEXT and not any(ord(c) < 32 and c not in "\t\n" for c in text))
 
 
 def test_a_source_default_fills_only_what_is_missing(tmp_path: Path, folder: Path) -> None:
