@@ -77,3 +77,22 @@ def test_every_listed_copy_goes_and_nothing_outside(tmp_path: Path) -> None:
     left = b"".join(p.read_bytes() for p in place.dataset.rglob("*") if p.is_file() and p.suffix != ".parquet")
     assert b"film-BYTES" not in left and b"TITLE-film" not in left and MEDIA["other"] in left
     assert {p: p.read_bytes() for p in outside.iterdir()} == untouched
+
+
+def test_sidecars_in_any_case_go_with_their_film(tmp_path: Path) -> None:
+    """What ingest reads beside a film or in its tar, whatever the case of the suffix, is gone with it; that of another film stays."""
+    place = Place(tmp_path / "dataset")
+    place.dataset.mkdir()
+    for name in ("film.mp4", "film.JSON", "film.mp4.Txt", "other.JSON"):
+        (place.dataset / name).write_bytes(b"x")
+    assert remove_media(place, [_asset(str(place.dataset / "film.mp4"))]) == 3
+    assert [p.name for p in place.dataset.iterdir() if p.is_file()] == ["other.JSON"]
+    tar = place.dataset / "c.tar"
+    with tarfile.open(tar, "w") as sink:
+        for name, data in (("film.mp4", MEDIA["film"]), ("film.JSON", b'{"title": "TITLE-film"}'), ("other.JSON", b"TITLE-other")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            sink.addfile(info, BytesIO(data))
+    (listing,) = list_inputs([str(tar)])
+    assert remove_media(place, [_asset(listing.uri)]) == 2
+    assert b"TITLE-film" not in tar.read_bytes() and b"TITLE-other" in tar.read_bytes()
