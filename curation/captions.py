@@ -102,7 +102,7 @@ class CaptionClips:
 
     def captioner_of(self, clip: Clip) -> str:
         """The name of the captioner that is to write about the clip where no supplied text is taken."""
-        return FACTS if clip.kind == "audio" else draw(self.cfg.mix, self.cfg.seed, clip.clip_id)
+        return captioner_of(clip, self.cfg)
 
     def _row(self, clip: Clip, outcome: Written | Failed | None) -> CaptionText:
         """The outcome as a row of its clip. An outcome on another clip would mean that a backend broke its contract: it is not used."""
@@ -127,6 +127,23 @@ class CaptionClips:
             camera_prefix=camera_prefix(clip, self.cfg),
             frame_digest=outcome.frame_digest,
         )
+
+
+def captioner_of(clip: Clip, cfg: CaptionConfig) -> str:
+    """The name of the captioner that is to write about the clip where no supplied text is taken."""
+    return FACTS if clip.kind == "audio" else draw(cfg.mix, cfg.seed, clip.clip_id)
+
+
+def asked(pairs: Sequence[tuple[Clip, Asset]], cfg: CaptionConfig) -> dict[str, int]:
+    """How many of these clips each endpoint would be asked about, by its name: a request each at least, paid for where they cost money."""
+    found: dict[str, int] = {}
+    sidecar = SidecarCaptioner(cfg.length)
+    for clip, asset in pairs:
+        (text,) = sidecar.write([Subject(clip=clip, asset=asset, frames=())])
+        name = captioner_of(clip, cfg)
+        if name in cfg.endpoints and not (cfg.sidecar.use and isinstance(text, Written)):
+            found[name] = found.get(name, 0) + 1
+    return found
 
 
 def caption(clip: Clip, asset: Asset, frames: Sequence[KeyFrame], cfg: CaptionConfig) -> CaptionText:
