@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from curation.listing import list_inputs
+from curation.quarantine import note_failure
 from manifests import ids
 from manifests.records import Asset
 from manifests.tables import write_parquet
@@ -77,3 +78,12 @@ def test_every_listed_copy_goes_and_nothing_outside(tmp_path: Path) -> None:
     left = b"".join(p.read_bytes() for p in place.dataset.rglob("*") if p.is_file() and p.suffix != ".parquet")
     assert b"film-BYTES" not in left and b"TITLE-film" not in left and MEDIA["other"] in left
     assert {p: p.read_bytes() for p in outside.iterdir()} == untouched
+
+
+def test_what_was_noted_of_its_decoding_goes_too(tmp_path: Path) -> None:
+    """The counts in quarantine, whose errors name the file, are removed with the asset; those of others stay."""
+    place = Place(tmp_path / "dataset")
+    for asset_id in (ids.digest("film"), "b" * 32):
+        note_failure(place.quarantine, asset_id, "scan-1", "crashed", "film.mp4: signal 11")
+    assert remove_media(place, [_asset("https://example.org/film.mp4")]) == 1
+    assert [p.name for p in place.quarantine.iterdir()] == ["b" * 32]
