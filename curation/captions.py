@@ -126,6 +126,23 @@ class CaptionClips:
         )
 
 
+def captioner_of(clip: Clip, cfg: CaptionConfig) -> str:
+    """The name of the captioner that is to write about the clip where no supplied text is taken."""
+    return FACTS if clip.kind == "audio" else draw(cfg.mix, cfg.seed, clip.clip_id)
+
+
+def asked(pairs: Sequence[tuple[Clip, Asset]], cfg: CaptionConfig) -> dict[str, int]:
+    """How many of these clips each endpoint would be asked about, by its name: a request each at least, paid for where they cost money."""
+    found: dict[str, int] = {}
+    sidecar = SidecarCaptioner(cfg.length)
+    for clip, asset in pairs:
+        (text,) = sidecar.write([Subject(clip=clip, asset=asset, frames=())])
+        name = captioner_of(clip, cfg)
+        if name in cfg.endpoints and not (cfg.sidecar.use and isinstance(text, Written)):
+            found[name] = found.get(name, 0) + 1
+    return found
+
+
 def caption(clip: Clip, asset: Asset, frames: Sequence[KeyFrame], cfg: CaptionConfig) -> CaptionText:
     """The caption of one clip, by captioners made for it alone."""
     return CaptionClips(cfg)([(clip, asset, list(frames))])[0]

@@ -112,9 +112,12 @@ def replay(
     stage: Annotated[str, typer.Argument(help="Stage: probe, scan, split, measure-motion, measure-borders, text, caption, encode …")],
     asset: Annotated[str, typer.Option("--asset", help="Asset or clip id (6 or more digits), or the name of a file.")],
     overrides: Overrides = None,
+    send: Annotated[bool, typer.Option("--send", help="Captions: ask the endpoints again, which may cost money.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run one stage of one asset again on its saved inputs, and show what differs from what is stored. Nothing is written.
+
+    Captions of endpoints are asked for with --send only; without it the number of requests, and to whom, is told.
 
     With overrides it shows what other settings would give:
 
@@ -127,7 +130,7 @@ def replay(
 
     store_of(dataset)
     with errors(ReplayError, LookupFailed, ConfigError):
-        found = run(dataset, stage, asset, overrides)
+        found = run(dataset, stage, asset, overrides, send)
     if as_json:
         print(json.dumps(dataclasses.asdict(found)))
     else:

@@ -1,6 +1,7 @@
 """`dailies replay`: one stage of one asset run again on its saved inputs, and what differs from what is stored.
 
-Nothing is written. It answers whether a stored score is what the code of today gives, and shows what a change of code or settings does.
+Nothing is written, counted or, unless that is asked for, sent. It answers whether a stored score is what the code of today gives, and shows
+what a change of code or settings does. An asset in quarantine is tried like any other.
 """
 
 import dataclasses
@@ -14,11 +15,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation import captions
 from manifests.events import Run
 from manifests.find import LookupFailed, find
 from manifests.query import connect
-from manifests.records import Asset
-from manifests.schema import from_table
+from manifests.records import Asset, Clip
+from manifests.schema import from_row, from_table
 from manifests.tables import ManifestStore
 from pipelines import jobs, plan, row_keys, work
 from pipelines.config import bind, with_overrides
@@ -58,10 +60,11 @@ REPLAYABLE = tuple(s.name for s in plan.STAGES if s not in (plan.INGEST, plan.WR
 """Stages whose input is an asset or its clips."""
 
 
-def replay(dataset: Path, stage_name: str, asset: str, overrides: list[str] | None = None) -> Replay:
+def replay(dataset: Path, stage_name: str, asset: str, overrides: list[str] | None = None, send: bool = False) -> Replay:
     """The stage, run again for the asset (an id of six or more digits, a clip's id, or a file name) with the last run's settings.
 
-    `overrides` are key=value changes of those settings: the differences then show what the changes would do.
+    `overrides` are key=value changes of those settings: the differences then show what the changes would do. Without `send` no endpoint
+    is asked for a caption: the error says how many requests that would take.
     Raises ReplayError, ConfigError and manifests.explain.LookupFailed.
     """
     if stage_name not in REPLAYABLE:
@@ -73,6 +76,10 @@ def replay(dataset: Path, stage_name: str, asset: str, overrides: list[str] | No
     )
     subject = _asset(store, asset)
     inputs = _inputs(stage, config, place, store, subject)
+    if stage is plan.CAPTION and not send:
+        _need_no_request(changed, inputs)
+    # Neither refused for what it cost before, nor is what it costs now held against it.
+    changed = dataclasses.replace(changed, quarantine=dataclasses.replace(changed.quarantine, enabled=False))
     begun = time.monotonic()
     # The stored rows name their own part; a replay that gave another would differ in nothing but that.
     outputs = stage.make(changed, place)(inputs, _stored_stem(stage, config, place, inputs))
@@ -85,6 +92,17 @@ def replay(dataset: Path, stage_name: str, asset: str, overrides: list[str] | No
         seconds=round(time.monotonic() - begun, 3),
         differences=tuple(d for name in stage.writes for d in _compare(stage, config, place, name, inputs, outputs[name])),
     )
+
+
+def _need_no_request(config: CurateConfig, inputs: pa.Table) -> None:
+    """Raises ReplayError where captions would be asked of an endpoint: it may take money, and pictures leave this machine."""
+    pairs = [(from_row(Clip, r["clip"]), from_row(Asset, r["asset"])) for r in inputs.to_pylist()]
+    told = [
+        f"{n} to {(endpoint := config.captions.endpoints[name]).base_url} ({name}, model {endpoint.model})"
+        for name, n in sorted(captions.asked(pairs, config.captions).items())
+    ]
+    if told:
+        raise ReplayError(f"stage caption: expected to send nothing, found requests to make: {', '.join(told)}; --send makes them")
 
 
 def _settings_of_last_run(store: ManifestStore) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from curation.adapters.transformers_captioner import LocalModelConfig
 from curation.caption_facts import SidecarConfig, colour_names
 from curation.caption_mix import draw
 from curation.caption_prompt import Fault, Length, check_caption, clean, frame_digest, question, read_answer
-from curation.captions import CaptionClips, CaptionConfig, camera_prefix, caption, identity
+from curation.captions import CaptionClips, CaptionConfig, asked, camera_prefix, caption, identity
 from curation.keyframes import KeyFrame, encode_jpeg
 from manifests.records import Asset, Clip
 
@@ -228,3 +228,13 @@ def test_a_caption_may_not_be_cut_to_fit() -> None:
         check_caption("word " * 401, LENGTH)
     assert len(check_caption("word " * 400, LENGTH)) == 1999
     assert len(caption(CLIP, replace(ASSET, supplied_caption="word " * 401), [], CFG).text or "") <= 2000
+
+
+def test_how_many_requests_a_replay_would_make() -> None:
+    """Endpoints are asked about clips whose draw they won, but about none with a supplied text that is used, and about no sound."""
+    cfg = CaptionConfig(mix={"far": 1.0}, endpoints={"far": EndpointConfig(base_url="http://localhost:1/v1", model="m")})
+    told = replace(ASSET, supplied_caption="A cat sleeps.")
+    sound = replace(CLIP, clip_id="s", kind="audio")
+    assert asked([(CLIP, ASSET), (replace(CLIP, clip_id="d"), ASSET), (CLIP, told), (sound, ASSET)], cfg) == {"far": 2}
+    assert asked([(CLIP, told)], replace(cfg, sidecar=SidecarConfig(use=False))) == {"far": 1}
+    assert asked([(CLIP, ASSET)], CFG) == {}

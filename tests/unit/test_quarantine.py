@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,12 +14,15 @@ from typer.testing import CliRunner
 
 from curation.media import MediaError
 from curation.quarantine import Loss, QuarantineConfig, attempts, counts, is_quarantined, note_failure, release, releases, try_often
-from manifests.records import Asset
-from manifests.schema import to_table
-from pipelines import work
+from manifests.events import Run
+from manifests.records import Asset, Clip
+from manifests.schema import from_table, to_table
+from manifests.tables import ManifestStore
+from pipelines import jobs, work
 from pipelines.cli import app
-from pipelines.config import ConfigError, load
-from pipelines.plan import PROBE, SCAN
+from pipelines.config import ConfigError, digest, load, to_record
+from pipelines.plan import CAPTION, PROBE, SCAN
+from pipelines.replay import ReplayError, _need_no_request, replay
 from pipelines.settings import CurateConfig
 from pipelines.stage import Place, Stage
 from tests.media_makers import still, write_video
@@ -209,3 +213,37 @@ def test_a_released_asset_is_tried_again(tmp_path: Path, probed) -> None:
     assert list(counts(place.quarantine, config.quarantine)) == [] and releases(place.quarantine) == 1
     assert _run(SCAN, config, place, rows) == 1
     assert CliRunner().invoke(app, ["quarantine", "release", str(place.dataset), "0" * 32]).exit_code == 2
+
+
+def test_a_replay_tries_and_counts_nothing(tmp_path: Path, probed) -> None:
+    """Of an asset in quarantine the stage really runs again, and shows that it works now; what is noted stays as it was."""
+    place = Place(tmp_path / "dataset")
+    config, rows = probed()
+    for _ in range(2):
+        note_failure(place.quarantine, ASSET, f"scan-{SCAN.digest(config)}", "crashed", "signal 11")
+    assert [_run(stage, config, place, rows) for stage in (PROBE, SCAN)] == [1, 1]
+    (stored,) = from_table(Asset, work.read(SCAN, config, place))
+    assert (stored.error_code, stored.error_detail) == ("crashed", "quarantined after 2 attempts, the last: signal 11")
+    now = datetime(2025, 1, 1, tzinfo=UTC)
+    run = Run(
+        run_no=0, run_id="r", command="curate", inputs_digest="", code_version="", config_sha256=digest(config), config_json=to_record(config),
+        parent_version=None, started_at=now, ended_at=now, policy=[],
+    )  # fmt: skip
+    ManifestStore(place.dataset).commit(
+        "r", append={"runs": to_table(Run, [run])}, replace={"assets": to_table(Asset, [stored])}, parent=-1
+    )
+    found = replay(place.dataset, "scan", ASSET)
+    assert ("error_code", "crashed", "None") in {(d.column, d.stored, d.now) for d in found.differences}
+    (count,) = counts(place.quarantine, config.quarantine)
+    assert [a.detail for a in count.losses] == ["signal 11"] * 2
+
+
+def test_a_replay_sends_nothing_unasked(probed) -> None:
+    """Where captions would be asked of an endpoint, the error says how many requests, to which address and model."""
+    endpoint = '{far: {base_url: "http://localhost:1/v1", model: vl-8b}}'
+    config, rows = probed("captions.mix={far: 1.0}", f"captions.endpoints={endpoint}")
+    clip = Clip(clip_id="c", asset_id=ASSET, kind="video", start_us=0, end_us=1)
+    inputs = jobs.with_asset_columns(to_table(Clip, [clip]), rows)
+    assert inputs.schema == CAPTION.reads
+    with pytest.raises(ReplayError, match=r"1 to http://localhost:1/v1 \(far, model vl-8b\); --send"):
+        _need_no_request(config, inputs)

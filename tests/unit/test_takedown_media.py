@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from curation.listing import list_inputs
+from curation.quarantine import note_failure
 from manifests import ids
 from manifests.records import Asset
 from manifests.tables import write_parquet
@@ -96,3 +97,12 @@ def test_sidecars_in_any_case_go_with_their_film(tmp_path: Path) -> None:
     (listing,) = list_inputs([str(tar)])
     assert remove_media(place, [_asset(listing.uri)]) == 2
     assert b"TITLE-film" not in tar.read_bytes() and b"TITLE-other" in tar.read_bytes()
+
+
+def test_what_was_noted_of_its_decoding_goes_too(tmp_path: Path) -> None:
+    """The counts in quarantine, whose errors name the file, are removed with the asset; those of others stay."""
+    place = Place(tmp_path / "dataset")
+    for asset_id in (ids.digest("film"), "b" * 32):
+        note_failure(place.quarantine, asset_id, "scan-1", "crashed", "film.mp4: signal 11")
+    assert remove_media(place, [_asset("https://example.org/film.mp4")]) == 1
+    assert [p.name for p in place.quarantine.iterdir()] == ["b" * 32]
