@@ -170,7 +170,7 @@ def at_half_rate(clip: Clip, seen: Watched, first: int, end: int) -> list[float]
 
 
 def both_vectors(clip: Clip, seen: Watched, codec_px: np.ndarray) -> tuple[float, float, float] | None:
-    """(the codec's mean over all frames, our estimate alone without its factor, what is recorded) of a clip of an H.264 video."""
+    """(the codec's mean over all frames at the usual step, our estimate alone without its factor, what is recorded) of a clip of an H.264 video."""
     if seen.codec != "h264" or not np.isfinite(codec_px).any():
         return None
     track = seen.tracks["vectors"]
@@ -179,7 +179,8 @@ def both_vectors(clip: Clip, seen: Watched, codec_px: np.ndarray) -> tuple[float
     plain = vectors.VectorsConfig(estimate_factor=1.0)
     estimate = vectors.measure_vectors(clip, {**seen.tracks, "vectors": alone}, plain)["motion_vector_px"]
     recorded = vectors.measure_vectors(clip, seen.tracks, vectors.VectorsConfig())["motion_vector_px"]
-    return None if estimate is None else (float(np.nanmean(codec_px)), estimate, recorded)
+    scale = vectors.to_usual_step(clip.start_us, seen.tracks["motion"].between(clip.start_us + 1, clip.end_us), vectors.VectorsConfig())
+    return None if estimate is None else (float(np.nanmean(codec_px)) * scale, estimate, recorded)
 
 
 def of_motion(cases: list[tuple[str, float, float, float, float]]) -> list[Figure]:

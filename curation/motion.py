@@ -41,6 +41,7 @@ TILE_PX = 32
 TILES = (6, 10)
 """Tiles down and across: 78,000 px with their rims, a twelfth of 720 lines. 3 x 6 left 8 % of spread against the reference, these 5 %."""
 _RIM = 2  # of the 5-tap blur
+_MOST_REACH = 24  # frames, a tenth of a second at 240: times that are a few us apart cost no more
 _GOLDEN, _PLASTIC = 0.6180339887, 0.7548776662  # steps of evenly spread sequences
 
 _DEEP = {f"{layout}{bits}le": 2.0 ** (8 - bits) for layout in ("yuv420p", "yuv422p", "yuv444p", "gray") for bits in (9, 10, 12, 14, 16)}
@@ -52,9 +53,7 @@ class MotionConfig:
     """How motion is measured. Values are ours."""
 
     still_levels: float = 8.0  # a step is still when no place of the blurred small luma changes by as much
-    repeat_share: float = (
-        0.1  # a step with less than this share of the mean motion (for stillness: of the largest before and after) is a repeat
-    )
+    repeat_share: float = 0.1  # a step with less than this share of the mean motion (for stillness, of that around it) is a repeat
     longest_step_us: int = 100_000  # what moves more rarely is taken to move so often: an event, not a frame rate; the rest is still
     least_growth: float = 0.1  # bounds of the power of the time step with which motion grows
     growth_bend: float = 0.75  # of what the power lacks to 1 at twice the step, so much at the step: 74 real clips at half their rate
@@ -218,7 +217,7 @@ def static_fraction(track: Track, power: float, cfg: MotionConfig) -> float:
 
 def _repeats(motion: np.ndarray, step_us: np.ndarray, cfg: MotionConfig) -> np.ndarray:
     """Which steps move next to nothing beside the largest step of both the longest_step_us before and those after, bool [n]."""
-    reach = max(1, round(cfg.longest_step_us / float(np.median(step_us))))
+    reach = min(max(1, round(cfg.longest_step_us / float(np.median(step_us)))), _MOST_REACH)
     largest = np.lib.stride_tricks.sliding_window_view(np.pad(motion, reach), reach).max(axis=1)
     return np.asarray(motion <= cfg.repeat_share * np.minimum(largest[: len(motion)], largest[reach + 1 :]))
 

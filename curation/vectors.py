@@ -257,7 +257,7 @@ def measure_vectors(clip: Clip, tracks: Tracks, cfg: VectorsConfig) -> dict[str,
     """
     start = clip.start_us + 1  # the first frame's vectors come from outside
     seen, motion = tracks["vectors"].between(start, clip.end_us), tracks["motion"].between(start, clip.end_us)
-    scale = _to_usual_step(clip.start_us, motion, cfg)
+    scale = to_usual_step(clip.start_us, motion, cfg)
     codec, estimate = (_mean_over_clip(seen, name, motion, cfg.least_motion) for name in ("codec_px", "estimate_px"))
     codec = None if codec is None else codec * scale
     estimate = None if estimate is None else estimate * scale * cfg.estimate_factor
@@ -278,7 +278,7 @@ def _mean_over_clip(seen: Track, name: str, motion: Track, least: float) -> floa
     return float(px[known].mean() * (levels.mean() + least) / (levels[there].mean() + least))
 
 
-def _to_usual_step(start_us: int, motion: Track, cfg: VectorsConfig) -> float:
+def to_usual_step(start_us: int, motion: Track, cfg: VectorsConfig) -> float:
     """What brings px of the clip's mean step, from its first frame on, to a step of 24 to 30 frames a second; 1 where it is such a step."""
     if not len(motion):
         return 1.0
