@@ -148,11 +148,6 @@ def caption(clip: Clip, asset: Asset, frames: Sequence[KeyFrame], cfg: CaptionCo
     return CaptionClips(cfg)([(clip, asset, list(frames))])[0]
 
 
-def captioner_of(clip: Clip, cfg: CaptionConfig) -> str:
-    """The name of the captioner that is drawn for the clip."""
-    return FACTS if clip.kind == "audio" else draw(cfg.mix, cfg.seed, clip.clip_id)
-
-
 def read_of(clip: Clip, asset: Asset, cfg: CaptionConfig) -> tuple[object, ...]:
     """All of a clip and its asset that a caption depends on beside the clip's id and its key frames: with equal values it need not be made again."""
     facts = tuple(getattr(clip, n) for n in FACTS_READ) if captioner_of(clip, cfg) == FACTS else ()

@@ -143,7 +143,7 @@ def bring(asset: Asset, fetched: Path, config: IngestConfig) -> Path:
     try:
         (sha256, _, _), _ = _hash(asset.uri, fetched, config)
     except (OSError, ValueError, ImportError, MediaError) as error:
-        detail = clean_text(f"{type(error).__name__}: {error}", 500)
+        detail = error.detail if isinstance(error, MediaError) else clean_text(f"{type(error).__name__}: {error}", 500)
         raise MediaError("missing", f"{asset.uri}: expected the bytes of asset {asset.asset_id} again, found {detail}") from error
     if ids.asset_id(sha256) != asset.asset_id:
         (fetched / ids.asset_id(sha256)).unlink(missing_ok=True)  # nobody asked for these, and a blocklist may forbid them
