@@ -1,5 +1,6 @@
 """Assets that cost processes: counted, tried again, and given up after the n-th time with their reason."""
 
+import hashlib
 import signal
 import subprocess
 import sys
@@ -168,7 +169,8 @@ def test_no_attempt_at_all_is_refused(name: str) -> None:
 def probed(tmp_path: Path) -> Callable[..., tuple[CurateConfig, pa.Table]]:
     """The settings of a run with these overrides, and the row of a short video as probing left it."""
     path = write_video(tmp_path / "a.mp4", still(1, 30))
-    asset = Asset(asset_id=ASSET, asset_sha256=b"a" * 32, asset_md5=b"a" * 16, size_bytes=path.stat().st_size, uri=str(path))
+    sha256 = hashlib.sha256(path.read_bytes()).digest()
+    asset = Asset(asset_id=ASSET, asset_sha256=sha256, asset_md5=b"a" * 16, size_bytes=path.stat().st_size, uri=str(path))
 
     def rows(*overrides: str) -> tuple[CurateConfig, pa.Table]:
         first = PROBE.make(load(CurateConfig, "curate", "tiny", []), Place(tmp_path / "probing"))

@@ -116,7 +116,7 @@ def test_an_entry_that_could_not_be_read_is_read_when_it_can(tmp_path: Path, med
     listed = tmp_path / "list.txt"
     listed.write_text(f"file://{entry}\n")
     run = start(tmp_path / "dataset", listed)
-    assert names(run) == {"later.wav": "unreadable"}
+    assert names(run) == {"later.wav": "missing"}
     write_wav(entry, noise(2, 8.0))
     assert sorted(map(str, names(start(tmp_path / "dataset", listed)).values())) == ["None"]
     row = {"error_code": "unreadable", "error_detail": "ValueError: more than the limit of 3 bytes"}
