@@ -27,8 +27,8 @@ VECTOR_CODECS = ("h264", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v1", "msmp
 """Codecs whose FFmpeg decoders export motion vectors; HEVC, VP9 and AV1 export none."""
 
 REFERENCE_STEP_US = 1_000_000 / 24
-STILL_STEP_US = 1_000_000 / 30
-"""Change over a shorter step is brought to this one before it is compared with `still_levels`, a level for steps of 24 to 30 a second."""
+STILL_STEP_US = 33_000
+"""Change over a shorter step is brought to this one before it is compared with `still_levels`, a level for 24 to 30 steps a second (33 ms)."""
 FULL_SIZE_FACTOR = 1.20
 FULL_SIZE_POWER = 0.13
 """Where no tile was seen: vmafmotion = FACTOR * small motion * (full long side / small long side) ** POWER. Least squares on 83 real videos."""

@@ -61,8 +61,10 @@ class VectorsConfig:
     codec_share: float = 0.5
     """Weight of the codec's moments where there are some: they are exact but few, the estimates less exact but more."""
     least_motion: float = 0.05  # levels: what noise moves, so that still moments are not divided by nothing
-    shortest_step_us: int = 33_333  # the px of shorter and …
-    longest_step_us: int = 41_667  # … of longer steps are brought to these: 24 to 30 frames a second, what the paper's limits are for …
+    shortest_step_us: int = 33_000  # the px of shorter and …
+    longest_step_us: int = (
+        42_000  # … of longer steps are brought to these: 24 to 30 frames a second, also in ms, as the paper's limits are for …
+    )
     rarest_step_us: int = 100_000  # … though not those of steps beyond this: pictures that change more rarely are events, not a frame rate
 
 
@@ -252,7 +254,7 @@ def measure_vectors(clip: Clip, tracks: Tracks, cfg: VectorsConfig) -> dict[str,
     """The columns motion_vector_px and motion_vector_source of a clip inside one shot; None where nothing of it was seen.
 
     Both kinds are seen at few moments, so each mean is weighted by how much more the whole clip moves than those moments do (track
-    `motion`), and brought to steps of 24 to 30 frames a second by the mean step. `codec` = vectors of the codec and our estimate in equal
+    `motion`), and brought to steps of 24 to 30 frames a second by the usual step. `codec` = vectors of the codec and our estimate in equal
     parts; `estimate` = the codec gives none.
     """
     start = clip.start_us + 1  # the first frame's vectors come from outside
@@ -279,10 +281,10 @@ def _mean_over_clip(seen: Track, name: str, motion: Track, least: float) -> floa
 
 
 def to_usual_step(start_us: int, motion: Track, cfg: VectorsConfig) -> float:
-    """What brings px of the clip's mean step, from its first frame on, to a step of 24 to 30 frames a second; 1 where it is such a step."""
+    """What brings px of the clip's median step, from its first frame on, to a step of 24 to 30 frames a second; 1 where it is such a step."""
     if not len(motion):
         return 1.0
-    step_us = min(max(1.0, (int(motion.pts_us[-1]) - start_us) / len(motion)), cfg.rarest_step_us)
+    step_us = min(max(1.0, float(np.median(np.diff(motion.pts_us, prepend=start_us)))), cfg.rarest_step_us)
     return float(np.clip(step_us, cfg.shortest_step_us, cfg.longest_step_us)) / step_us
 
 
