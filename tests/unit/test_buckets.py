@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from curation.buckets import OUTPUT, Bucket, assign_set, assign_sets, bucket_of, columns_of, crop_share, size_of
 from curation.sets import DurationRow, Need, SetConfig, find_unmeasured
+from manifests.records import Asset, Clip
 from pipelines.config import load as load_config
 from pipelines.plan import ENCODE
+from pipelines.row_keys import encode_key
 from pipelines.settings import CurateConfig
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "sets"
@@ -244,7 +246,10 @@ def test_what_a_clip_must_be_changes_no_sample() -> None:
     config = load_config(CurateConfig, "curate", "paper")
     looser = load_config(CurateConfig, "curate", "paper", ["sets.high_res.needs=[]", "sets.low_res.landscape_share=0.5"])
     larger = load_config(CurateConfig, "curate", "paper", ["sets.low_res.area_side_px=512"])
-    assert ENCODE.digest(config) == ENCODE.digest(looser) != ENCODE.digest(larger)
+    clip = Clip(clip_id="c", asset_id="a", kind="video", start_us=0, end_us=13_000_000, width=1920, height=1080, set_name="low_res")
+    asset = Asset(asset_id="a", asset_sha256=b"", asset_md5=b"", size_bytes=1, uri="film.mp4", width=1920, height=1080)
+    keys = [(ENCODE.digest(c), encode_key(clip, asset, c)) for c in (config, looser, larger)]
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_table_of_sets() -> None:
