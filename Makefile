@@ -29,14 +29,16 @@ demo: setup ## samples -> curate -> report -> TAE and text-to-video training -> 
 PYTEST = PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python -m pytest
 
 # Units run side by side, each with one thread: threads that wait for each other on shared cores take minutes. Engines and training take
-# turns at waiting, so they run at the same time, training with the commands of the documents, which makes both about as long, on one curation of
+# turns at waiting, so they run at the same time, training with some of the engines' tests, which makes both about as long, on one curation of
 # the samples, which units make; training is told of when engines are done. 5: no test was chosen.
+BESIDE = tests/engines/test_docs.py tests/engines/test_adding_a_measure.py tests/engines/test_store_processes.py
+
 test: setup ## every test: units, engines, training
 	@shared=$$(mktemp -d); export DAILIES_SAMPLES=$${DAILIES_SAMPLES:-$$shared/samples} DAILIES_CURATED=$$shared/curated; \
 		OMP_NUM_THREADS=1 $(PYTEST) tests/unit -n auto --maxprocesses 4 --dist loadfile $(ARGS); units=$$?; \
 		[ $$units -eq 0 ] || [ $$units -eq 5 ] || exit $$units; \
-		log=$$(mktemp); { $(PYTEST) tests/train tests/engines/test_docs.py $(ARGS) > $$log 2>&1; } & train=$$!; \
-		$(PYTEST) tests/engines --ignore=tests/engines/test_docs.py $(ARGS); engines=$$?; wait $$train; train=$$?; cat $$log; rm -rf $$log $$shared; \
+		log=$$(mktemp); { $(PYTEST) tests/train $(BESIDE) $(ARGS) > $$log 2>&1; } & train=$$!; \
+		$(PYTEST) tests/engines $(BESIDE:%=--ignore=%) $(ARGS); engines=$$?; wait $$train; train=$$?; cat $$log; rm -rf $$log $$shared; \
 		for status in $$engines $$train; do [ $$status -eq 0 ] || [ $$status -eq 5 ] || exit $$status; done
 
 test-paddle: setup ## PaddleOCR's reader, in an environment of its own (it pins its own OpenCV)

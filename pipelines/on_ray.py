@@ -6,6 +6,7 @@ Rows never ride back through the object store: a worker writes its unit's parts 
 import contextlib
 import logging
 import os
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -94,6 +95,8 @@ def _init(ray: Any, engine: EngineConfig, options: dict[str, Any]) -> None:
 
 def stop() -> None:
     """The local Ray, if any, is down."""
+    if "ray" not in sys.modules:  # a run that had nothing to do has not started it, and importing it takes a second
+        return
     import ray
 
     with contextlib.suppress(Exception):  # a cluster that is gone already is what we want
