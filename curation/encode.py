@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from curation.ffmpeg_program import EncodeError, Limits, ffmpeg_binary, h264_encoder, run_ffmpeg
-from curation.hdr import ENCODER_OPTIONS, is_hdr
+from curation.hdr import SCALE_OPTIONS, is_hdr
 from curation.isolate import Sandbox
 from curation.media import MediaConfig, MediaError, note_open, open_container, sound_stream, video_stream
 from curation.quarantine import LOSSES
@@ -365,7 +365,7 @@ def _video_filters(job: _Job, n_clones: int) -> str:
         f"fps=fps={job.fps}:start_time=0:round=near",
         # The scaled size comes from the size as shown, so this also makes pixels square. BT.709 for every sample, whatever the source used.
         f"scale={fitting.scaled_width}:{fitting.scaled_height}:flags=bicubic+accurate_rnd+full_chroma_int+bitexact:out_color_matrix=bt709:out_range=tv"
-        + (f":{ENCODER_OPTIONS}" if job.hdr else ""),
+        + (f":{SCALE_OPTIONS}" if job.hdr else ""),
         f"pad={width}:{height}:(ow-iw)/2:(oh-ih)/2" if fitting.pad else f"crop={width}:{height}",
         "setsar=1",
         "format=yuv420p",

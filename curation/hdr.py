@@ -10,7 +10,7 @@ BT709 = 1
 _TRANSFERS = {16: "PQ", 18: "HLG"}
 """Of high dynamic range, by their numbers in H.273."""
 
-ENCODER_OPTIONS = "out_transfer=bt709:out_primaries=bt709"
+SCALE_OPTIONS = "out_transfer=bt709:out_primaries=bt709"
 """The same for FFmpeg's scale filter."""
 
 

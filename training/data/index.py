@@ -180,13 +180,7 @@ def read_samples(path: Path) -> list[Sample]:
     samples, known = [], dict[str, str]()
     for batch in pa_dataset.dataset(path, schema=_SCHEMA, format="parquet").to_batches(batch_size=_ROWS, use_threads=False):
         columns = {name: batch.column(name).to_pylist() for name in _SCHEMA.names}
-        for name in (
-            "kind",
-            "set_name",
-            "bucket",
-            "shard_path",
-            "group",
-        ):  # few texts, of which every row would have its own: half the memory
+        for name in ("kind", "set_name", "bucket", "shard_path", "group"):  # few texts, which every row would have of its own
             columns[name] = [known.setdefault(text, text) for text in columns[name]]
         columns["beside"] = [tuple(Beside(**b) for b in found or ()) for found in columns["beside"]]
         samples += [Sample(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
