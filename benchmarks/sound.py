@@ -1,10 +1,12 @@
 """What the codec and the generator of sound learn from drawn films whose sound is known: a ball that bounces, a ping at each bounce.
 
-    python benchmarks/sound.py [--out FOLDER] [--films 10] [--codec-steps 500] [--audio-steps 500] [--minutes 3] [--json FILE]
+    python benchmarks/sound.py [--out FOLDER] [--films 10] [--recordings FOLDER] [--drawn-steps 500] [--audio-steps 500] [--minutes 3] [--json FILE]
 
 Trains `codec` and then `audio` with their tiny presets (in FOLDER, continued if it is there) and prints
 
-    codec       SI-SDR before the first step and at the end, of whole films and of melodies like the samples', held out and trained on
+    codec       SI-SDR of whole films and of melodies like the samples', held out and trained on: with weights drawn by key, as training
+                begins, and at its end; so also of a codec that begins from drawn weights and trains for --drawn-steps, and, with
+                --recordings, of one trained on the middle four seconds of each recording of at least that length in a folder
     sees        the loss of films it was trained on with their own pictures, over that with another film's
     onsets      when sound begins in what is made for a trained film, and for the same film with its event moved: F1 against the
                 bounces that are seen, and against those of the film that is not
@@ -47,13 +49,17 @@ from training.tasks.sound import SoundTask
 from training.tasks.task import Heard
 from training.windows import windows
 
+DRAWN = ["codec.linear_clips=0", "optim.lr=0.002", "codec.loss.mel_weight=0"]
+"""Of a codec that begins from weights drawn by key: it has to find what the linear code brings, at ten times the rate."""
+
 
 def main() -> None:
     """Trains, measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--films", type=int, default=10)
-    parser.add_argument("--codec-steps", type=int, default=500)
+    parser.add_argument("--recordings", type=Path, help="folder of sound files")
+    parser.add_argument("--drawn-steps", type=int, default=500)
     parser.add_argument("--audio-steps", type=int, default=500)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=3.0)
@@ -64,12 +70,20 @@ def main() -> None:
     dataset = out / "dataset"
     if not (dataset / "manifest").exists():
         build_sound_dataset(dataset, films, [synthesise("tones", f"melody {i}", 4.0) for i in range(10)])
-    codec = _trained("codec", dataset, out / "codec", [f"steps={args.codec_steps}", f"processes={args.processes}"])
-    steps = [f"steps={args.audio_steps}", f"processes={args.processes}", f"sound.codec={out / 'codec'}", "data.sets=[films]"]
+    processes = f"processes={args.processes}"
+    codecs = {"codec": (dataset, [processes])}
+    codecs["codec from drawn weights"] = (dataset, [processes, f"steps={args.drawn_steps}", *DRAWN])
+    if args.recordings:
+        sounds = [piece for path in sorted(args.recordings.iterdir()) if (piece := _recording(path)) is not None]
+        if not (out / "recordings" / "manifest").exists():
+            build_sound_dataset(out / "recordings", [], sounds)
+        codecs["codec on recordings"] = (out / "recordings", [processes])
+    trained = {name: _trained("codec", data, out / name.replace(" ", "_"), overrides) for name, (data, overrides) in codecs.items()}
+    steps = [f"steps={args.audio_steps}", processes, f"sound.codec={out / 'codec'}", "data.sets=[films]"]
     audio = _trained("audio", dataset, out / "audio", steps)
     torch.set_grad_enabled(False)
     samples = load_samples(dataset, 0)
-    found = {"codec": codec_figures(codec, dataset, out / "codec", samples)}
+    found: dict[str, Any] = {"codecs": {n: codec_figures(trained[n], codecs[n][0], out / n.replace(" ", "_")) for n in codecs}}
     maker = load_sound_maker(out / "codec", out / "audio")
     found["sees"] = sees(audio, dataset, out / "audio", samples, maker)
     found["onsets"] = onsets(audio, films, samples, maker)
@@ -80,17 +94,40 @@ def main() -> None:
         args.json.write_text(json.dumps(found, indent=1))
 
 
-def codec_figures(config: TrainConfig, dataset: Path, out: Path, samples: list[Sample]) -> dict[str, float]:
-    """Mean SI-SDR in dB of whole sounds, before the first step and at the end, of films and of sounds alone, trained on and held out."""
+def codec_figures(config: TrainConfig, dataset: Path, out: Path) -> dict[str, dict[str, float]]:
+    """Mean SI-SDR in dB of whole sounds: with weights drawn by key, as training begins, and at its end; of films and of sounds alone, trained
+    on and held out."""
     whole = dataclasses.replace(config, data=dataclasses.replace(config.data, sound_frames=100))
-    before: Any = next(iter(make_task(config, out).modules().values()))
-    plan, figures = Plan(config.plan_settings(0), samples), dict[str, float]()
-    for where, chosen in (("trained", plan.samples), ("held_out", plan.held_out)):
-        for what, kind in (("films", "video"), ("melodies", "audio")):
-            sounds = [_window(whole, dataset, s).sound for s in chosen if s.kind == kind]
-            for when, codec in (("first", before), ("last", load_codec(out)[0])) if sounds else ():
-                figures[f"{where}_{what}_{when}_db"] = statistics.fmean(si_sdr_db(codec(s)[0][0], s[0]) for s in sounds)
+    samples = load_samples(dataset, 0)
+    plan, figures = Plan(config.plan_settings(0), samples), dict[str, dict[str, float]]()
+    states: dict[str, Any] = {
+        "drawn": make_task(config, out, draws=False).modules()["codec"],
+        "begins": make_task(config, out).modules()["codec"],
+        "ends": load_codec(out)[0],
+    }
+    for where, chosen in (("trained on", plan.samples), ("held out", plan.held_out)):
+        for what, kind in (("films", "video"), ("sounds", "audio")):
+            if sounds := [_window(whole, dataset, s).sound for s in chosen if s.kind == kind]:
+                figures[f"{len(sounds)} {what} {where}"] = {
+                    when: statistics.fmean(si_sdr_db(codec(s)[0][0], s[0]) for s in sounds) for when, codec in states.items()
+                }
     return figures
+
+
+def _recording(path: Path, seconds: float = 4.0) -> NDArray[np.float32] | None:
+    """The middle of a sound file, mono at 48 kHz; None where it is shorter, or no sound that can be read."""
+    import av
+
+    resampler, parts = av.AudioResampler(format="fltp", rate=RATE_HZ, layout="mono"), list[NDArray[np.float32]]()
+    try:
+        with av.open(str(path)) as container:
+            for frame in container.decode(audio=0):
+                parts += [piece.to_ndarray()[0] for piece in resampler.resample(frame)]
+    except (av.FFmpegError, IndexError, OSError):
+        return None
+    sound, n = np.concatenate(parts) if parts else np.zeros(0, np.float32), round(seconds * RATE_HZ)
+    first = (len(sound) - n) // 2
+    return sound[first : first + n].astype(np.float32) if first >= 0 else None
 
 
 def sees(config: TrainConfig, dataset: Path, out: Path, samples: list[Sample], maker: SoundMaker) -> dict[str, float]:
@@ -188,18 +225,18 @@ def _trained(stage: str, dataset: Path, out: Path, overrides: list[str]) -> Trai
 
 
 def _figures(found: dict[str, Any]) -> list[Figure]:
-    codec, heard, seam = found["codec"], found["onsets"], found["seams"]
+    heard, seam = found["onsets"], found["seams"]
     films = f"{found['sees']['films']} films it was trained on"
 
     def row(what: str, value: float, target: float, on: str, at_least: bool = True) -> Figure:
         return Figure(subject="sound", what=what, value=value, target=target, on=on, at_least=at_least)
 
     return [
-        *(row("codec, SI-SDR, dB", db, 5.0, name.removesuffix("_last_db")) for name, db in codec.items() if name.endswith("_last_db")),
+        *(row(f"{name}, SI-SDR, dB", at["ends"], 5.0, on) for name, codec in found["codecs"].items() for on, at in codec.items()),
         *(
-            row("codec, rise of SI-SDR, dB", db - codec[name.replace("last", "first")], 10.0, name.removesuffix("_last_db"))
-            for name, db in codec.items()
-            if name.endswith("_last_db")
+            row(f"{name}, rise of SI-SDR from weights drawn by key, dB", at["ends"] - at["drawn"], 10.0, on)
+            for name, codec in found["codecs"].items()
+            for on, at in codec.items()
         ),
         row("generator, loss with own over another's pictures", found["sees"]["ratio"], 1.0, films, at_least=False),
         row("onsets, F1 with what is seen", heard["f1_right"], heard["f1_other"], f"{films}, and moved by {heard['moved_by_s']} s"),

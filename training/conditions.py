@@ -4,7 +4,7 @@ conditions.parquet   clip_id, prompt: the caption in use at the run's manifest v
 latents.json         scale of the latents, SHA-256 of the autoencoder and of the parent, digests of the text encoders
 parent.json          of an autoencoder that began from one: SHA-256 of the image autoencoder
 pairs.parquet        clip_id, other_id: of personalisation by pairs of faces, who else shows a clip's person
-principal.safetensors  of an autoencoder that began as a linear code: the principal components of its training clips' blocks
+principal.safetensors  of an autoencoder or codec that began as a linear code: the components of its training clips' blocks
 measured.json        the clips whose components or scale these are: they are in what the run makes, and so in its record
 
 So later captions and other weights under the same path do not change a run that has begun: the former are not read, the latter refused.

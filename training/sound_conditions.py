@@ -1,9 +1,9 @@
-"""What a run of sound fixes at its first start: of the codec the weights that it begins from; of a generator each clip's prompt, the scale of
+"""What a run of sound fixes at its first start: of the codec the weights or the linear code that it begins from; of a generator each clip's prompt, the scale of
 the latents, and the digests of codec, parent and watcher. The files are those of training/conditions.py.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from training.tasks.sound_config import CodecStage, SoundStage
     from training.tasks.task import Task
 
+_WINDOWS_A_CLIP = 16
+"""Of a clip, drawn for the linear code: clips are few in small sets, and blocks must be many."""
+
 
 def prepare_sound(config: "TrainConfig", dataset: Path, out: Path, samples: list[Sample], version: int) -> None:
     """The run's folder holds its conditions; weights are read and checked."""
@@ -31,6 +34,8 @@ def prepare_sound(config: "TrainConfig", dataset: Path, out: Path, samples: list
     if config.codec is not None:
         if config.codec.weights:
             write_atomic(out / PARENT, json.dumps({"sha256": _weights_digest(config.codec)}).encode())
+        if config.codec.linear_clips:
+            _write_linear(config, config.codec, dataset, out, Plan(config.plan_settings(version), samples).samples)
         return
     if (sound := config.sound) is None:
         return
@@ -53,10 +58,13 @@ def read_sound_prompts(dataset: Path, version: int, samples: list[Sample]) -> di
 
 def make_sound_task(config: "TrainConfig", out: Path, *, draws: bool = True) -> "Task":
     """The task of a stage of sound; TrainingError when weights it began with have changed since. Only one that draws weights needs the parent's."""
-    from training.conditions import load_parent, load_prompts
+    from safetensors.torch import load_file
+
+    from training.conditions import PRINCIPAL, load_parent, load_prompts
     from training.data.text_cache import TextCache
     from training.latents import LatentScale, read_export
     from training.models.text import load_encoders
+    from training.principal_sound import LinearSound
     from training.sound_latents import SoundCodec, load_codec
     from training.tasks.codec import CodecTask
     from training.tasks.sound import SoundTask
@@ -64,7 +72,8 @@ def make_sound_task(config: "TrainConfig", out: Path, *, draws: bool = True) -> 
     if config.codec is not None:
         if config.codec.weights:
             _same(config.codec.weights, "weights", load_parent(out), _weights_digest(config.codec))
-        return CodecTask(config.stage, config.codec, config.seed, config.data.sound_frames)
+        linear = LinearSound(**load_file(out / PRINCIPAL)) if config.codec.linear_clips and draws else None
+        return CodecTask(config.stage, config.codec, config.seed, config.data.sound_frames, linear)
     if (sound := config.sound) is None:
         raise TrainingError(f"{config.stage}: expected a stage of sound, found neither codec nor sound")
     known = _known(out)
@@ -107,9 +116,31 @@ def _scale(config: "TrainConfig", sound: "SoundStage", dataset: Path, out: Path,
     return {**asdict(scale), "codec_sha256": sha256, "parent_sha256": None}
 
 
-def _windows(config: "TrainConfig", dataset: Path, samples: list[Sample], count: int, used: list[str]) -> "Iterator[Tensor]":
-    """The first windows (N,) of so many of the samples, evenly over them; one that cannot be read is passed over for the next. Their ids
-    are added to `used`."""
+def _write_linear(config: "TrainConfig", codec: "CodecStage", dataset: Path, out: Path, samples: list[Sample]) -> None:
+    """The best linear code of blocks of training clips, of windows drawn by key in each, lies in the run's folder."""
+    from safetensors.torch import save
+
+    from training.conditions import PRINCIPAL, note_measured
+    from training.principal_sound import fit_linear
+
+    used: list[str] = []
+    keys: list[tuple[object, ...] | None] = [(config.seed, config.stage, "linear", draw) for draw in range(_WINDOWS_A_CLIP)]
+    windows = _windows(config, dataset, samples, codec.linear_clips, used, keys)
+    made = save(asdict(fit_linear(windows, codec.model.hop, codec.model.latent_channels)))
+    note_measured(out, used)
+    write_atomic(out / PRINCIPAL, made)
+
+
+def _windows(
+    config: "TrainConfig",
+    dataset: Path,
+    samples: list[Sample],
+    count: int,
+    used: list[str],
+    keys: "Sequence[tuple[object, ...] | None]" = (None,),
+) -> "Iterator[Tensor]":
+    """Windows (N,) of so many of the samples, evenly over them: one a key, drawn by it and the clip, None for the first one. A clip that
+    cannot be read, or is silent there, is passed over for the next. Ids of the others are added to `used`."""
     import torch
 
     shards, denied = open_shards(dataset, config.data), DenyList(dataset)
@@ -119,12 +150,19 @@ def _windows(config: "TrainConfig", dataset: Path, samples: list[Sample], count:
             return
         try:
             data = shards.read(sample, config.data.verify_sha256, denied)
-            window = load_sound(data, sample, config.data.sound_frames, None)["sound"]
         except SampleError:
             continue
-        made += 1
-        used.append(sample.clip_id)
-        yield torch.from_numpy(window)
+        heard = False
+        for key in keys:
+            try:
+                window = load_sound(data, sample, config.data.sound_frames, key and (*key, sample.clip_id))["sound"]
+            except SampleError:
+                continue
+            heard = True
+            yield torch.from_numpy(window)
+        if heard:
+            made += 1
+            used.append(sample.clip_id)
 
 
 def _watcher(sound: "SoundStage") -> Any:

@@ -21,7 +21,7 @@ from training.tasks.codec import ADVERSARY, MODEL, CodecTask
 from training.tasks.sound_config import CodecLossConfig, CodecStage
 
 SMALL = CodecConfig(encoder_widths=(2, 4, 8), decoder_widths=(8, 4, 2), strides=(4, 6), hidden_width=8, latent_channels=4)
-LOSS = CodecLossConfig(l1_weight=1.0, mel_weight=1.0, mel_windows=(64, 256))
+LOSS = CodecLossConfig(wave_weight=1.0, mel_weight=1.0, mel_windows=(64, 256))
 
 
 def drawn(config: CodecConfig, seed: int = 0) -> Codec:

@@ -15,19 +15,24 @@ from torch import Tensor, nn
 from training import flops, keyed
 from training.data.batch import Batch
 from training.data.index import Sample
+from training.errors import TrainingError
 from training.losses import adaptive_weight, hinge_discriminator, hinge_generator, pixel_gradient
 from training.models import spectral_discriminator
 from training.models.codec import Codec, DecoderBlock, EncoderBlock, Posterior, initialise
 from training.models.spectral import mel_distance, si_sdr_db
 from training.models.spectral_discriminator import SpectralDiscriminator, feature_distance
+from training.principal_sound import LinearSound, begin_as_linear
 from training.sound_latents import read_codec_weights
 from training.tasks.sound_config import CodecStage
 from training.tasks.task import Heard, SampleLoss
 
 MODEL, ADVERSARY = "codec", "discriminator"
 
-_QUIET = 1e-3
-"""Least mean size of samples that a difference is measured in units of: silence must not weigh without bound."""
+_QUIET = 3e-3
+"""Least root mean square of samples that a difference is measured in units of: silence must not weigh without bound."""
+
+_EXACT = 1e-12
+"""Added to a mean square whose root is taken: at zero a root has no gradient."""
 
 
 class CodecTask:
@@ -36,7 +41,9 @@ class CodecTask:
     blocks: tuple[type[nn.Module], ...] = (EncoderBlock, DecoderBlock)
     measures: tuple[str, ...] = ("si_sdr{}_db", "mel{}")
 
-    def __init__(self, name: str, config: CodecStage, seed: int, sound_frames: int) -> None:
+    def __init__(self, name: str, config: CodecStage, seed: int, sound_frames: int, linear: LinearSound | None = None) -> None:
+        """`linear` is the linear code that the codec begins as, if any."""
+        self._linear = linear
         self.name, self._config, self._seed, self._sound_frames = name, config, seed, sound_frames
         self.updates: tuple[str, ...] = (MODEL, ADVERSARY) if config.loss.gan_weight else (MODEL,)
         self._made: dict[tuple[object, ...], Tensor] = {}
@@ -46,13 +53,19 @@ class CodecTask:
         return {name: self.module() if name == MODEL else self._discriminator() for name in self.updates}
 
     def module(self) -> nn.Module:
-        """The codec: drawn by key, or with the weights that the configuration names."""
+        """The codec: drawn by key, as the linear code, or with the weights that the configuration names; TrainingError when it has no room for
+        that code."""
         with torch.device("meta"):
             codec = Codec(self._config.model)
         codec = codec.to_empty(device="cpu")
         initialise(codec, self._seed)
         if self._config.weights:
             read_codec_weights(Path(self._config.weights), codec)
+        if self._linear is not None:
+            try:
+                begin_as_linear(codec, self._linear)
+            except ValueError as error:
+                raise TrainingError(f"{self.name}: {error}; take codec.linear_clips=0, or other sizes") from error
         return codec
 
     def loss(self, update: str, engines: Mapping[str, Any], batch: Batch, pixels: Tensor) -> SampleLoss:
@@ -65,9 +78,10 @@ class CodecTask:
         loss = self._config.loss
         output, posterior = engines[MODEL](sound, self._noise(batch).to(sound.device, sound.dtype))
         output, target = output.float(), sound.float()
-        size = target.abs().mean(1).clamp_min(_QUIET)
-        parts = {"l1": (output - target).abs().mean(1) / size, "mel": mel_distance(output, target, loss.mel_windows)}
-        seen = loss.l1_weight * parts["l1"] + loss.mel_weight * parts["mel"]
+        size = target.square().mean(1).sqrt().clamp_min(_QUIET)
+        apart = ((output - target).square().mean(1) + _EXACT).sqrt()
+        parts = {"wave": apart / size, "mel": mel_distance(output, target, loss.mel_windows)}
+        seen = loss.wave_weight * parts["wave"] + loss.mel_weight * parts["mel"]
         parts["kl"] = Posterior(posterior[0].float(), posterior[1].float()).kl()
         total = seen + loss.kl_weight * parts["kl"]
         parts = {name: value.detach() for name, value in parts.items()}

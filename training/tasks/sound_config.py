@@ -16,8 +16,8 @@ class CodecLossConfig:
     """Weights of the codec's losses, all ours: Movie Gen Audio names the Descript codec and gives none. That codec's 15 and 2 of mel and
     features are on sums over scales and layers; here a mean is taken, so that mel is weighed a seventh as much as there."""
 
-    l1_weight: float = 0.0
-    """On the mean absolute difference of the samples, in units of the original's; it asks for the phase, which no spectrogram does."""
+    wave_weight: float = 0.0
+    """On the root mean square difference of the samples, in units of the original's; it asks for the phase, which no spectrogram does."""
     mel_weight: float = 15.0
     mel_windows: tuple[int, ...] = MEL_WINDOWS
     """Samples of each scale's window."""
@@ -31,9 +31,9 @@ class CodecLossConfig:
     discriminator: SpectralDiscriminatorConfig = field(default_factory=SpectralDiscriminatorConfig)
 
     def __post_init__(self) -> None:
-        weights = (self.l1_weight, self.mel_weight, self.kl_weight, self.gan_weight, self.feature_weight, self.gan_start_step)
-        if min(weights) < 0 or not self.l1_weight + self.mel_weight or not self.mel_windows or min(self.mel_windows) < 32:
-            raise ValueError("codec.loss: expected no negative weight, one of l1 and mel above 0, and mel_windows of 32 samples or more")
+        weights = (self.wave_weight, self.mel_weight, self.kl_weight, self.gan_weight, self.feature_weight, self.gan_start_step)
+        if min(weights) < 0 or not self.wave_weight + self.mel_weight or not self.mel_windows or min(self.mel_windows) < 32:
+            raise ValueError("codec.loss: expected no negative weight, one of wave and mel above 0, and mel_windows of 32 samples or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +44,12 @@ class CodecStage:
     loss: CodecLossConfig = field(default_factory=CodecLossConfig)
     weights: str | None = None
     """A safetensors file in the layout of the public dacvae, or the folder of an export, that it begins from; None begins from nothing."""
+    linear_clips: int = 0
+    """Training clips whose best linear code of blocks it begins as (training/principal_sound.py); 0 for weights drawn by key."""
+
+    def __post_init__(self) -> None:
+        if self.linear_clips < 0 or (self.linear_clips and self.weights):
+            raise ValueError(f"codec.linear_clips: expected at least 0, and 0 beside codec.weights, found {self.linear_clips}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
