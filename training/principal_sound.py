@@ -17,6 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from training import keyed
 from training.errors import TrainingError
 from training.models.codec import Codec, CodecConfig, DecoderBlock, EncoderBlock, ResidualUnit, Snake
 
@@ -28,7 +29,11 @@ LINEAR_ALPHA = 1e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearSound:
-    """A block x (D,) has the code `encode` x, uncorrelated numbers of mean square 1; `decode` code is the block nearest to it."""
+    """A block x (D,) has the code `encode` x, numbers of mean square 1 on average; `decode` code is the block nearest to it.
+
+    The numbers are mixtures of the components, drawn by key, and not the components: a generator's latents are brought to deviation 1 a
+    channel, and the last components, which are hiss, must not come to count as much as the first.
+    """
 
     encode: Tensor
     """(C, D)"""
@@ -58,8 +63,9 @@ def fit_linear(sounds: Iterable[Tensor], hop: int, channels: int) -> LinearSound
     variances, vectors = torch.linalg.eigh(energy / count)
     order = torch.arange(hop - 1, hop - 1 - channels, -1)
     basis = vectors[:, order] * vectors[:, order].sum(0).sign()  # an eigenvector's sign is the library's whim
-    std = variances[order].clamp_min(1e-12).sqrt()
-    return LinearSound(encode=(basis / std).T.float().contiguous(), decode=(basis * std).float())
+    mixture = torch.linalg.qr(keyed.normal((channels, channels), "linear sound").double())[0]
+    scale = variances[order].clamp_min(1e-12).mean().sqrt()
+    return LinearSound(encode=(mixture @ basis.T / scale).float(), decode=(basis @ mixture.T * scale).float())
 
 
 @torch.no_grad()
