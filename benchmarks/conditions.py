@@ -7,8 +7,8 @@ Editing: edits that the stage trains on, animated by one affine motion, made aga
 source, and, given another clip's source, to the target. Target and source are what the autoencoder shows of them, so its own loss does not
 count. Marked objects (segmentation as an edit) are told apart from other edits. Edits that leave the picture nearly as it is (source and target nearer than 20 dB) say nothing and are left out of the means.
 
-Personalisation: the loss at the stage's fixed times under each clip's text and its own person's picture, under its text and every other
-clip's picture, and the same two without text; noise that was not trained on.
+Personalisation: the loss at the stage's fixed times (`flow.validate_times`) under each clip's text and its own person's picture, under its
+text and every other clip's picture, and the same two without text; noise and pieces of pictures that were not trained on.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from training import keyed
-from training.data.batch import load_pixels, open_shards, read_beside, to_tensor
+from training.data.batch import DataConfig, load_pixels, open_shards, read_beside, to_tensor
 from training.data.beside import Partners
 from training.data.index import Sample
 from training.data.plan import Plan
@@ -34,7 +34,7 @@ from training.losses import psnr_db
 from training.tasks.edit import EditTask
 from training.tasks.make import make_task
 from training.tasks.personal import PersonalTask
-from training.tasks.text_to_video import Asked, TextToVideoTask
+from training.tasks.text_to_video import Asked, TextToVideoTask, repeated
 
 CHANGED_DB = 20.0
 """Source and target nearer than this are nearly the same picture."""
@@ -47,8 +47,15 @@ def opened(out: Path) -> tuple[RunFolder, TextToVideoTask, torch.nn.Module, list
     assert isinstance(task, TextToVideoTask)
     model = task.module()
     model.load_state_dict(read_export(out, "")[1], strict=True)
-    samples = Plan(run.config.plan_settings(run.manifest_version), run.samples).samples
+    samples = trained_on(Plan(run.config.plan_settings(run.manifest_version), run.samples).samples, run.config.data)
     return run, task, model.eval().requires_grad_(False), samples
+
+
+def trained_on(samples: list[Sample], data: DataConfig) -> list[Sample]:
+    """Those of a kind that has batches: a plan holds pictures, too, where no step is of pictures. Where no kind with batches has samples,
+    every step is of the other."""
+    kinds = {kind for kind, batches in (("image", data.image_batches), ("video", data.video_batches)) if batches}
+    return [s for s in samples if s.kind in kinds] or samples
 
 
 def edit_figures(out: Path, clips: int, draws: int, steps: int) -> dict[str, Any]:
@@ -114,7 +121,7 @@ def personal_figures(out: Path, clips: int, draws: int) -> dict[str, Any]:
         return torch.from_numpy(found["reference"])[None]
 
     losses: dict[str, list[float]] = {"own": [], "other": [], "own_without_text": [], "other_without_text": []}
-    wins = []
+    wins: dict[str, list[bool]] = {"": [], "_without_text": []}
     for draw in range(draws):
         shown = {s.clip_id: pictures(s, draw) for s in chosen}
         for sample in chosen:
@@ -123,22 +130,33 @@ def personal_figures(out: Path, clips: int, draws: int) -> dict[str, Any]:
             found = {}
             for name, given in (("own", [shown[sample.clip_id]]), ("other", others)):
                 for text in ("", "_without_text"):
-                    found[name + text] = statistics.fmean(loss(task, model, sample, x, picture, bool(text), draw) for picture in given)
+                    found[name + text] = statistics.fmean(
+                        loss(task, model, sample, x, picture, bool(text), draw, run.config.flow.validate_times) for picture in given
+                    )
                     losses[name + text].append(found[name + text])
-            wins.append(found["own"] < found["other"])
+            for text, found_lower in wins.items():
+                found_lower.append(found["own" + text] < found["other" + text])
     means = {name: statistics.fmean(values) for name, values in losses.items()}
-    return {"clips": len(chosen), "draws": draws, **means, "own_is_lower": sum(wins), "of": len(wins)}
+    counts = {f"own_is_lower{text}": sum(found_lower) for text, found_lower in wins.items()}
+    return {"clips": len(chosen), "draws": draws, **means, **counts, "of": len(wins[""])}
 
 
 def loss(
-    task: PersonalTask, model: torch.nn.Module, sample: Sample, x: torch.Tensor, picture: torch.Tensor, mute: bool, draw: int
+    task: PersonalTask,
+    model: torch.nn.Module,
+    sample: Sample,
+    x: torch.Tensor,
+    picture: torch.Tensor,
+    mute: bool,
+    draw: int,
+    times: tuple[float, ...],
 ) -> float:
-    """The mean error at three times of one clip under a picture, with noise of the draw."""
+    """The mean error at the times of one clip under a picture, with noise of the draw."""
     task.held = {sample.clip_id: {"reference": picture}}
     asked = task.asked(x, [sample.clip_id], [("conditions", sample.clip_id)], None)
-    asked = asked._replace(prompts=[""]) if mute else asked
-    x_0 = keyed.normal(tuple(asked.x_1.shape), "conditions", sample.clip_id, draw)
-    return statistics.fmean(float(task._error(model, x_0, torch.tensor([t]), asked, torch.float32)) for t in (0.3, 0.5, 0.7))
+    asked = repeated(asked._replace(prompts=[""]) if mute else asked, len(times))
+    x_0 = keyed.normal(tuple(asked.x_1.shape[1:]), "conditions", sample.clip_id, draw).expand_as(asked.x_1)
+    return float(task._error(model, x_0, torch.tensor(times), asked, torch.float32).mean())
 
 
 def main() -> None:
@@ -168,7 +186,8 @@ def main() -> None:
         found = figures["personal"]
         print(
             f"personal: loss {found['own']:.4f} with the own picture, {found['other']:.4f} with others' ({found['own_is_lower']} of "
-            f"{found['of']} lower); without text {found['own_without_text']:.4f} and {found['other_without_text']:.4f}"
+            f"{found['of']} lower); without text {found['own_without_text']:.4f} and {found['other_without_text']:.4f} "
+            f"({found['own_is_lower_without_text']} of {found['of']} lower)"
         )
     if given.json:
         given.json.write_text(json.dumps(figures, indent=1))

@@ -1,17 +1,23 @@
 """The tower of a person's picture, and the stages that read it: weights of public layout, frozen and trained parts, whose picture is used."""
 
 import dataclasses
+import io
 import json
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmarks.conditions import trained_on
+from pipelines import config as settings
 from training import keyed
-from training.data.batch import Batch
+from training.config import TrainConfig
+from training.data.batch import Batch, DataConfig
+from training.data.beside import Partners, load_reference
 from training.data.index import Sample
 from training.data.text_cache import TextCache
 from training.errors import TrainingError
@@ -224,6 +230,61 @@ def test_sizes_and_work_by_formula() -> None:
     shape = (2, 3, 9, 32, 32)
     frozen, trained = (task(with_personal(train_tower=t)).flops(shape) for t in (False, True))
     assert trained - frozen == 2 * vision.tower_forward(TOWER, 2)
+
+
+def tiny(stage: str) -> TrainConfig:
+    """conf/train/<stage>/tiny.yaml."""
+    return settings.load(TrainConfig, f"train/{stage}", "tiny", [])
+
+
+def test_a_drawn_tower_tells_pictures_apart() -> None:
+    """With the initial weights of the tiny preset, each token of two pictures differs by more than a third of the tokens' size: what a
+    generator reads of a person is not nearly the same for everybody, although no public weights are there."""
+    found = tiny("personal_1").flow
+    assert found is not None and found.personal is not None
+    tower = Tower(found.personal.tower)
+    vision.initialise_tower(tower, 0)
+    pictures = torch.nn.functional.interpolate(faces().float() / 127.5 - 1, size=(found.personal.tower.image_px,) * 2)
+    with torch.no_grad():
+        tokens = tower(pictures)
+    size = float(tokens.square().sum(2).mean().sqrt())
+    apart = torch.stack([(tokens[i] - tokens[k]).square().sum(1) for i in range(4) for k in range(i)]).mean(0).sqrt()
+    assert tokens.shape[1] == found.personal.tower.tokens and float(apart.min()) > size / 3, (apart / size).tolist()
+
+
+def test_the_benchmark_looks_at_clips_that_were_trained_on() -> None:
+    """A plan holds pictures, too, where no step is of pictures: those are no clips that the stage was trained on, unless it had no others."""
+    empty = {"clip_no": 0, "set_name": "s", "bucket": "b", "shard_path": "p", "offset": 0, "size_bytes": 0, "sha256": b"", "group": "g"}
+    still, moving = (
+        Sample(clip_id=k, kind=k, width=32, height=32, n_frames=1, fps_num=None, fps_den=None, **empty) for k in ("image", "video")
+    )
+    videos, both = DataConfig(image_batches=0, video_batches=1), DataConfig(image_batches=1, video_batches=3)
+    assert trained_on([still, moving], videos) == [moving] and trained_on([still, moving], both) == [still, moving]
+    assert trained_on([still], videos) == [still]
+
+
+def test_two_squares_of_one_clip_show_mostly_the_same() -> None:
+    """Where a clip has no face, its square shows at least three quarters of its shorter side, wherever it is cut: squares of one clip have
+    more in common than not, as pictures of one face have."""
+    from PIL import Image
+
+    ramp = np.broadcast_to(np.linspace(0, 255, 96).astype(np.uint8)[:, None, None], (96, 96, 3))
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(ramp)).save(buffer, "JPEG", quality=95)
+    empty = {"clip_no": 0, "set_name": "s", "bucket": "b", "shard_path": "p", "offset": 0, "size_bytes": 0, "sha256": b"", "group": "g"}
+    sample = Sample(clip_id="still", kind="image", width=96, height=96, n_frames=1, fps_num=None, fps_den=None, **empty)
+    for draw in range(20):
+        found, other = load_reference(lambda s: buffer.getvalue(), sample, Partners([sample]), 48, 0.0, ("squares", draw))
+        assert found.shape == (3, 48, 48) and not other and int(found.max()) - int(found.min()) > 0.75 * 255
+
+
+@pytest.mark.parametrize("stage", ["personal_1", "personal_2", "personal_3"])
+def test_a_tower_without_public_weights_learns_in_every_stage(stage: str) -> None:
+    """A frozen tower is one that has learnt before: the tiny presets, whose tower is drawn, train it from the first stage on, and leave the
+    text out of most samples, as each of their few clips has a caption of its own that tells all that its picture could."""
+    found = tiny(stage).flow
+    assert found is not None and found.personal is not None and not found.personal.weights
+    assert found.personal.train_tower and found.text_dropout >= 0.5
 
 
 class _Scored(PersonalTask):
