@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from curation import near_hashes
 from curation.buckets import assign_sets_on_spark
 from curation.cells import CellsConfig
 from curation.concepts import ConceptsConfig, label_concepts_on_spark
@@ -147,7 +148,7 @@ def rows_on(master: str, table: pa.Table, partitions: int, work: Path) -> dict[s
         "spark.sql.shuffle.partitions": str(partitions),
         "spark.executorEnv.PYTHONPATH": str(ROOT),
     }
-    config = SparkConfig(work_dir=str(work), master=master, driver_memory="1g", settings=tuple(settings.items()))
+    config = SparkConfig(work_dir=str(work), master=master, driver_memory="1g", brief=True, settings=tuple(settings.items()))
     spark = session(2, config)
     try:
         workers = 2 if master.startswith("spark:") else 0
@@ -167,6 +168,7 @@ def test_one_core_two_cores_and_a_cluster_agree(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(near_hashes, "FEW_HASHES", 0)  # blocks, as of a large collection
     table = clips(300)
     orders = [np.random.Generator(np.random.Philox(key=number)).permutation(len(table)) for number in range(3)]
     found = [rows_on("local[1]", table.take(pa.array(orders[0])), 1, tmp_path / "one")]
