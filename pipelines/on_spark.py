@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MIN_JAVA = 17
 """Spark 4 runs on Java 17 and later."""
 
-_BRIEF = " -XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+BRIEF_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 """Of a JVM that lives for a minute: its optimising compiler and concurrent collector use more of two cores than the rows do."""
 
 _PROJECT = Path(__file__).resolve().parents[1]
@@ -169,6 +169,6 @@ def _settings(cores: int, work: Path, config: SparkConfig) -> dict[str, str]:
         "spark.default.parallelism": str(partitions),
         "spark.executorEnv.PYTHONPATH": os.pathsep.join(paths),
         "spark.executorEnv.OPENBLAS_NUM_THREADS": "1",  # one Python worker a core already
-        "spark.driver.extraJavaOptions": f'"-Djava.io.tmpdir={work}"{_BRIEF if config.brief else ""}',
+        "spark.driver.extraJavaOptions": f'"-Djava.io.tmpdir={work}"{f" {BRIEF_JVM}" if config.brief else ""}',
     }
     return {**shared, **local}

@@ -23,7 +23,7 @@ from curation.concepts import ConceptsConfig, label_concepts_on_spark
 from curation.duplicates import DuplicatesConfig, label_duplicates_on_spark
 from curation.mix import MixConfig, label_mix_on_spark
 from curation.sets import DurationRow, Need, SetConfig
-from pipelines.on_spark import SparkConfig, find_java, run_table, session
+from pipelines.on_spark import BRIEF_JVM, SparkConfig, find_java, run_table, session
 
 pytestmark = pytest.mark.engine
 
@@ -142,13 +142,15 @@ def rows_on(master: str, table: pa.Table, partitions: int, work: Path) -> dict[s
     settings = {
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.extraJavaOptions": BRIEF_JVM,
+        "spark.executor.extraJavaOptions": BRIEF_JVM,
         "spark.executor.memory": "512m",
         "spark.executor.cores": "1",
         "spark.scheduler.minRegisteredResourcesRatio": "1.0",
         "spark.sql.shuffle.partitions": str(partitions),
         "spark.executorEnv.PYTHONPATH": str(ROOT),
     }
-    config = SparkConfig(work_dir=str(work), master=master, driver_memory="1g", brief=True, settings=tuple(settings.items()))
+    config = SparkConfig(work_dir=str(work), master=master, driver_memory="1g", settings=tuple(settings.items()))
     spark = session(2, config)
     try:
         workers = 2 if master.startswith("spark:") else 0
