@@ -266,8 +266,10 @@ def _links_on_spark(heads: "DataFrame", cfg: DuplicatesConfig) -> "DataFrame":
 
     # The number is given so that Spark does not merge partitions by bytes: this step is bound by comparing, not by volume.
     n = int(str(heads.sparkSession.conf.get("spark.sql.shuffle.partitions")))
+    n_hashes = heads.agg(F.sum(F.size("pdq"))).collect()[0][0] or 0
+    spread = near_hashes.one_block_batches if n_hashes <= near_hashes.FEW_HASHES else near_hashes.block_batches
     blocks = heads.select("clip_id", "kind", "pdq", "pdq_frame", "pdq_own", "fresh").mapInArrow(
-        near_hashes.block_batches, spark_schema(near_hashes.BLOCK_ROWS)
+        spread, spark_schema(near_hashes.BLOCK_ROWS)
     )
     sorted_blocks = blocks.repartition(n, "kind", "block").sortWithinPartitions("kind", "block")
     matches = sorted_blocks.mapInArrow(near_hashes.match_batches(cfg.max_distance), spark_schema(near_hashes.MATCHES))

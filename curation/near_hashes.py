@@ -9,6 +9,8 @@ still quadratic in the number of hashes, divided by 230; for 10^8 hashes and mor
 
 Hashes are own ones or probes (see `embeddings`); two probes are never compared. With three probes to an own hash that saves 9 pairs of 16.
 Nor are two hashes that are both of before (not `fresh`): of a collection that grew, the pairs within the old part are known (`known_pairs`).
+
+Of few hashes all are compared in one block a kind (`one_block_batches`): 32 rows each cost more than the comparing they save.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +26,12 @@ MAX_DISTANCE = 31
 
 SMALL_BLOCK = 1024
 """Rows of a block up to which comparing all pairs is cheaper than sorting them by sibling byte (measured)."""
+
+FEW_HASHES = 1 << 14
+"""Hashes up to which all are compared in one block: a second or two of one core, where 32 rows each take many seconds to shuffle (measured)."""
+
+_WHOLE = -1
+"""The number of the one block that holds all hashes of a kind."""
 
 _PAIRS_AT_ONCE = 1 << 21  # 2 M pairs x 4 words of 8 bytes: 64 MB of working memory
 _FLIPS = np.array([1 << k for k in range(8)], np.int32)
@@ -98,6 +106,15 @@ def near_pairs(a: np.ndarray, b: np.ndarray, max_distance: int) -> Iterator[tupl
 def block_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """For rows (clip_id, kind, pdq, pdq_frame, pdq_own, fresh), 32 rows a hash: one for each of its bytes, in the block of the byte's place
     and value."""
+    yield from _rows_of(batches, HASH_BYTES)
+
+
+def one_block_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """For the same rows one row a hash, all in the one block of their kind."""
+    yield from _rows_of(batches, 1)
+
+
+def _rows_of(batches: Iterable[pa.RecordBatch], per_hash: int) -> Iterator[pa.RecordBatch]:
     places = np.arange(HASH_BYTES, dtype=np.int32) * 256
     for batch in batches:
         ids, hashes, numbers, flags = (batch.column(c).to_pylist() for c in ("clip_id", "pdq", "pdq_frame", "pdq_own"))
@@ -107,12 +124,13 @@ def block_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]
         if not sum(len(w) for w in words):
             continue
         flat = np.concatenate(words)
-        owner = np.repeat(np.repeat(np.arange(len(ids)), [len(w) for w in words]), HASH_BYTES)
-        spread = np.repeat(np.arange(len(flat)), HASH_BYTES)
+        owner = np.repeat(np.repeat(np.arange(len(ids)), [len(w) for w in words]), per_hash)
+        spread = np.repeat(np.arange(len(flat)), per_hash)
+        blocks = (flat.view(np.uint8).reshape(-1, HASH_BYTES).astype(np.int32) + places).ravel()
         n_frames = np.array([len(set(f.tolist())) for f in frames], np.int32)
         columns = [
             batch.column("kind").take(pa.array(owner)),
-            pa.array((flat.view(np.uint8).reshape(-1, HASH_BYTES).astype(np.int32) + places).ravel()),
+            pa.array(blocks if per_hash == HASH_BYTES else np.full(len(flat), _WHOLE, np.int32)),
             pa.array([h for own in hashes for h in own or []], pa.binary()).take(pa.array(spread)),
             batch.column("clip_id").take(pa.array(owner)),
             pa.array(np.concatenate(frames)[spread]),
@@ -159,14 +177,16 @@ def _several(pieces: list[pa.RecordBatch], least: int) -> Iterator[pa.Table]:
 
 
 def _match_block(block: pa.Table, max_distance: int, small_block: int) -> Iterator[pa.RecordBatch]:
-    """Matches within one block, each pair only in its home of all the blocks it meets in."""
-    place = block["block"][0].as_py() // 256
+    """Matches within one block, each pair only in its home of all the blocks it meets in, if there is more than one."""
+    number = block["block"][0].as_py()
+    place = max(number, 0) // 256
+    small_block = block.num_rows if number == _WHOLE else small_block
     own, fresh = (block[n].combine_chunks().to_numpy(zero_copy_only=False).astype(bool) for n in ("own", "fresh"))
     if not fresh.any():
         return
     words = np.frombuffer(b"".join(block["hash"].to_pylist()), np.uint64).reshape(-1, 4)
     for left, right in _candidates(words, own, fresh, place, max_distance, small_block):
-        home = _home(words[left] ^ words[right]) == place
+        home = np.full(len(left), True) if number == _WHOLE else _home(words[left] ^ words[right]) == place
         if home.any():
             yield from _matches(block, left[home], right[home])
 

@@ -39,6 +39,7 @@ class Batch:
     """Measures whose columns it reads of a clip: their settings and versions count as its own."""
     wanted: Callable[[Any], bool] = lambda c: True
     weights: bool = True
+    """Whether it holds a heavy network; one of a few MB stays in the processes of Ray's tasks, and needs none of its own."""
 
 
 def _aesthetic_rows(config: Any) -> Callable[[Sequence[Any]], Sequence[Any]]:
@@ -57,7 +58,7 @@ def _aesthetic_rows(config: Any) -> Callable[[Sequence[Any]], Sequence[Any]]:
 _FLOATS = pa.list_(pa.float32())
 
 BATCHES = (
-    Batch(name="text", load=lambda c: text.ScoreText(c.text), settings=lambda c: c.text, version=text.VERSION, columns=text.COLUMNS),
+    Batch(name="text", load=lambda c: text.ScoreText(c.text), settings=lambda c: c.text, version=text.VERSION, columns=text.COLUMNS, weights=False),
     Batch(
         name="describe", load=lambda c: embeddings.DescribeClips(c.descriptors), settings=lambda c: c.descriptors,
         version=embeddings.VERSION, columns=embeddings.COLUMNS, vectors=embeddings.VECTORS, reads="hashes", measures=("borders",), weights=False,
@@ -80,7 +81,7 @@ BATCHES = (
     ),
     Batch(
         name="speech", load=lambda c: speech.DetectSpeech(c.speech), settings=lambda c: c.speech, version=speech.VERSION,
-        columns=speech.COLUMNS, reads="sound",
+        columns=speech.COLUMNS, reads="sound", weights=False,
     ),
     Batch(
         name="sound-tags", load=lambda c: sound_tags.TagSound(c.sound_tags), settings=lambda c: c.sound_tags, version=sound_tags.VERSION,

@@ -6,6 +6,7 @@
 import dataclasses
 import json
 import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,10 +40,33 @@ app = typer.Typer(
 
 def main() -> None:
     """The console script."""
+    leave_pandas_out()
     from pipelines.provenance import check_packages
 
     check_packages()
     app()
+
+
+def leave_pandas_out() -> None:
+    """pyarrow has looked for pandas, as it does at its first array, and found none: no array of ours is one of pandas, and importing it takes
+    as long as everything else that most commands do. Who wants pandas still imports it, and tables still become its frames."""
+    absent = _NoPandas()
+    sys.meta_path.insert(0, absent)
+    try:
+        import pyarrow as pa
+
+        pa.array([0])
+    finally:
+        sys.meta_path.remove(absent)
+
+
+class _NoPandas(MetaPathFinder):
+    """Finds that there is no pandas, and leaves all else to others."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
+        """Nothing. ModuleNotFoundError for pandas."""
+        if fullname == "pandas":
+            raise ModuleNotFoundError("pandas is left out", name=fullname)
 
 
 @app.command()

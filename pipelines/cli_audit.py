@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from manifests.tables import ManifestStore
 from manifests.wording import visible
 from pipelines.console import AsJson, Dataset, Overrides, Version, cell, errors, plain, print_table, store_of
 
 if TYPE_CHECKING:
     from manifests.release_file import Release
+    from manifests.tables import ManifestStore
 
 app = typer.Typer()
 
@@ -293,7 +293,7 @@ def _verify_dataset(dataset: Path, version: int | None, as_json: bool) -> None:
     _tell_faults(counts | {"faults": len(faults)}, [str(f) for f in faults], text, as_json)
 
 
-def _count_rows(store: ManifestStore, table: str, version: int | None) -> int:
+def _count_rows(store: "ManifestStore", table: str, version: int | None) -> int:
     """The table's rows; 0 where they cannot be read, which is a fault that `verify` names."""
     import pyarrow as pa
 

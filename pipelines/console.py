@@ -7,12 +7,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from manifests.tables import ManifestError, ManifestStore
 from manifests.wording import visible
+
+if TYPE_CHECKING:
+    from manifests.tables import ManifestStore
 
 Dataset = Annotated[Path, typer.Argument(help="Folder of the dataset, as given to `dailies curate --out`.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value overrides of the configuration, e.g. rules.motion.threshold=3")]
@@ -23,6 +25,8 @@ Version = Annotated[int | None, typer.Option("--version", help="Version of the m
 @contextmanager
 def errors(*kinds: type[Exception]) -> Iterator[None]:
     """Errors of these kinds are told in a sentence, with exit status 2; others are bugs and keep their traceback."""
+    from manifests.tables import ManifestError
+
     told: tuple[type[Exception], ...] = (ManifestError, *kinds)
     try:
         yield
@@ -31,8 +35,10 @@ def errors(*kinds: type[Exception]) -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
-def store_of(dataset: Path) -> ManifestStore:
+def store_of(dataset: Path) -> "ManifestStore":
     """The manifest of the dataset; where there is none, a sentence says how to make one, with exit status 2."""
+    from manifests.tables import ManifestStore
+
     store = ManifestStore(dataset)
     if store.version() < 0:
         _tell(f"{dataset}: expected a dataset with a manifest, found none; make one with `dailies curate INPUT --out {dataset}`")

@@ -156,13 +156,13 @@ def _run_ray(units: list[tuple[Stage, Unit]], config: Any, place: Place, engine:
     dataset = ray.data.from_arrow([table.slice(i, 1) for i in range(table.num_rows)])
     arguments = (config, str(place.dataset.absolute()))
     stages = {stage.name: stage for stage, _ in units}
-    if len(stages) == 1 and next(iter(stages.values())).weights:
+    if len(stages) == 1 and any(s.weights(config) or s.on_gpu(config) for s in stages.values()):
         # A fixed pool: a job is single threaded, and an actor holds its weights for all of its units.
         size, gpus = actors_of(next(iter(stages.values())), config, len(units), resources)
         pool = ray.data.ActorPoolStrategy(size=size)
         done = dataset.map_batches(_Actor, fn_constructor_args=(*stages, *arguments), batch_size=1, compute=pool, num_cpus=1, num_gpus=gpus)
     else:
-        # Tasks, because Ray reuses their processes from stage to stage: starting one costs seconds of imports.
+        # Tasks, because Ray reuses their processes from stage to stage: starting one costs seconds of imports, an actor's too.
         run_batch: Any = _run_batch
         done = dataset.map_batches(run_batch, fn_args=arguments, batch_size=1, num_cpus=1)
     for row in done.iter_rows():

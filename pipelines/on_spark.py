@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 MIN_JAVA = 17
 """Spark 4 runs on Java 17 and later."""
 
+BRIEF_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+"""Of a JVM that lives for a minute: its optimising compiler and concurrent collector use more of two cores than the rows do."""
+
 _PROJECT = Path(__file__).resolve().parents[1]
 _REMEDY = f"install one (e.g. the package openjdk-{MIN_JAVA}-jre-headless), set JAVA_HOME to it, or unpack it under .tools/"
 
@@ -48,6 +51,7 @@ class SparkConfig:
     driver_memory: str = "2g"  # a local session has no other heap; vectors and hashes live in the Python workers
     partitions_per_core: int = 2  # enough to even out a slow one; 200, Spark's default, spends seconds a stage on scheduling
     arrow_batch_rows: int = 4096  # rows handed to Python at once: 8 MB of 512-float vectors
+    brief: bool = False  # for few rows: a local JVM compiles for a quick start, which halves the CPU of a minute and slows an hour
     log_level: str = "ERROR"
     settings: tuple[tuple[str, str], ...] = ()  # further Spark settings, applied last
 
@@ -165,6 +169,6 @@ def _settings(cores: int, work: Path, config: SparkConfig) -> dict[str, str]:
         "spark.default.parallelism": str(partitions),
         "spark.executorEnv.PYTHONPATH": os.pathsep.join(paths),
         "spark.executorEnv.OPENBLAS_NUM_THREADS": "1",  # one Python worker a core already
-        "spark.driver.extraJavaOptions": f'"-Djava.io.tmpdir={work}"',
+        "spark.driver.extraJavaOptions": f'"-Djava.io.tmpdir={work}"{f" {BRIEF_JVM}" if config.brief else ""}',
     }
     return {**shared, **local}

@@ -102,7 +102,7 @@ def _batch_stage(batch: Batch) -> Stage:
     return Stage(
         name=batch.name, shape="batch", version=batch.version, reads=_CLIP, key="clip_id", make=partial(make_batch, batch),
         writes={"rows": batch_schema(batch)}, depends_on=depends_on, unit_rows=lambda c: 8,
-        group_by="scan_part", weights=batch.weights, on_gpu=lambda c: names_gpu(batch.settings(c)),
+        group_by="scan_part", weights=lambda c: batch.weights, on_gpu=lambda c: names_gpu(batch.settings(c)),
     )  # fmt: skip
 
 
@@ -114,7 +114,7 @@ CAPTION = Stage(
     # What it reads of a clip's measures and texts is in the row's key: a changed setting asks only about clips whose values it changed.
     depends_on=lambda c: (by_content(captions.identity(c.captions)), *_scanned(c)), unit_rows=lambda c: 64,
     again=lambda row: captions.is_transient(row["error_code"] or ""),
-    weights=True,  # local models are heavy, and an endpoint's budget holds for one object
+    weights=lambda c: bool(c.captions.local or c.captions.endpoints),  # models are heavy, and an endpoint's budget holds for one object
     on_gpu=lambda c: names_gpu(c.captions),
 )  # fmt: skip
 ENCODE = Stage(

@@ -72,8 +72,9 @@ class Stage:
     """Whether an output row with an `error_code` should be tried again in another run: what failed for a passing reason, such as a budget."""
     rests: Callable[[dict[str, Any], Any, Place], bool] | None = None
     """Whether such a row is left alone all the same, for now: what it is about has used up its tries, by configuration and place."""
-    weights: bool = False
-    """Whether the job holds a network: Ray then gives it actors of its own, which load the weights once."""
+    weights: Callable[[Any], bool] = lambda config: False
+    """Whether the configuration gives the job a network that is heavy, or anything else of which there may be but one: Ray then gives it
+    actors of its own, which load it once and end with the stage."""
 
     on_gpu: Callable[[Any], bool] = lambda config: False
     """Whether the configuration puts its networks on GPUs: Ray then gives each actor one."""

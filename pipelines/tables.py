@@ -17,6 +17,9 @@ from pipelines.work import merge_columns, set_column
 if TYPE_CHECKING:
     from pipelines.curate import Curation
 
+FEW_CLIPS = 20_000
+"""Clips up to which Spark has done its work before an optimised JVM pays."""
+
 _started: list[Any] = []
 
 
@@ -108,13 +111,11 @@ def _on_spark(run: "Curation", name: str, transform: Any, table: pa.Table) -> pa
     from pipelines.on_spark import SparkConfig, run_table, session
 
     work = run.place.work / "spark"
-    spark = session(
-        run.config.engine.cpus,
-        SparkConfig(work_dir=str(work / "session"), driver_memory=run.config.engine.spark_memory, master=run.config.engine.spark_master),
-    )
     if not _started:
-        _started.append(spark)
-    return run_table(spark, transform, table, work / name).sort_by("clip_id")
+        engine, brief = run.config.engine, run.clips.num_rows <= FEW_CLIPS
+        config = SparkConfig(work_dir=str(work / "session"), driver_memory=engine.spark_memory, master=engine.spark_master, brief=brief)
+        _started.append(session(engine.cpus, config))
+    return run_table(_started[0], transform, table, work / name).sort_by("clip_id")
 
 
 def _rule_mask(run: "Curation", measure_rule: str) -> pa.Array:

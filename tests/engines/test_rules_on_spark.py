@@ -26,7 +26,7 @@ def test_spark_says_what_python_says_on_a_hundred_thousand_rows(tmp_path: Path) 
     table, rules = random_rows(100_000, seed=1), random_rules(12, seed=1)
     rows = as_rows(table)
     pq.write_table(table, tmp_path / "rows.parquet")
-    spark = on_spark.session(1, SparkConfig(work_dir=str(tmp_path / "spark"), driver_memory="1g"))
+    spark = on_spark.session(1, SparkConfig(work_dir=str(tmp_path / "spark"), driver_memory="1g", brief=True))
     try:
         told = [e for i, r in enumerate(rules) for e in _columns(r, i)]
         found = spark.read.parquet(str(tmp_path / "rows.parquet")).selectExpr("clip_no", *told).toArrow().sort_by("clip_no")

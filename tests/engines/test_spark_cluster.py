@@ -16,13 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from curation import near_hashes
 from curation.buckets import assign_sets_on_spark
 from curation.cells import CellsConfig
 from curation.concepts import ConceptsConfig, label_concepts_on_spark
 from curation.duplicates import DuplicatesConfig, label_duplicates_on_spark
 from curation.mix import MixConfig, label_mix_on_spark
 from curation.sets import DurationRow, Need, SetConfig
-from pipelines.on_spark import SparkConfig, find_java, run_table, session
+from pipelines.on_spark import BRIEF_JVM, SparkConfig, find_java, run_table, session
 
 pytestmark = pytest.mark.engine
 
@@ -141,6 +142,8 @@ def rows_on(master: str, table: pa.Table, partitions: int, work: Path) -> dict[s
     settings = {
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.extraJavaOptions": BRIEF_JVM,
+        "spark.executor.extraJavaOptions": BRIEF_JVM,
         "spark.executor.memory": "512m",
         "spark.executor.cores": "1",
         "spark.scheduler.minRegisteredResourcesRatio": "1.0",
@@ -167,6 +170,7 @@ def test_one_core_two_cores_and_a_cluster_agree(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(near_hashes, "FEW_HASHES", 0)  # blocks, as of a large collection
     table = clips(300)
     orders = [np.random.Generator(np.random.Philox(key=number)).permutation(len(table)) for number in range(3)]
     found = [rows_on("local[1]", table.take(pa.array(orders[0])), 1, tmp_path / "one")]

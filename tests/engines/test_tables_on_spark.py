@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from curation import near_hashes
 from curation.buckets import assign_sets, assign_sets_on_spark
 from curation.cells import CellsConfig
 from curation.concepts import ConceptsConfig, label_concepts, label_concepts_on_spark
@@ -25,9 +26,15 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture(scope="module")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    started = session(2, SparkConfig(work_dir=str(tmp_path_factory.mktemp("work of spark")), driver_memory="1g"))
+    started = session(2, SparkConfig(work_dir=str(tmp_path_factory.mktemp("work of spark")), driver_memory="1g", brief=True))
     yield started
     started.stop()
+
+
+@pytest.fixture(autouse=True)
+def in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few as they are here, hashes are looked for in blocks, as those of a large collection."""
+    monkeypatch.setattr(near_hashes, "FEW_HASHES", 0)
 
 
 def same_rows(spark: Any, work: Path, table: pa.Table, plain: pa.Table, transform: Callable[[Any], Any]) -> None:
@@ -77,6 +84,13 @@ def test_duplicates_agree(spark: Any, tmp_path: Path, with_frames: bool) -> None
     plain = label_duplicates(table, cfg)
     assert len(set(plain["dup_group"].to_pylist())) > 5
     same_rows(spark, tmp_path, table, plain, lambda df: label_duplicates_on_spark(df, cfg))
+
+
+def test_few_hashes_agree(spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few hashes, all compared in one block, give the groups, ranks and distances that all pairs find."""
+    monkeypatch.setattr(near_hashes, "FEW_HASHES", 10_000)
+    table, cfg = pictures(3, 240, True), DuplicatesConfig()
+    same_rows(spark, tmp_path, table, label_duplicates(table, cfg), lambda df: label_duplicates_on_spark(df, cfg))
 
 
 def described(seed: int, n: int) -> pa.Table:

@@ -1,11 +1,15 @@
 """What the commands print for people: nothing that comes from a file reaches the terminal as anything but text."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import typer
 
 from pipelines.console import errors, print_table, store_of
+from tests.conftest import ROOT
 
 HOSTILE = "a\x1b]0;owned\x07\x1b[2Jb\x9bc\u202egpj.exe\u200b[bold]"
 SHOWN = "a\\x1b]0;owned\\x07\\x1b[2Jb\\x9bc\\u202egpj.exe\\u200b[bold]"
@@ -39,3 +43,22 @@ def test_a_dataset_that_is_not_there_is_named_visibly(tmp_path: Path, capsys: py
         store_of(tmp_path / HOSTILE)
     err = capsys.readouterr().err
     assert _obeyed(err) == [] and err.count(SHOWN) == 2
+
+
+def test_a_command_does_not_wait_for_pandas() -> None:
+    """With the commands and the manifest's tables imported and arrays made, pandas is not; imported afterwards, tables become its frames."""
+    script = """
+import sys
+from pipelines import cli
+cli.leave_pandas_out()
+import manifests.tables, pipelines.provenance
+import pyarrow as pa
+table = pa.table({"a": [1, 2], "b": ["x", None]})
+assert "pandas" not in sys.modules
+frame = table.to_pandas()
+assert frame.shape == (2, 2) and pa.Table.from_pandas(frame)["b"].to_pylist() == ["x", None]
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0, done.stderr

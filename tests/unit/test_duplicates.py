@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.duplicates import OUTPUT, DuplicatesConfig, label_duplicates
-from curation.near_hashes import SMALL_BLOCK, HashError, block_batches, distances, match_batches, to_words
+from curation.near_hashes import SMALL_BLOCK, HashError, block_batches, distances, match_batches, one_block_batches, to_words
 
 CFG = DuplicatesConfig()
 
@@ -208,6 +208,7 @@ def by_blocks(
     small_block: int,
     own: Sequence[bool] | None = None,
     fresh: Sequence[bool] | None = None,
+    spread_by: Any = block_batches,
 ) -> list[tuple[str, str]]:
     """The matching pairs that the search by blocks finds, with the sort that Spark does in between."""
     schema = pa.schema(
@@ -223,7 +224,7 @@ def by_blocks(
     new = [True] * len(hashes) if fresh is None else fresh
     flags: Any = [None] * len(hashes) if own is None else [[bool(f)] for f in own]
     rows = [{"clip_id": f"{i:04}", "kind": "image", "pdq": [h], "pdq_own": flags[i], "fresh": bool(new[i])} for i, h in enumerate(hashes)]
-    spread = pa.Table.from_batches(block_batches([pa.RecordBatch.from_pylist(rows, schema=schema)]))
+    spread = pa.Table.from_batches(spread_by([pa.RecordBatch.from_pylist(rows, schema=schema)]))
     batches = spread.sort_by([("kind", "ascending"), ("block", "ascending")]).to_batches(max_chunksize=batch_rows)
     return [(r["a"], r["b"]) for batch in match_batches(max_distance, small_block)(batches) for r in batch.to_pylist()]
 
@@ -232,7 +233,7 @@ def by_blocks(
 @settings(max_examples=25, deadline=None)
 def test_blocks_find_every_pair_once(seed: int, max_distance: int, batch_rows: int, small_block: int) -> None:
     """By blocks one finds exactly the pairs that all pairs show, none of two probes, each once, however rows are batched and compared; of a
-    collection that grew exactly those with a new one."""
+    collection that grew exactly those with a new one; and in the one block of few hashes the same."""
     rng = np.random.Generator(np.random.Philox(key=seed))
     hashes = []
     for _ in range(40):
@@ -247,6 +248,9 @@ def test_blocks_find_every_pair_once(seed: int, max_distance: int, batch_rows: i
     assert sorted(by_blocks(hashes, max_distance, batch_rows, small_block, own.tolist(), fresh.tolist())) == [
         (a, b) for a, b in wanted if fresh[int(a)] or fresh[int(b)]
     ]
+    for new in (None, fresh.tolist()):
+        few = by_blocks(hashes, max_distance, batch_rows, small_block, own.tolist(), new, one_block_batches)
+        assert sorted(few) == sorted(by_blocks(hashes, max_distance, batch_rows, small_block, own.tolist(), new))
 
 
 @pytest.mark.parametrize("small_block", [0, SMALL_BLOCK])
