@@ -9,7 +9,7 @@ afterwards (`measure_human_action`), so that a changed threshold runs no network
 """
 
 import hashlib
-import os
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,6 +23,7 @@ from curation.adapters.video_text import VideoText, VideoTextConfig, load_video_
 from curation.adapters.weights import AnswerError
 from curation.faces import Floats
 from curation.keyframes import KeyFrame, KeyFrameError, decode_all, spread
+from manifests.files import write_atomic
 from manifests.records import Clip
 
 VERSION = "1"
@@ -180,11 +181,9 @@ def sentence_vectors(model: VideoText, cfg: ActionsConfig) -> Floats:
     means = summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-9)
     vectors = np.concatenate([means, model.embed_text(cfg.background)]).astype(np.float32)
     if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = kept.with_suffix(f".{os.getpid()}.tmp")
-        with unfinished.open("wb") as file:
-            np.save(file, vectors, allow_pickle=False)
-        unfinished.replace(kept)
+        data = io.BytesIO()
+        np.save(data, vectors, allow_pickle=False)
+        write_atomic(kept, data.getbuffer())
     return vectors
 
 

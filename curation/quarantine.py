@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from curation.media import MediaError
+from manifests.files import write_atomic
 
 T = TypeVar("T")
 
@@ -96,10 +97,7 @@ def release(folder: Path, asset_id: str) -> int:
     place = folder / _name(asset_id)
     n = len(list(place.glob("*/*.json")))
     shutil.rmtree(place, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    new = folder / f".{_RELEASED}.{os.getpid()}"
-    new.write_text(str(releases(folder) + 1))
-    new.replace(folder / _RELEASED)
+    write_atomic(folder / _RELEASED, str(releases(folder) + 1).encode())
     return n
 
 

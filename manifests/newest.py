@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests import ids, ledger
+from manifests.files import temporary_name
 from manifests.tables import ManifestStore
 
 _FOLDER = "_newest"
@@ -45,7 +46,7 @@ def keep_newest(store: ManifestStore) -> Path | None:
         return None
     path = _path(store, files)
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     sources = ledger_files(store)
     with pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as sink:
         for table in _newest_rows(sources):

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from manifests.files import sync_folder
+from manifests.files import sync_folder, temporary_name
 
 ROW_GROUP_ROWS = 250_000
 """Rows that are held and encoded at once; also how finely a reader can skip."""
@@ -78,7 +78,7 @@ def write_rows(
 def write_parquet(path: Path, data: pa.Table) -> None:
     """The table as a zstd Parquet file that appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         pq.write_table(data, temporary, compression="zstd", row_group_size=ROW_GROUP_ROWS)
         _publish(temporary, path)
@@ -89,7 +89,7 @@ def write_parquet(path: Path, data: pa.Table) -> None:
 
 def _write_file(written: Written, group: pa.Table, groups: Iterator[pa.Table], looked_up: tuple[str, ...], least: bool) -> pa.Table | None:
     """The file holds this row group and those that follow up to its limit; returns the first that belongs to the next file."""
-    temporary = _temporary(written.path)
+    temporary = temporary_name(written.path)
     following: pa.Table | None = group
     try:
         with pq.ParquetWriter(temporary, group.schema, **_layout(group, looked_up, least)) as writer:
@@ -167,10 +167,6 @@ def _batches(rows: Rows) -> Iterable[pa.RecordBatch]:
 
 def _fitted(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_batches(batches).select(schema.names).cast(schema)
-
-
-def _temporary(path: Path) -> Path:
-    return path.parent / f".{path.name}.{os.getpid()}.tmp"
 
 
 def _publish(temporary: Path, path: Path) -> None:

@@ -28,7 +28,7 @@ from manifests.deny import DenyList
 from manifests.exports import attribution, croissant, data_card, eu_summary, openlineage, removals
 from manifests.exports.facts import Facts, collect, hours
 from manifests.exports.openlineage import StageRun
-from manifests.files import sync_folder
+from manifests.files import sync_folder, temporary_name
 from manifests.leaves import TREES, Tree
 from manifests.merkle import Bytes2
 from manifests.query import connect, rows
@@ -335,7 +335,7 @@ def _fresh(folder: Path, name: str) -> Path:
     """An empty folder that no reader takes for a release; what a killed attempt at the same name left is gone."""
     for left in folder.glob(f".{name}.*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
-    temporary = folder / f".{name}.{os.getpid()}.tmp"
+    temporary = temporary_name(folder / name)
     temporary.mkdir()
     return temporary
 

@@ -48,6 +48,15 @@ class LinearSound:
         return made.tanh().flatten(1)
 
 
+def blocks_of(n_samples: int, hop: int) -> int:
+    """The blocks that a sound of so many samples is measured by."""
+    return max(0, (n_samples - hop) // _step(hop) + 1)
+
+
+def _step(hop: int) -> int:
+    return max(1, hop // 4)
+
+
 def fit_linear(sounds: Iterable[Tensor], hop: int, channels: int) -> LinearSound:
     """The components of largest energy over blocks a quarter of their length apart of sounds (N,) in [-1, 1]; computed in float64.
 
@@ -55,11 +64,14 @@ def fit_linear(sounds: Iterable[Tensor], hop: int, channels: int) -> LinearSound
     """
     count, energy = 0, torch.zeros(hop, hop).double()
     for sound in sounds:
-        blocks = sound.double().unfold(0, hop, max(1, hop // 4))
+        blocks = sound.double().unfold(0, hop, _step(hop))
         count += len(blocks)
         energy.addmm_(blocks.T, blocks)
     if count <= hop:
-        raise TrainingError(f"components of sound: expected more than {hop} blocks of {hop} samples, found {count}; measure more sounds")
+        raise TrainingError(
+            f"components of sound: expected more than {hop} blocks of {hop} samples, found {count}; measure more sounds, or take "
+            "codec.linear_clips=0"
+        )
     variances, vectors = torch.linalg.eigh(energy / count)
     order = torch.arange(hop - 1, hop - 1 - channels, -1)
     basis = vectors[:, order] * vectors[:, order].sum(0).sign()  # an eigenvector's sign is the library's whim

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import torch
 
+from manifests.files import temporary_name
+
 FOLDER = "heartbeat"
 BEAT_S = 5.0
 """Seconds between two beats of a process at least: a small file on a shared disk, times thousands of processes."""
@@ -55,7 +57,7 @@ class Pulse:
         if now - self._last_s >= BEAT_S:
             beat = Beat(rank=self._rank, host=socket.gethostname(), pid=os.getpid(), step=step, at=datetime.now(UTC).isoformat())
             # Whole or not at all, but not waited for: a beat that a power cut takes is no loss, and thousands wait for the slowest.
-            temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+            temporary = temporary_name(self._path)
             temporary.write_bytes(json.dumps(asdict(beat)).encode())
             os.replace(temporary, self._path)
             self._last_s = now

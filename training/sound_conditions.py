@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from training.tasks.task import Task
 
 _WINDOWS_A_CLIP = 16
-"""Of a clip, drawn for the linear code: clips are few in small sets, and blocks must be many."""
+"""Of a clip, drawn for the linear code; more where clips are so few that there would be fewer than two blocks for each of a block's samples."""
 
 
 def prepare_sound(config: "TrainConfig", dataset: Path, out: Path, samples: list[Sample], version: int) -> None:
@@ -121,10 +121,12 @@ def _write_linear(config: "TrainConfig", codec: "CodecStage", dataset: Path, out
     from safetensors.torch import save
 
     from training.conditions import PRINCIPAL, note_measured
-    from training.principal_sound import fit_linear
+    from training.principal_sound import blocks_of, fit_linear
 
     used: list[str] = []
-    keys: list[tuple[object, ...] | None] = [(config.seed, config.stage, "linear", draw) for draw in range(_WINDOWS_A_CLIP)]
+    of_window = blocks_of(config.data.sound_frames * codec.model.hop, codec.model.hop)
+    draws = max(_WINDOWS_A_CLIP, -(-2 * codec.model.hop // (of_window * max(1, min(codec.linear_clips, len(samples))))))
+    keys: list[tuple[object, ...] | None] = [(config.seed, config.stage, "linear", draw) for draw in range(draws)]
     windows = _windows(config, dataset, samples, codec.linear_clips, used, keys)
     made = save(asdict(fit_linear(windows, codec.model.hop, codec.model.latent_channels)))
     note_measured(out, used)

@@ -171,14 +171,14 @@ def test_a_codec_that_begins_as_a_linear_code(films: Path, tmp_path: Path) -> No
     """On two processes, of which one has the code: the first measure, on films it was not fitted on, is what four numbers a block can tell; the record
     names the clips of the code, and none that is held out; a run that goes on begins where it was."""
     model = dataclasses.replace(CODEC.codec.model, encoder_widths=(2, 48, 8), decoder_widths=(8, 48, 2))
-    stage = dataclasses.replace(CODEC.codec, model=model, linear_clips=2)
+    stage = dataclasses.replace(CODEC.codec, model=model, linear_clips=1)  # one clip of two seconds is cut as often as needed
     config = dataclasses.replace(CODEC, codec=stage, steps=1, validate_every=1)
     run(config, films, tmp_path / "linear")
     first = read_log(tmp_path / "linear", "validate")[0]["si_sdr_db"]
     assert first > 5 > 0 > read_log_first(films, config, tmp_path / "drawn")
     plan = Plan(config.plan_settings(0), read_run(tmp_path / "linear").samples)
     measured = measured_on(tmp_path / "linear")
-    assert len(measured) == 2 and set(measured) <= {s.clip_id for s in plan.samples}
+    assert len(measured) == 1 and set(measured) <= {s.clip_id for s in plan.samples}
 
 
 def read_log_first(films: Path, config: TrainConfig, out: Path) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 from training.errors import TrainingError
 from training.models.codec import Codec, CodecConfig, initialise
 from training.models.spectral import si_sdr_db
-from training.principal_sound import LinearSound, begin_as_linear, fit_linear
+from training.principal_sound import LinearSound, begin_as_linear, blocks_of, fit_linear
 from training.tasks.codec import CodecTask
 from training.tasks.sound_config import CodecLossConfig, CodecStage
 
@@ -82,8 +82,11 @@ def test_it_learns_from_there() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     """Too few blocks to have components, and channels without room for a block's samples, are errors that say what was expected."""
-    with pytest.raises(TrainingError, match="more than 48 blocks of 48 samples, found 37"):
+    with pytest.raises(
+        TrainingError, match=r"more than 48 blocks of 48 samples, found 37; measure more sounds, or take codec\.linear_clips=0"
+    ):
         fit_linear(voices(1, 0), HOP, CHANNELS)
+    assert blocks_of(480, HOP) == 37 and blocks_of(47, HOP) == 0
     narrow = dataclasses.replace(SIZES[0], encoder_widths=(2, 3, 8))
     stage = CodecStage(model=narrow, loss=CodecLossConfig(wave_weight=1.0), linear_clips=1)
     with pytest.raises(TrainingError, match=r"at least \[1, 4\] channels on the way from 48 kHz.*take codec\.linear_clips=0"):
