@@ -10,6 +10,7 @@ import glob
 import io
 import json
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -137,11 +138,19 @@ def _list_folder(folder: Path, source: str) -> Iterator[Listing]:
     unread: list[OSError] = []
     for parent, folders, names in os.walk(folder, onerror=unread.append):
         folders[:] = sorted(n for n in folders if not n.startswith("."))
+        for linked in (path for n in folders if (path := Path(parent, n)).is_symlink()):
+            yield _troubled(
+                linked, source, f"{linked}: expected a folder, found a link to one; name {os.path.realpath(linked)} as an input too"
+            )
         stating = stating_of(names)
         for name in sorted(names):
             path = Path(parent, name)
             try:
-                if name.startswith(".") or path.suffix.lower() in _DOCUMENTS or not path.is_file():
+                if name.startswith(".") or path.suffix.lower() in _DOCUMENTS:
+                    continue
+                if not path.is_file():
+                    what = "a link to nothing" if path.is_symlink() else f"mode {stat.filemode(path.stat().st_mode)}"
+                    yield _troubled(path, source, f"{path}: expected a file, found {what}")
                     continue
             except OSError as error:
                 yield _troubled(path, source, f"{path}: expected a file that can be looked at, found {said_of(error)}")
@@ -204,7 +213,7 @@ def _plain(value: Any) -> str:
 
 
 def _list_tar(path: Path, source: str) -> Iterator[Listing]:
-    """One listing per media member; members of the same stem named .json or .txt state its rights and caption.
+    """One listing per media member; members named .json or .txt behind its name, or else behind that of its sample, state its rights and caption.
 
     Of a tar that breaks off nothing is listed but the tar itself: what states the rights of its members may be in the part that is lost.
     """
@@ -231,7 +240,7 @@ def _member(
         f"{path}: {entry.name}: expected a plain member, found a sparse one; write the tar without --sparse" if entry.is_sparse else None
     )
     for suffix in SUFFIXES:
-        found = stating.get(sample_key(entry.name) + suffix, {})
+        found = stating.get(entry.name + suffix) or stating.get(sample_key(entry.name) + suffix, {})
         if len(found) > 1:
             trouble = trouble or f"{path}: {entry.name}: expected one member that states its rights, found {' and '.join(sorted(found))}"
         for name, e in found.items():

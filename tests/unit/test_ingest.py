@@ -374,6 +374,35 @@ def test_a_sidecar_that_leads_elsewhere_is_not_read(tmp_path: Path, suffix: str)
     assert asset.error_code is None and "cat" in (asset.supplied_caption or "")
 
 
+def test_links_that_lead_to_no_file_are_rows(tmp_path: Path) -> None:
+    """A link to nothing, one to a folder, whose files would be missed without a word, and a pipe are rows with the reason; hidden ones and
+    documents are none, and the files beside them are taken."""
+    folder = tmp_path / "in"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "a.mp4").write_bytes(b"video")
+    (tmp_path / "elsewhere").mkdir()
+    for name, target in (
+        ("gone.mp4", tmp_path / "gone"),
+        ("more", tmp_path / "elsewhere"),
+        (".hidden", tmp_path / "gone"),
+        ("b.txt", tmp_path / "gone"),
+    ):
+        (folder / name).symlink_to(target)
+    os.mkfifo(folder / "pipe.mp4")
+    said = {Path(a.uri).name: a.error_detail or "" for a in _assets(tmp_path, folder)}
+    assert set(said) == {"a.mp4", "gone.mp4", "more", "pipe.mp4"} and not said["a.mp4"]
+    assert "found a link to nothing" in said["gone.mp4"] and "found mode p" in said["pipe.mp4"]
+    assert f"found a link to one; name {tmp_path / 'elsewhere'} as an input too" in said["more"]
+
+
+def test_a_member_s_own_sidecar_in_a_tar_is_read(tmp_path: Path) -> None:
+    """`a.mp4.json` states the rights of `a.mp4`, as it does in a folder, and comes before `a.json`; a member beside it keeps to its own."""
+    reserved, free = b'{"training": "reserved"}', b'{"licence": "CC0-1.0", "training": "allowed"}'
+    members = {"a.mp4": b"a", "a.mp4.json": reserved, "a.json": free, "b.mp4": b"b", "b.json": free}
+    assets = {a.title: a for a in _assets(tmp_path, _write_tar(tmp_path / "x.tar", members))}
+    assert (assets["a.mp4"].optout_state, assets["b.mp4"].optout_state) == (1, 0)
+
+
 def test_two_sidecars_that_differ_in_case_are_a_row(tmp_path: Path) -> None:
     """Which of them counts would be a guess, beside a file and in a tar."""
     (tmp_path / "in").mkdir()
