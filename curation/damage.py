@@ -1,17 +1,21 @@
-"""Damage: frames that a decoder could not show right. Observer of the scan, and the measure of a clip.
+"""Damage: frames that a decoder could not show right, and frames that are not there. Observer of the scan, and the measure of a clip.
 
 A broken packet is passed over and a decoder hides what it can, but every frame until the next key frame is predicted from what was
-lost: smears and grey blocks that nothing else counts as an error. One row a damaged frame, none for a whole file.
+lost: smears and grey blocks that nothing else counts as an error. One row a damaged frame, none for a whole file. Where frames were lost
+before the file was written there is only a longer step from one picture to the next.
 """
 
 from collections.abc import Mapping
+
+import numpy as np
 
 from curation.media import DecodeLog
 from curation.observe import Frame
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
 
-VERSION = "1"
+VERSION = "2"
+COLUMNS = ("damaged_frames", "longest_gap_s")
 
 REORDER_FRAMES = 4
 """Frames before the first that follows a broken packet which may have been decoded after it: B-frames are shown out of order."""
@@ -55,7 +59,12 @@ class DamageObserver:
 
 
 def measure_damage(clip: Clip, tracks: Tracks) -> Mapping[str, float | None]:
-    """`damaged_frames`: frames of the clip that are damaged or may be; None where nobody looked."""
-    if "damage" not in tracks:
-        return {"damaged_frames": None}
-    return {"damaged_frames": float(len(tracks["damage"].between(clip.start_us, clip.end_us)))}
+    """`damaged_frames`: frames of the clip that are damaged or may be. `longest_gap_s`: the longest time for which no new picture comes, from
+    the clip's start to its end. None where nobody looked."""
+    damaged = len(tracks["damage"].between(clip.start_us, clip.end_us)) if "damage" in tracks else None
+    times = tracks["motion"].between(clip.start_us, clip.end_us).pts_us if "motion" in tracks else None
+    steps_us = None if times is None else np.diff(np.concatenate(([clip.start_us], times, [clip.end_us])))
+    return {
+        "damaged_frames": None if damaged is None else float(damaged),
+        "longest_gap_s": None if steps_us is None else float(steps_us.max()) / 1e6,
+    }

@@ -257,16 +257,16 @@ def _hash_edges(clips: "DataFrame", cfg: DuplicatesConfig) -> "DataFrame":
     hashed = clips.where(F.size("pdq") > 0).drop("vector").withColumn("head", F.min("clip_id").over(same))
     hashed = hashed.withColumn("fresh", F.bool_and("fresh").over(same))
     copies = hashed.where("clip_id != head").select(F.col("clip_id").alias("u"), F.col("head").alias("v"))
-    return copies.unionByName(_links_on_spark(hashed.where("clip_id = head"), cfg))
+    n_hashes = clips.agg(F.sum(F.size("pdq"))).collect()[0][0] or 0
+    return copies.unionByName(_links_on_spark(hashed.where("clip_id = head"), n_hashes, cfg))
 
 
-def _links_on_spark(heads: "DataFrame", cfg: DuplicatesConfig) -> "DataFrame":
-    """Edges (u, v) between near-duplicate clips."""
+def _links_on_spark(heads: "DataFrame", n_hashes: int, cfg: DuplicatesConfig) -> "DataFrame":
+    """Edges (u, v) between near-duplicate clips, which have at most so many hashes."""
     from pyspark.sql import functions as F
 
     # The number is given so that Spark does not merge partitions by bytes: this step is bound by comparing, not by volume.
     n = int(str(heads.sparkSession.conf.get("spark.sql.shuffle.partitions")))
-    n_hashes = heads.agg(F.sum(F.size("pdq"))).collect()[0][0] or 0
     spread = near_hashes.one_block_batches if n_hashes <= near_hashes.FEW_HASHES else near_hashes.block_batches
     blocks = heads.select("clip_id", "kind", "pdq", "pdq_frame", "pdq_own", "fresh").mapInArrow(
         spread, spark_schema(near_hashes.BLOCK_ROWS)

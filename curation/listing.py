@@ -26,6 +26,7 @@ from curation.plain_text import MAX_TEXT, clean_text
 from curation.sidecars import SUFFIXES, Seen, beside, said_of, stating_in, stating_of
 from manifests import ids
 from manifests.columns import column
+from manifests.parquet import plain_rows
 from manifests.shards import TarEntry, list_entries
 
 _DOCUMENTS = {".json", ".txt", ".csv", ".tsv", ".md", ".parquet", ".xml", ".yaml", ".yml", ".srt", ".vtt", ".log", ".html", ".pdf"}
@@ -192,8 +193,10 @@ def _read_parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     try:
         names = pq.read_schema(path).names
         _check_columns(path, names)
-        return names, pq.read_table(path, partitioning=None).to_pylist()
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        # what nobody asks for is not read: it may be of types that no value here has
+        wanted = [n for n in names if n in rights.FIELDS or n in _URI_COLUMNS]
+        return names, plain_rows(pq.read_table(path, columns=wanted, partitioning=None))
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"{path}: expected a table in Parquet, found one that cannot be read: {error}") from error
 
 

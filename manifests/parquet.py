@@ -29,6 +29,17 @@ _LEAST_LEVEL = 19
 _FEW = 16  # a dictionary pays when each value is met that often
 _SAMPLE_ROWS = 65_536
 
+
+def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """The table's rows as Python values; times finer than Python's, which has no type for them, as text, lengths of time as nanoseconds.
+    ValueError where such are within lists or structs."""
+    for i, kind in enumerate(table.schema.types):
+        if (pa.types.is_temporal(kind) and getattr(kind, "unit", "") == "ns") or pa.types.is_duration(kind):
+            table = table.set_column(i, table.schema.names[i], table.column(i).cast(pa.string()))
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
 Rows: TypeAlias = pa.Table | pa.RecordBatchReader
 """Rows to write: a table, or a reader, which is consumed once and never held as a whole."""
 

@@ -163,6 +163,7 @@ class Clip:
     motion_vector_px: float | None = _score("mean magnitude of motion vectors, per frame step of 24 to 30 a second, at full size", "px")
     motion_vector_source: str | None = _text("codec, or estimate where the codec gives none")
     damaged_frames: float | None = _score("frames from a broken packet, or a guess of the decoder, to the next key frame", "frame")
+    longest_gap_s: float | None = _score("longest time for which no new picture comes", "s")
     static_fraction: float | None = _score("share of the time in which nothing changes visibly")
     shots_per_s: float | None = _score("shots per second that a sensitive detector sees inside the clip", "1/s")
     slideshow_score: float | None = _score("share of looks that show a still picture moved slowly and evenly as one")

@@ -38,8 +38,8 @@ class Batch:
     measures: tuple[str, ...] = ()
     """Measures whose columns it reads of a clip: their settings and versions count as its own."""
     wanted: Callable[[Any], bool] = lambda c: True
-    weights: bool = True
-    """Whether it holds a heavy network; one of a few MB stays in the processes of Ray's tasks, and needs none of its own."""
+    weights: Callable[[Any], bool] = lambda c: True
+    """Whether the settings give it a heavy network; one of tens of MB stays in the processes of Ray's tasks, and needs none of its own."""
 
 
 def _aesthetic_rows(config: Any) -> Callable[[Sequence[Any]], Sequence[Any]]:
@@ -58,10 +58,10 @@ def _aesthetic_rows(config: Any) -> Callable[[Sequence[Any]], Sequence[Any]]:
 _FLOATS = pa.list_(pa.float32())
 
 BATCHES = (
-    Batch(name="text", load=lambda c: text.ScoreText(c.text), settings=lambda c: c.text, version=text.VERSION, columns=text.COLUMNS, weights=False),
+    Batch(name="text", load=lambda c: text.ScoreText(c.text), settings=lambda c: c.text, version=text.VERSION, columns=text.COLUMNS, weights=lambda c: c.text.engine == "paddleocr"),
     Batch(
         name="describe", load=lambda c: embeddings.DescribeClips(c.descriptors), settings=lambda c: c.descriptors,
-        version=embeddings.VERSION, columns=embeddings.COLUMNS, vectors=embeddings.VECTORS, reads="hashes", measures=("borders",), weights=False,
+        version=embeddings.VERSION, columns=embeddings.COLUMNS, vectors=embeddings.VECTORS, reads="hashes", measures=("borders",), weights=lambda c: False,
     ),
     Batch(
         name="aesthetics", load=_aesthetic_rows, settings=lambda c: c.open_clip, version=aesthetics.VERSION, columns=("aesthetic",),
@@ -81,7 +81,7 @@ BATCHES = (
     ),
     Batch(
         name="speech", load=lambda c: speech.DetectSpeech(c.speech), settings=lambda c: c.speech, version=speech.VERSION,
-        columns=speech.COLUMNS, reads="sound", weights=False,
+        columns=speech.COLUMNS, reads="sound", weights=lambda c: False,
     ),
     Batch(
         name="sound-tags", load=lambda c: sound_tags.TagSound(c.sound_tags), settings=lambda c: c.sound_tags, version=sound_tags.VERSION,

@@ -49,7 +49,8 @@ def main() -> None:
 
 def leave_pandas_out() -> None:
     """pyarrow has looked for pandas, as it does at its first array, and found none: no array of ours is one of pandas, and importing it takes
-    as long as everything else that most commands do. Who wants pandas still imports it, and tables still become its frames."""
+    as long as everything else that most commands do. Tables still become frames for who imports pandas; `pa.array` of a series does not know
+    its missing values any more, and times in nanoseconds have no Python value (`manifests.parquet.plain_rows`)."""
     absent = _NoPandas()
     sys.meta_path.insert(0, absent)
     try:

@@ -31,15 +31,17 @@ def query(
 
     dailies query dataset "select decision, count(*) n from clips group by 1"
     """
+    from manifests.parquet import plain_rows
     from manifests.query import QueryError
     from manifests.query import query as ask
 
-    with errors(QueryError):
+    with errors(QueryError, ValueError):
         table = ask(store_of(dataset), sql, version)
+        rows = plain_rows(table)
     if as_json:
-        print(json.dumps(table.to_pylist(), default=plain))
+        print(json.dumps(rows, default=plain))
     else:
-        print_table(table.schema.names, [[cell(v) for v in row.values()] for row in table.to_pylist()])
+        print_table(table.schema.names, [[cell(v) for v in row.values()] for row in rows])
 
 
 @app.command()

@@ -103,8 +103,8 @@ def with_overrides(data: dict[str, Any], overrides: list[str]) -> dict[str, Any]
 
 
 def to_json(config: Any) -> str:
-    """The resolved configuration as canonical JSON."""
-    return json.dumps(dataclasses.asdict(config), sort_keys=True, default=str)
+    """The resolved configuration, or the settings that were made of one, as canonical JSON."""
+    return json.dumps(config if isinstance(config, dict) else dataclasses.asdict(config), sort_keys=True, default=str)
 
 
 def to_record(config: Any) -> str:

@@ -25,9 +25,10 @@ RUNS = "training_runs"
 FirstStep = Callable[[Exposure, str], int | None]
 
 
-def record(store: ManifestStore, out: Path, settings: Any, started_at: datetime) -> int:
-    """The manifest has an exposure row for each complete checkpoint under `out`; returns how many checkpoints there are."""
+def record(store: ManifestStore, out: Path, started_at: datetime) -> int:
+    """The manifest has an exposure row for each complete checkpoint of the run in `out`, of whatever version it is; returns how many there are."""
     from training.checkpoint import list_complete
+    from training.folder import read_settings
 
     known = {(e.run_path, e.checkpoint, e.rolling_digest) for e in from_table(Exposure, store.read("exposures"))}
     complete = list_complete(out)
@@ -35,10 +36,11 @@ def record(store: ManifestStore, out: Path, settings: Any, started_at: datetime)
     rows = [_row(info.path.relative_to(out), out, info.exposure, run_no) for info in complete]
     new = [r for r in rows if (r.run_path, r.checkpoint, r.rolling_digest) not in known]
     if new:
+        settings = read_settings(out)
         run = Run(
             run_no=run_no,
             run_id=ids.digest("train/v1", *(dataclasses.astuple(r) for r in new)),
-            command=f"train {settings.stage}",
+            command=f"train {settings['stage']}",
             inputs_digest=new[-1].plan_digest,
             code_version=provenance.code_version(),
             config_sha256=configuration.digest(settings),
@@ -67,13 +69,13 @@ def record_registered(store: ManifestStore) -> list[Path]:
     """The manifest has a row for each complete checkpoint that lies in a folder of a registered run, whether it ended or not; returns the
     folders that cannot be looked at from here."""
     from training.errors import TrainingError
-    from training.folder import began_on, has_run, read_config
+    from training.folder import began_on, has_run
 
     unseen = []
     for out in registered(store.root):
         try:
             if has_run(out) and began_on(out) == store.root.resolve():  # not of the dataset that this one is a copy of
-                record(store, out, read_config(out), datetime.now(UTC))
+                record(store, out, datetime.now(UTC))
             elif not out.is_dir():
                 unseen.append(out)
         except (OSError, ValueError, KeyError, ManifestError, TrainingError):

@@ -39,7 +39,7 @@ class NoSettings:
 
 
 MEASURES = (
-    Measure(name="damage", measure=lambda clip, found, _: dict(damage.measure_damage(clip, found)), config=NoSettings, version=damage.VERSION, columns=("damaged_frames",), needs=("damage",)),
+    Measure(name="damage", measure=lambda clip, found, _: dict(damage.measure_damage(clip, found)), config=NoSettings, version=damage.VERSION, columns=damage.COLUMNS, needs=("damage",), also=("motion",)),
     Measure(name="motion", measure=motion.measure_motion, config=motion.MotionConfig, version=motion.VERSION, columns=motion.COLUMNS, needs=("motion", "motion_samples")),
     Measure(name="vectors", measure=vectors.measure_vectors, config=vectors.VectorsConfig, version=vectors.VERSION, columns=vectors.COLUMNS, needs=("vectors", "motion")),
     Measure(name="camera", measure=camera.measure_camera, config=camera.CameraConfig, version=camera.VERSION, columns=camera.COLUMNS, needs=("camera",)),

@@ -51,7 +51,8 @@ class SparkConfig:
     driver_memory: str = "2g"  # a local session has no other heap; vectors and hashes live in the Python workers
     partitions_per_core: int = 2  # enough to even out a slow one; 200, Spark's default, spends seconds a stage on scheduling
     arrow_batch_rows: int = 4096  # rows handed to Python at once: 8 MB of 512-float vectors
-    brief: bool = False  # for few rows: a local JVM compiles for a quick start, which halves the CPU of a minute and slows an hour
+    brief: bool = False  # for few rows: a local JVM compiles for a quick start, which halves the CPU of a minute and slows an hour.
+    # pyspark keeps a process's JVM: a larger run after a small one in one Python process has the small one's
     log_level: str = "ERROR"
     settings: tuple[tuple[str, str], ...] = ()  # further Spark settings, applied last
 

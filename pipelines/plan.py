@@ -102,7 +102,7 @@ def _batch_stage(batch: Batch) -> Stage:
     return Stage(
         name=batch.name, shape="batch", version=batch.version, reads=_CLIP, key="clip_id", make=partial(make_batch, batch),
         writes={"rows": batch_schema(batch)}, depends_on=depends_on, unit_rows=lambda c: 8,
-        group_by="scan_part", weights=lambda c: batch.weights, on_gpu=lambda c: names_gpu(batch.settings(c)),
+        group_by="scan_part", weights=batch.weights, on_gpu=lambda c: names_gpu(batch.settings(c)),
     )  # fmt: skip
 
 

@@ -105,20 +105,20 @@ def trace_clip(dataset: Path, id: str) -> tuple[str, list[Sighting]]:
 def trace_checkpoint(folder: Path, dataset: Path | None = None) -> CheckpointTrace:
     """What the checkpoint in the folder has seen, replayed over its run's index and looked up in the dataset (by default its run's)."""
     from training import checkpoint
+    from training.data.index import read_samples
     from training.data.plan import exposed_clips, replay, roll
-    from training.folder import INDEX, RUN
-    from training.folder import read_run as read
+    from training.folder import INDEX, RUN, began_on
 
     info = checkpoint.read_info(folder, verify=False)
     out = folder.resolve().parent.parent
     if not (out / RUN).exists() or not (out / INDEX).exists():
         raise LookupFailed(f"{folder}: expected a checkpoint inside its run's folder ({RUN}, {INDEX}), found none at {out}")
-    run, record = read(out), info.exposure
-    plan = replay(record["plan_json"], run.samples)
+    samples, record = read_samples(out / INDEX), info.exposure
+    plan = replay(record["plan_json"], samples)
     rolling = plan.digest
     for step in range(record["end_step"]):
         rolling = roll(rolling, step, plan.clip_ids(step))
-    seen = exposed_clips(record["plan_json"], run.samples, record["end_step"], record["exceptions"])
+    seen = exposed_clips(record["plan_json"], samples, record["end_step"], record["exceptions"])
     return CheckpointTrace(
         checkpoint=str(folder),
         stage=record["stage"],
@@ -128,7 +128,7 @@ def trace_checkpoint(folder: Path, dataset: Path | None = None) -> CheckpointTra
         recorded_digest=record["rolling_digest"],
         replayed_digest=rolling,
         exceptions=sum("used" in e for e in record["exceptions"]),
-        shares=tuple(_shares(ManifestStore(dataset or run.dataset), record["manifest_version"], seen)),
+        shares=tuple(_shares(ManifestStore(dataset or began_on(out)), record["manifest_version"], seen)),
         clips=seen,
     )
 
@@ -138,10 +138,29 @@ def to_dict(found: CheckpointTrace) -> dict[str, Any]:
     return asdict(found) | {"holds": found.holds}
 
 
+_BEGUN_FROM = (
+    ("parent",),
+    ("codec", "weights"),
+    ("flow", "parent"),
+    ("flow", "tae"),
+    ("flow", "upsample", "artefacts"),
+    ("sound", "parent"),
+    ("sound", "codec"),
+)
+"""Settings that name the folder of another training."""
+
+
+def _said(settings: dict[str, Any], *names: str) -> Any:
+    """The value of a setting within others; None where a part is not there."""
+    found: Any = settings
+    for name in names:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
 def _ancestors(run: Path) -> list[Path]:
     """The trainings whose weights a run began from, nearest first, as far as their folders are there: parents, and autoencoders too."""
-    from training.folder import RUN
-    from training.folder import read_run as read
+    from training.folder import RUN, read_settings
 
     found: list[Path] = []
     waiting = [run]
@@ -149,12 +168,8 @@ def _ancestors(run: Path) -> list[Path]:
         at = waiting.pop(0)
         if not (at / RUN).exists():
             continue
-        config = read(at).config
-        pictures, sound = (
-            (config.flow.parent, config.flow.tae, config.flow.upsample and config.flow.upsample.artefacts) if config.flow else (),
-            (config.sound.parent, config.sound.codec) if config.sound else (),
-        )
-        for named in (config.parent, config.codec and config.codec.weights, *pictures, *sound):
+        settings = read_settings(at)
+        for named in (_said(settings, *names) for names in _BEGUN_FROM):
             place = Path(named).resolve() if named else None
             if place is not None and place.name == "export" and (place.parent / RUN).exists():
                 place = place.parent

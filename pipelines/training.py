@@ -73,7 +73,7 @@ def train_stage(
         if steps_done(out) < settings.steps:
             return {"run": str(out), "launch": f"RUN={out.resolve()} docs/launch/torchrun.sh (or slurm.sbatch, kubernetes.yaml)"}
     status = 0 if launcher == "none" else train(settings, data, out, Progress(quiet=quiet).say, release)
-    recorded = record(store, out, settings, started_at)
+    recorded = record(store, out, started_at)
     if status != 0:
         raise ManifestError(f"{out}: training ended with status {status}; its log is in {out / 'worker.log'}; the same command resumes")
     return {

@@ -76,6 +76,12 @@ def read_config(out: Path) -> TrainConfig:
     return _config(out, json.loads((out / RUN).read_bytes()))
 
 
+def read_settings(out: Path) -> dict[str, Any]:
+    """The settings of the folder's run as they were written, also by a version that knew others."""
+    found: dict[str, Any] = json.loads((out / RUN).read_bytes())["config"]
+    return found
+
+
 def began_on(out: Path) -> Path:
     """The dataset that the folder's run began on."""
     return Path(json.loads((out / RUN).read_bytes())["dataset"])

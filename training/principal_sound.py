@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from training import keyed
 from training.errors import TrainingError
-from training.models.codec import Codec, CodecConfig, DecoderBlock, EncoderBlock, ResidualUnit, Snake
+from training.models.codec import Codec, DecoderBlock, EncoderBlock, ResidualUnit, Snake
 
 Layer = TypeVar("Layer", nn.Conv1d, nn.ConvTranspose1d)
 
@@ -48,51 +48,42 @@ class LinearSound:
         return made.tanh().flatten(1)
 
 
-def blocks_of(n_samples: int, hop: int) -> int:
-    """The blocks that a sound of so many samples is measured by."""
-    return max(0, (n_samples - hop) // _step(hop) + 1)
-
-
-def _step(hop: int) -> int:
-    return max(1, hop // 4)
-
-
 def fit_linear(sounds: Iterable[Tensor], hop: int, channels: int) -> LinearSound:
-    """The components of largest energy over blocks a quarter of their length apart of sounds (N,) in [-1, 1]; computed in float64.
+    """The components of largest energy over all blocks of sounds (N,) in [-1, 1], wherever they begin; computed in float64.
 
-    TrainingError where there are fewer blocks than samples in one: components of so few would be those of the sounds at hand.
+    Sound has no place where a block must begin, so what two samples have in common depends on how far apart they are alone: their energy is
+    averaged over all such pairs, and a few seconds tell components that are not those of the sounds at hand. TrainingError when no sound is
+    as long as a block.
     """
     count, energy = 0, torch.zeros(hop, hop).double()
     for sound in sounds:
-        blocks = sound.double().unfold(0, hop, _step(hop))
+        blocks = sound.double().unfold(0, hop, max(1, hop // 4)) if len(sound) >= hop else sound.new_zeros(0, hop).double()
         count += len(blocks)
         energy.addmm_(blocks.T, blocks)
-    if count <= hop:
-        raise TrainingError(
-            f"components of sound: expected more than {hop} blocks of {hop} samples, found {count}; measure more sounds, or take "
-            "codec.linear_clips=0"
-        )
-    variances, vectors = torch.linalg.eigh(energy / count)
-    order = torch.arange(hop - 1, hop - 1 - channels, -1)
-    basis = vectors[:, order] * vectors[:, order].sum(0).sign()  # an eigenvector's sign is the library's whim
+    if not count:
+        raise TrainingError(f"components of sound: expected sounds of {hop} samples and more, found none; take codec.linear_clips=0")
+    apart = torch.stack([energy.diagonal(k).mean() for k in range(hop)])
+    places = torch.arange(hop)
+    variances, vectors = torch.linalg.eigh(apart[(places[:, None] - places).abs()] / count)
+    basis, variances = vectors[:, -channels:], variances[-channels:]
     mixture = torch.linalg.qr(keyed.normal((channels, channels), "linear sound").double())[0]
-    scale = variances[order].clamp_min(1e-12).mean().sqrt()
+    scale = variances.clamp_min(1e-12).mean().sqrt()
     return LinearSound(encode=(mixture @ basis.T / scale).float(), decode=(basis @ mixture.T * scale).float())
 
 
 @torch.no_grad()
 def begin_as_linear(codec: Codec, linear: LinearSound) -> None:
-    """The initialised codec reconstructs every sound as the linear code does.
+    """The initialised codec reconstructs every sound as the linear code does, but for a thousandth that its Snakes add of a value's square.
 
-    ValueError unless its channels have room for a block's samples on the way, and for the code.
+    ValueError unless the code is of its sizes and its channels have room for it.
     """
     config, (channels, hop) = codec.config, linear.encode.shape
-    gathered = [math.prod(config.strides[:i]) for i in range(len(config.strides))]
-    if (hop, channels) != (config.hop, config.latent_channels) or not _fits(config, gathered, channels):
+    if (hop, channels) != (config.hop, config.latent_channels) or config.room_needed():
         raise ValueError(
-            f"components of sound: expected a hop of {hop}, {channels} latent channels, at least {gathered} channels on the way from "
-            f"48 kHz and {channels} at its end, found {config.hop}, {config.latent_channels}, {config.encoder_widths} and {config.decoder_widths}"
+            f"components of sound: expected blocks of {config.hop} samples, {config.latent_channels} numbers, and room for them, found {hop} "
+            f"samples, {channels} numbers, and a codec that needs {config.room_needed() or 'nothing'}"
         )
+    gathered = [math.prod(config.strides[:i]) for i in range(len(config.strides))]
     for module in codec.modules():
         if isinstance(module, ResidualUnit):
             for parameter in module.block[-1].parameters():
@@ -116,12 +107,6 @@ def begin_as_linear(codec: Codec, linear: LinearSound) -> None:
         _pass_on(conv, channels)
     nn.init.zeros_(decoder[-2].get_parameter("weight"))
     _pass_on(decoder[-2], 1)
-
-
-def _fits(config: CodecConfig, gathered: list[int], channels: int) -> bool:
-    there, back = config.encoder_widths, config.decoder_widths[::-1]
-    widths = zip([*gathered, channels], there, back, strict=True)
-    return all(n <= min(a, b) for n, a, b in widths) and channels <= config.hidden_width
 
 
 def _layer(block: EncoderBlock | DecoderBlock, kind: type[Layer]) -> Layer:

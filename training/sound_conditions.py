@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from training.tasks.task import Task
 
 _WINDOWS_A_CLIP = 16
-"""Of a clip, drawn for the linear code; more where clips are so few that there would be fewer than two blocks for each of a block's samples."""
+"""Of a clip, drawn for the linear code."""
 
 
 def prepare_sound(config: "TrainConfig", dataset: Path, out: Path, samples: list[Sample], version: int) -> None:
@@ -34,7 +34,7 @@ def prepare_sound(config: "TrainConfig", dataset: Path, out: Path, samples: list
     if config.codec is not None:
         if config.codec.weights:
             write_atomic(out / PARENT, json.dumps({"sha256": _weights_digest(config.codec)}).encode())
-        if config.codec.linear_clips:
+        elif config.codec.linear_clips:
             _write_linear(config, config.codec, dataset, out, Plan(config.plan_settings(version), samples).samples)
         return
     if (sound := config.sound) is None:
@@ -72,7 +72,7 @@ def make_sound_task(config: "TrainConfig", out: Path, *, draws: bool = True) -> 
     if config.codec is not None:
         if config.codec.weights:
             _same(config.codec.weights, "weights", load_parent(out), _weights_digest(config.codec))
-        linear = LinearSound(**load_file(out / PRINCIPAL)) if config.codec.linear_clips and draws else None
+        linear = LinearSound(**load_file(out / PRINCIPAL)) if config.codec.linear_clips and not config.codec.weights and draws else None
         return CodecTask(config.stage, config.codec, config.seed, config.data.sound_frames, linear)
     if (sound := config.sound) is None:
         raise TrainingError(f"{config.stage}: expected a stage of sound, found neither codec nor sound")
@@ -121,12 +121,10 @@ def _write_linear(config: "TrainConfig", codec: "CodecStage", dataset: Path, out
     from safetensors.torch import save
 
     from training.conditions import PRINCIPAL, note_measured
-    from training.principal_sound import blocks_of, fit_linear
+    from training.principal_sound import fit_linear
 
     used: list[str] = []
-    of_window = blocks_of(config.data.sound_frames * codec.model.hop, codec.model.hop)
-    draws = max(_WINDOWS_A_CLIP, -(-2 * codec.model.hop // (of_window * max(1, min(codec.linear_clips, len(samples))))))
-    keys: list[tuple[object, ...] | None] = [(config.seed, config.stage, "linear", draw) for draw in range(draws)]
+    keys: list[tuple[object, ...] | None] = [(config.seed, config.stage, "linear", draw) for draw in range(_WINDOWS_A_CLIP)]
     windows = _windows(config, dataset, samples, codec.linear_clips, used, keys)
     made = save(asdict(fit_linear(windows, codec.model.hop, codec.model.latent_channels)))
     note_measured(out, used)

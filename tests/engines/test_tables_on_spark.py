@@ -89,6 +89,7 @@ def test_duplicates_agree(spark: Any, tmp_path: Path, with_frames: bool) -> None
 def test_few_hashes_agree(spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few hashes, all compared in one block, give the groups, ranks and distances that all pairs find."""
     monkeypatch.setattr(near_hashes, "FEW_HASHES", 10_000)
+    monkeypatch.setattr(near_hashes, "block_batches", None)  # not this way
     table, cfg = pictures(3, 240, True), DuplicatesConfig()
     same_rows(spark, tmp_path, table, label_duplicates(table, cfg), lambda df: label_duplicates_on_spark(df, cfg))
 

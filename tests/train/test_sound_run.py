@@ -169,7 +169,7 @@ def test_one_process_and_two_train_alike(films: Path, codec: Path, tmp_path: Pat
 
 def test_a_codec_that_begins_as_a_linear_code(films: Path, tmp_path: Path) -> None:
     """On two processes, of which one has the code: the first measure, on films it was not fitted on, is what four numbers a block can tell; the record
-    names the clips of the code, and none that is held out; a run that goes on begins where it was."""
+    names the clips of the code, and none that is held out; a run that goes on does not begin anew."""
     model = dataclasses.replace(CODEC.codec.model, encoder_widths=(2, 48, 8), decoder_widths=(8, 48, 2))
     stage = dataclasses.replace(CODEC.codec, model=model, linear_clips=1)  # one clip of two seconds is cut as often as needed
     config = dataclasses.replace(CODEC, codec=stage, steps=1, validate_every=1)
@@ -179,6 +179,9 @@ def test_a_codec_that_begins_as_a_linear_code(films: Path, tmp_path: Path) -> No
     plan = Plan(config.plan_settings(0), read_run(tmp_path / "linear").samples)
     measured = measured_on(tmp_path / "linear")
     assert len(measured) == 1 and set(measured) <= {s.clip_id for s in plan.samples}
+    run(dataclasses.replace(config, steps=2), films, tmp_path / "linear")
+    assert [v["step"] for v in read_log(tmp_path / "linear", "validate")] == [0, 1, 2]
+    assert read_log(tmp_path / "linear", "validate")[2]["si_sdr_db"] > 5
 
 
 def read_log_first(films: Path, config: TrainConfig, out: Path) -> float:

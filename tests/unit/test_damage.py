@@ -56,7 +56,7 @@ def test_a_whole_file_has_no_damage(tmp_path: Path) -> None:
     """No row, and a measure of 0: looked at, and nothing found."""
     track = damage_of(three_groups(tmp_path / "a.mp4", None))
     assert len(track) == 0
-    assert measure_damage(clip(0, 36), {"damage": track}) == {"damaged_frames": 0}
+    assert measure_damage(clip(0, 36), {"damage": track})["damaged_frames"] == 0
 
 
 def test_damage_lasts_until_the_next_key_frame(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_damage_lasts_until_the_next_key_frame(tmp_path: Path) -> None:
     assert {20, 23} <= frames
     assert not frames & {*range(8), *range(24, 36)}
     tracks = {"damage": track}
-    assert measure_damage(clip(24, 36), tracks) == {"damaged_frames": 0}
+    assert measure_damage(clip(24, 36), tracks)["damaged_frames"] == 0
     assert (measure_damage(clip(12, 24), tracks)["damaged_frames"] or 0) > 0
 
 
@@ -76,9 +76,21 @@ def test_damage_at_the_very_end_counts(tmp_path: Path) -> None:
     assert len(track) > 0 and track.pts_us.max() > 30 * 1e6 / FPS
 
 
+def test_a_hole_is_as_long_as_no_picture_comes() -> None:
+    """Frames that are not there are a gap between two times, at the clip's start and end too; elsewhere a gap is a frame long; a hole beside
+    the clip is none of its."""
+    times = np.array([i for i in range(100) if not 40 <= i < 75]) * 40_000
+    motion = Track(name="motion", fields=("motion",), pts_us=times, values=np.ones((len(times), 1), np.float32))
+    found = {
+        part: measure_damage(clip(*part), {"motion": motion})["longest_gap_s"]
+        for part in ((0, 40), (0, 100), (50, 100), (10, 60), (76, 100))
+    }
+    assert found == {(0, 40): 0.04, (0, 100): 1.44, (50, 100): 1.0, (10, 60): 0.84, (76, 100): 0.04}
+
+
 def test_what_nobody_looked_at_is_unknown() -> None:
     """Without the track the measure is null, never 0."""
-    assert measure_damage(clip(0, 36), {}) == {"damaged_frames": None}
+    assert measure_damage(clip(0, 36), {}) == {"damaged_frames": None, "longest_gap_s": None}
 
 
 def test_the_broken_files_are_not_taken_for_whole(media: Path) -> None:

@@ -156,6 +156,21 @@ def test_a_parquet_table_states_what_its_types_allow(tmp_path: Path) -> None:
     assert (b.optout_state, b.tdm_reservation, b.training_permission) == (1, None, "['no']")
 
 
+def test_times_finer_than_python_s_are_no_obstacle(tmp_path: Path) -> None:
+    """Nanoseconds of a Parquet table, in a column that nobody asks for or in one that states something, break nothing."""
+    (tmp_path / "a.mp4").write_bytes(b"a")
+    fine = pa.array([1_900_000_000_123_456_789], pa.timestamp("ns"))
+    columns = {
+        "uri": ["a.mp4"],
+        "mtime": fine,
+        "seen": pa.array([[1_700_000_000_123_456_789]], pa.list_(pa.timestamp("ns"))),
+        "consent_expires": fine,
+    }
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    (asset,) = _assets(tmp_path, tmp_path / "t.parquet")
+    assert (asset.consent_expires or "").startswith("2030-03-17")
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

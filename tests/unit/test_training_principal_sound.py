@@ -10,7 +10,7 @@ from torch import Tensor
 from training.errors import TrainingError
 from training.models.codec import Codec, CodecConfig, initialise
 from training.models.spectral import si_sdr_db
-from training.principal_sound import LinearSound, begin_as_linear, blocks_of, fit_linear
+from training.principal_sound import LinearSound, begin_as_linear, fit_linear
 from training.tasks.codec import CodecTask
 from training.tasks.sound_config import CodecLossConfig, CodecStage
 
@@ -81,15 +81,19 @@ def test_it_learns_from_there() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    """Too few blocks to have components, and channels without room for a block's samples, are errors that say what was expected."""
-    with pytest.raises(
-        TrainingError, match=r"more than 48 blocks of 48 samples, found 37; measure more sounds, or take codec\.linear_clips=0"
-    ):
-        fit_linear(voices(1, 0), HOP, CHANNELS)
-    assert blocks_of(480, HOP) == 37 and blocks_of(47, HOP) == 0
-    narrow = dataclasses.replace(SIZES[0], encoder_widths=(2, 3, 8))
-    stage = CodecStage(model=narrow, loss=CodecLossConfig(wave_weight=1.0), linear_clips=1)
-    with pytest.raises(TrainingError, match=r"at least \[1, 4\] channels on the way from 48 kHz.*take codec\.linear_clips=0"):
-        CodecTask("codec", stage, 0, 10, fitted()).module()
-    with pytest.raises(ValueError, match=r"codec\.linear_clips: expected at least 0, and 0 beside codec\.weights, found 4"):
-        CodecStage(linear_clips=4, weights="dacvae.safetensors")
+    """No sound as long as a block, channels without room for a block's samples, more numbers than samples, and a code of other sizes are
+    errors that say what was expected; weights that are named go before."""
+    with pytest.raises(TrainingError, match=r"expected sounds of 48 samples and more, found none; take codec\.linear_clips=0"):
+        fit_linear([torch.zeros(47)], HOP, CHANNELS)
+    for change, needed in (({"encoder_widths": (2, 3, 8)}, r"of at least \[1, 4, 6\]"), ({"latent_channels": 49}, "hop of at least 49")):
+        with pytest.raises(ValueError, match=rf"codec\.linear_clips: expected .*{needed}.*take 0, or other sizes"):
+            CodecStage(model=dataclasses.replace(SIZES[0], **change), linear_clips=1)
+    with pytest.raises(ValueError, match="expected blocks of 24 samples, 6 numbers, and room for them, found 48 samples"):
+        begin_as_linear(Codec(dataclasses.replace(SIZES[0], strides=(4, 6))), fitted())
+    assert CodecStage(linear_clips=4, weights="dacvae.safetensors").weights
+
+
+def test_few_sounds_tell_the_code() -> None:
+    """Three sounds of ten blocks are enough for components that hold others of their kind: their blocks may begin anywhere."""
+    linear, sounds = fit_linear(voices(3, 5), HOP, CHANNELS), torch.stack(voices(20, 1))
+    assert min(si_sdr_db(m, s) for m, s in zip(linear.reconstruct(sounds), sounds, strict=True)) > 15

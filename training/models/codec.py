@@ -55,6 +55,16 @@ class CodecConfig:
         """Samples of a latent frame."""
         return math.prod(self.strides)
 
+    def room_needed(self) -> str:
+        """What it lacks for a linear code of its blocks to pass through it, in words: channels that hold a block's samples on the way between
+        48 kHz and 25 Hz, and the code; '' where there is room."""
+        gathered = [math.prod(self.strides[:i]) for i in range(len(self.strides))]
+        least = [*gathered, self.latent_channels]
+        there = all(n <= min(a, b) for n, a, b in zip(least, self.encoder_widths, self.decoder_widths[::-1], strict=True))
+        if there and self.latent_channels <= min(self.hidden_width, self.hop):
+            return ""
+        return f"encoder_widths, and decoder_widths backwards, of at least {least}, and a hidden_width and hop of at least {self.latent_channels}"
+
 
 class Posterior(NamedTuple):
     """Mean and deviation of the code, (B, C, N / hop) each."""

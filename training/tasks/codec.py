@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from training import flops, keyed
 from training.data.batch import Batch
 from training.data.index import Sample
-from training.errors import TrainingError
 from training.losses import adaptive_weight, hinge_discriminator, hinge_generator, pixel_gradient
 from training.models import spectral_discriminator
 from training.models.codec import Codec, DecoderBlock, EncoderBlock, Posterior, initialise
@@ -53,8 +52,7 @@ class CodecTask:
         return {name: self.module() if name == MODEL else self._discriminator() for name in self.updates}
 
     def module(self) -> nn.Module:
-        """The codec: drawn by key, as the linear code, or with the weights that the configuration names; TrainingError when it has no room for
-        that code."""
+        """The codec: drawn by key, as the linear code, or with the weights that the configuration names."""
         with torch.device("meta"):
             codec = Codec(self._config.model)
         codec = codec.to_empty(device="cpu")
@@ -62,10 +60,7 @@ class CodecTask:
         if self._config.weights:
             read_codec_weights(Path(self._config.weights), codec)
         if self._linear is not None:
-            try:
-                begin_as_linear(codec, self._linear)
-            except ValueError as error:
-                raise TrainingError(f"{self.name}: {error}; take codec.linear_clips=0, or other sizes") from error
+            begin_as_linear(codec, self._linear)
         return codec
 
     def loss(self, update: str, engines: Mapping[str, Any], batch: Batch, pixels: Tensor) -> SampleLoss:

@@ -45,11 +45,14 @@ class CodecStage:
     weights: str | None = None
     """A safetensors file in the layout of the public dacvae, or the folder of an export, that it begins from; None begins from nothing."""
     linear_clips: int = 0
-    """Training clips whose best linear code of blocks it begins as (training/principal_sound.py); 0 for weights drawn by key."""
+    """Training clips whose best linear code of blocks it begins as (training/principal_sound.py); 0 for weights drawn by key.
+    Not looked at where there are `weights`."""
 
     def __post_init__(self) -> None:
-        if self.linear_clips < 0 or (self.linear_clips and self.weights):
-            raise ValueError(f"codec.linear_clips: expected at least 0, and 0 beside codec.weights, found {self.linear_clips}")
+        if self.linear_clips < 0:
+            raise ValueError(f"codec.linear_clips: expected at least 0, found {self.linear_clips}")
+        if self.linear_clips and (needed := self.model.room_needed()):
+            raise ValueError(f"codec.linear_clips: expected {needed} for the linear code, found {self.model}; take 0, or other sizes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
