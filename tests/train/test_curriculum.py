@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from manifests.release_file import read_release
 from manifests.tables import ManifestStore
+from pipelines.exposures import register
 from pipelines.release import release
 from training import checkpoint
 from training.data.index import frozen_version, load_samples
@@ -149,7 +150,7 @@ def test_runs_are_averaged(trained: Path) -> None:
 
 def test_checkpoints_and_clips_are_traced(trained: Path, data: Path) -> None:
     """Replaying a checkpoint's plan gives its recorded digest and its clips by source and licence; a clip finds that checkpoint again, and the
-    later stages that inherited it; a checkpoint whose record was changed does not hold."""
+    later stages that inherited it, also where a run's settings have other names than today; a checkpoint whose record was changed does not hold."""
     folder = trained / "t2v_256" / "checkpoints" / "step-00000003"
     found = json.loads(output("trace", "--checkpoint", folder, "--json"))
     assert found["holds"] and found["replayed_digest"] == found["recorded_digest"] and found["end_step"] == 3
@@ -162,6 +163,12 @@ def test_checkpoints_and_clips_are_traced(trained: Path, data: Path) -> None:
     assert {Path(s["run"]).name for s in seen["checkpoints"] if s["stage"] == "video_sft"} == {"run-0", "run-1"}
     copy = trained.parent / "copy"
     shutil.copytree(trained / "t2v_256", copy)
+    written = json.loads((copy / "run.json").read_text())
+    written["config"]["printed_every"] = written["config"].pop("log_every")
+    (copy / "run.json").write_text(json.dumps(written))
+    register(data, copy)
+    runs = {Path(s["run"]).name for s in json.loads(output("trace", data, "--clip", clip, "--json"))["checkpoints"]}
+    assert "copy" in runs and json.loads(output("trace", "--checkpoint", copy / "checkpoints" / "step-00000003", "--json"))["holds"]
     path = copy / "checkpoints" / "step-00000003" / "exposure.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "rolling_digest": "0" * 32}))
