@@ -281,7 +281,10 @@ def test_conditions_cost_what_they_add() -> None:
     )
     edit = plan_stage(plain, 2, Hardware(), search=False)
     assert edit.parameters > video.parameters and edit.flops > 1.1 * video.flops
-    personal = [plan_stage(settings(s, "tiny"), 2, Hardware(), search=False) for s in ("personal_2", "personal_3")]
+    learns = settings("personal_3", "tiny")
+    assert learns.flow is not None and learns.flow.personal is not None
+    frozen = dataclasses.replace(learns.flow, personal=dataclasses.replace(learns.flow.personal, train_tower=False))
+    personal = [plan_stage(c, 2, Hardware(), search=False) for c in (dataclasses.replace(learns, flow=frozen), learns)]
     assert personal[0].parameters == personal[1].parameters > video.parameters
     assert personal[1].flops > personal[0].flops
 
