@@ -7,10 +7,7 @@ filters and muxers, no metadata.
 """
 
 import io
-import shutil
 import tempfile
-import time
-from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,9 +15,7 @@ from typing import Any
 
 from curation.ffmpeg_program import EncodeError, Limits, ffmpeg_binary, h264_encoder, run_ffmpeg
 from curation.hdr import SCALE_OPTIONS, is_hdr
-from curation.isolate import Sandbox
 from curation.media import MediaConfig, MediaError, note_open, open_container, sound_stream, video_stream
-from curation.quarantine import LOSSES
 from manifests.records import Asset, Clip
 
 AUDIO_RATE_HZ = 48_000
@@ -32,13 +27,11 @@ _ROUNDING_US = 500
 # Seen before the span starts, so that the frame on screen at its first instant is known even when it began earlier.
 _LEAD_US = 1_000_000
 
-_FOLDER = "dailies-encode-"
+FOLDER = "dailies-encode-"
+"""How the names of folders begin in which FFmpeg writes."""
 
-# The first, the same from the beginning, and once more with the last frame repeated; then time to start and to answer.
-_MOST_RUNS, _GRACE_S = 3, 30.0
-
-MAX_WRITTEN_BYTES = 8 << 30
-"""Largest file that FFmpeg may write for one clip: hours of what a set may hold. A disk is not filled by one that was led astray."""
+MOST_RUNS = 3
+"""Of FFmpeg for a clip: the first, the same from the beginning, and once more with the last frame repeated."""
 
 _NO_PTS = -(1 << 63)  # FFmpeg's AV_NOPTS_VALUE
 
@@ -124,65 +117,6 @@ def encode_clip(
     return _encode_video(src_path, clip, asset, (width, height), n_frames, Fraction(fps_num, fps_den), span[0], cfg, media)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Encoding:
-    """What became of a clip: it, or the code and detail of the error."""
-
-    clip: EncodedClip | None = None
-    error_code: str | None = None
-    error_detail: str | None = None
-
-
-def encode_in(
-    box: Sandbox,
-    src_path: str,
-    clip: Clip,
-    asset: Asset,
-    shape: tuple[int, int, int, int, int],
-    cfg: EncodeConfig,
-    span_us: tuple[int, int],
-    media: MediaConfig,
-) -> EncodedClip:
-    """As `encode_clip` at the shape (width, height, frames, rate's numerator and denominator), but all that opens the asset, FFmpeg's program
-    included, runs in the sandbox's child. Raises EncodeError, and MediaError where a process was lost, or would have been."""
-    made = box.call(try_encode, src_path, clip, asset, shape, cfg, span_us, media)
-    if made.clip is None:
-        raise EncodeError(made.error_code or "crashed", made.error_detail or f"clip {clip.clip_id}: expected a reason, found none")
-    return made.clip
-
-
-def encode_sandbox(cfg: EncodeConfig, media: MediaConfig) -> Sandbox:
-    """The sandbox to encode in: time for the three runs of FFmpeg that a clip may take, the memory of a scan, and files of a clip's size.
-
-    What killed processes left in the folder for temporary files is gone.
-    """
-    timeout_s = _MOST_RUNS * cfg.timeout_s + _GRACE_S
-    for left in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
-        # Older than any encoding may last. A folder may be another user's, or go away by itself.
-        with suppress(OSError):
-            if time.time() - left.stat().st_mtime > 2 * timeout_s:
-                shutil.rmtree(left, ignore_errors=True)
-    return Sandbox(timeout_s, media.memory_bytes, MAX_WRITTEN_BYTES)
-
-
-def try_encode(
-    src_path: str,
-    clip: Clip,
-    asset: Asset,
-    shape: tuple[int, int, int, int, int],
-    cfg: EncodeConfig,
-    span_us: tuple[int, int],
-    media: MediaConfig,
-) -> Encoding:
-    """What `encode_clip` makes, or its error, as a value that crosses a pipe. Raises MediaError for time or memory that ran out."""
-    try:
-        return Encoding(clip=encode_clip(src_path, clip, asset, *shape, cfg, span_us, media))
-    except EncodeError as e:
-        if e.code in LOSSES:
-            raise MediaError(e.code, e.detail) from e
-        return Encoding(error_code=e.code, error_detail=e.detail)
-
-
 def fit_picture(shown: tuple[int, int], target: tuple[int, int], max_crop_share: float) -> Fitting:
     """How a picture of the shown size (px) fills the target: covered and cropped if at most `max_crop_share` is lost, else padded."""
     ratios = [Fraction(t, s) for t, s in zip(target, shown, strict=True)]
@@ -242,7 +176,7 @@ def _encode_video(
         hdr=hdr,
         cfg=cfg,
     )
-    with tempfile.TemporaryDirectory(prefix=_FOLDER) as folder:
+    with tempfile.TemporaryDirectory(prefix=FOLDER) as folder:
         n_cloned = _cut(job, folder)
         data = Path(folder, "clip.mp4").read_bytes()
     return EncodedClip(
@@ -322,7 +256,7 @@ def _encode_sound(path: str, clip: Clip, span_us: tuple[int, int], cfg: EncodeCo
     length = Fraction(span_us[1] - span_us[0], 1_000_000)
     if length <= 0:
         raise EncodeError("bad_target", f"clip {clip.clip_id}: expected a span with a length, found {span_us}")
-    with tempfile.TemporaryDirectory(prefix=_FOLDER) as folder:
+    with tempfile.TemporaryDirectory(prefix=FOLDER) as folder:
         options = _exact("a") | {"c:a": "flac", "sample_fmt": "s16", "ac": 2, "f": "flac", "af": _audio_filters(span_us[0], length)}
         subject = f"clip {clip.clip_id} of {path}"
         run_ffmpeg(path, [audio_index], f"{folder}/clip.flac", _reading(span_us[0], cfg), options, cfg.limits, subject)

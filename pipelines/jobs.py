@@ -266,7 +266,7 @@ def make_caption(config: CurateConfig, place: Place) -> Job:
 
 def make_encode(config: CurateConfig, place: Place) -> Job:
     """Clips become payloads in the shape of their bucket; one that cannot is a row with the reason."""
-    from curation.encode import encode_in, encode_sandbox
+    from curation.encode_apart import encode_in, encode_sandbox
     from curation.ffmpeg_program import EncodeError
 
     sandbox = encode_sandbox(config.encode, config.scan.media)

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from curation import buckets, captions, concepts, credentials, duplicates, embeddings, facts, ingest, keepers, listing, rights, text
-from curation.encode import encode_in, encode_sandbox
+from curation.encode_apart import encode_in, encode_sandbox
 from curation.ffmpeg_program import EncodeError
 from curation.isolate import Sandbox
 from curation.keyframes import KeyFrame, of_clip

@@ -22,7 +22,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.encode import EncodeConfig, EncodedClip, encode_clip, encode_in, encode_sandbox, fit_picture
+from curation.encode import EncodeConfig, EncodedClip, encode_clip, fit_picture
+from curation.encode_apart import encode_in, encode_sandbox
 from curation.ffmpeg_program import EncodeError, ffmpeg_binary, h264_encoder, need_descriptors, run_ffmpeg
 from curation.isolate import ENVIRONMENT, THREADS
 from curation.media import MediaConfig, MediaError, decode
