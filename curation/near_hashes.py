@@ -28,7 +28,7 @@ SMALL_BLOCK = 1024
 """Rows of a block up to which comparing all pairs is cheaper than sorting them by sibling byte (measured)."""
 
 FEW_HASHES = 1 << 14
-"""Hashes up to which all are compared in one block: a second or two of one core, where 32 rows each take many seconds to shuffle (measured)."""
+"""Hashes up to which all are compared in one block: at most some five seconds of one core, where 32 rows each take many seconds to shuffle (measured)."""
 
 _WHOLE = -1
 """The number of the one block that holds all hashes of a kind."""

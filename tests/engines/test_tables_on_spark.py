@@ -91,7 +91,10 @@ def test_few_hashes_agree(spark: Any, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(near_hashes, "FEW_HASHES", 10_000)
     monkeypatch.setattr(near_hashes, "block_batches", None)  # not this way
     table, cfg = pictures(3, 240, True), DuplicatesConfig()
-    same_rows(spark, tmp_path, table, label_duplicates(table, cfg), lambda df: label_duplicates_on_spark(df, cfg))
+    plain = label_duplicates(table, cfg)
+    assert len(set(plain["dup_group"].to_pylist())) > 5
+    assert sum(map(len, filter(None, table["pdq"].to_pylist()))) <= near_hashes.FEW_HASHES
+    same_rows(spark, tmp_path, table, plain, lambda df: label_duplicates_on_spark(df, cfg))
 
 
 def described(seed: int, n: int) -> pa.Table:
