@@ -93,13 +93,13 @@ class ShotObserver:
 
     def push(self, frame: Frame) -> None:
         """The next frame, in order of presentation."""
-        self._transitions.push(frame.y, frame.u, frame.v, frame.pts_us, frame.repeats)
+        self._transitions.push(frame)
         planes = _Planes(frame.y, frame.u, frame.v)
         last, self._last = self._last, planes
         if last is None:
             self._recorder.add(frame.pts_us, float("nan"))
             return
-        change = 0.0 if frame.repeats else _change(planes, last)
+        change = 0.0 if frame.repeats else frame.change / 2 + _chroma_change(planes, last)
         self._recorder.add(frame.pts_us, change)
         again = frame.pts_us - self._moved_us < CADENCE_US and change < REPEATED * max(1.0, self._recent[-1] if self._recent else 0.0)
         if self._open:
@@ -166,12 +166,15 @@ class ShotObserver:
 
 def content_change(y: np.ndarray, u: np.ndarray, v: np.ndarray, y0: np.ndarray, u0: np.ndarray, v0: np.ndarray) -> float:
     """Mean |dY|/2 + |dU| + |dV| between two small frames, in levels of 255; chroma planes are averaged over their own size."""
-    luma = cv2.norm(y, y0, cv2.NORM_L1) / y.size
-    return luma / 2 + (cv2.norm(u, u0, cv2.NORM_L1) + cv2.norm(v, v0, cv2.NORM_L1)) / u.size
+    return cv2.norm(y, y0, cv2.NORM_L1) / y.size / 2 + (cv2.norm(u, u0, cv2.NORM_L1) + cv2.norm(v, v0, cv2.NORM_L1)) / u.size
 
 
 def _change(a: _Planes, b: _Planes) -> float:
     return content_change(*a, *b)
+
+
+def _chroma_change(a: _Planes, b: _Planes) -> float:
+    return (cv2.norm(a.u, b.u, cv2.NORM_L1) + cv2.norm(a.v, b.v, cv2.NORM_L1)) / a.u.size
 
 
 _FEWEST_CORNERS = 12

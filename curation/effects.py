@@ -70,15 +70,15 @@ class SignatureObserver:
         if frame.pts_us < self._due:
             return
         self._due = max(self._due + SIGNATURE_US, frame.pts_us + SIGNATURE_US // 2)
-        self._recorder.add(frame.pts_us, picture=cv2.resize(frame.y, _CELLS, interpolation=cv2.INTER_AREA))
+        self._recorder.add(frame.pts_us, picture=cv2.resize(frame.half(), _CELLS, interpolation=cv2.INTER_AREA))
 
     def _bend(self, frame: Frame) -> float:
         last, self._last = self._last, [*self._last[-1:], frame.y]
         if last and last[-1].shape != frame.y.shape:
             self._last, last = [frame.y], []
-        step_before, self._step = self._step, cv2.norm(frame.y, last[-1], cv2.NORM_L1) if last and not frame.repeats else 0.0
+        step_before, self._step = self._step, frame.change if last else 0.0
         way = step_before + self._step
-        return 1 - cv2.norm(frame.y, last[0], cv2.NORM_L1) / way if len(last) == 2 and way else float("nan")
+        return 1 - cv2.norm(frame.y, last[0], cv2.NORM_L1) / (way * frame.y.size) if len(last) == 2 and way else float("nan")
 
     def finish(self) -> list[Track]:
         """Both tracks."""

@@ -57,6 +57,7 @@ class GlobalMotionObserver:
     def __init__(self) -> None:
         self._recorder = Recorder(TRACK, FIELDS)
         self._before: np.ndarray | None = None
+        self._light = (0.0, 0.0)  # its mean and spread
         self._still: tuple[np.ndarray, np.ndarray] | None = None  # what was found of the picture that stands
         self._last_us = 0
         self._grid = np.zeros((0, 1, 2), np.float32)
@@ -71,6 +72,10 @@ class GlobalMotionObserver:
             return
         before, y, step_us = self._before, frame.y, frame.pts_us - self._last_us
         self._before, self._last_us = y, frame.pts_us
+        light_before = self._light
+        if before is not y:
+            mean, spread = cv2.meanStdDev(y)
+            self._light = float(mean[0, 0]), float(spread[0, 0])
         if before is None or before.shape != y.shape or not 0 < step_us <= MOST_US:
             return
         if self._shape != y.shape:
@@ -80,7 +85,7 @@ class GlobalMotionObserver:
             self._hold(frame.pts_us, step_us, *self._still)
             return
         found, seen, texture = cv2.calcOpticalFlowPyrLK(
-            before, _same_light(y, before), self._grid, np.empty(0), winSize=_WINDOW, maxLevel=_LEVELS,
+            before, _same_light(y, self._light, light_before), self._grid, np.empty(0), winSize=_WINDOW, maxLevel=_LEVELS,
             criteria=_CRITERIA, flags=cv2.OPTFLOW_LK_GET_MIN_EIGENVALS,
         )  # fmt: skip
         motion, texture = (found - self._grid)[:, 0], np.where(seen, texture, 0)[:, 0]
@@ -198,13 +203,13 @@ def _pictures(besides: np.ndarray, texture: np.ndarray, shape: tuple[int, int]) 
     return stacked.astype(np.uint8).reshape(len(besides), 3 * rows, columns)
 
 
-def _same_light(y: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """The luma with mean and spread of the plane before: a point is followed by its levels."""
-    (mean, spread), (mean_before, spread_before) = cv2.meanStdDev(y), cv2.meanStdDev(before)
-    if abs(mean[0, 0] - mean_before[0, 0]) < 0.5 and abs(spread[0, 0] - spread_before[0, 0]) < 0.5:
+def _same_light(y: np.ndarray, light: tuple[float, float], before: tuple[float, float]) -> np.ndarray:
+    """The luma, of that mean and spread, with those of the plane before: a point is followed by its levels."""
+    (mean, spread), (mean_before, spread_before) = light, before
+    if abs(mean - mean_before) < 0.5 and abs(spread - spread_before) < 0.5:
         return y
-    gain = float(np.clip(spread_before[0, 0] / max(float(spread[0, 0]), 1.0), 0.5, 2.0))
-    return cv2.convertScaleAbs(y, alpha=gain, beta=float(mean_before[0, 0]) - gain * float(mean[0, 0]))
+    gain = min(2.0, max(0.5, spread_before / max(spread, 1.0)))
+    return cv2.convertScaleAbs(y, alpha=gain, beta=mean_before - gain * mean)
 
 
 def _weighted_median(values: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from curation.hdr import BT709, is_hdr
+from curation.hdr import is_hdr, shown
 from curation.keyframes import KeyFrame, Picture, encode_bgr
 from curation.observe import FILTERED_WITHIN_US, Frame, fit
 from curation.tracks import Track
@@ -44,7 +44,7 @@ class KeyFrameObserver:
 
         self._asset_id = asset_id
         self._size = fit(width, height, LONG_SIDE_PX)
-        self._scaler, self._shrinker = VideoReformatter(), VideoReformatter()
+        self._scaler = VideoReformatter()
         self._held: list[tuple[int, int, int, bytes]] = []  # time, width, height, JPEG
         self._cells: np.ndarray | None = None
         self._last = -(1 << 62)
@@ -57,7 +57,7 @@ class KeyFrameObserver:
         since = frame.pts_us - self._last
         if since < self._least:
             return
-        cells = cv2.resize(frame.y, (8, 5), interpolation=cv2.INTER_AREA)
+        cells = cv2.resize(frame.half(), (8, 5), interpolation=cv2.INTER_AREA)
         new = self._cells is None or since >= MOST_US or cv2.norm(cells, self._cells, cv2.NORM_INF) >= CHANGE_LEVELS
         # A frame with its loop filter is worth a short wait.
         if not new or (since < MOST_US + FILTERED_WITHIN_US and not frame.is_filtered() and self._cells is not None):
@@ -93,10 +93,9 @@ class KeyFrameObserver:
     def _picture(self, frame: Frame) -> tuple[int, int, bytes]:
         width, height = self._size[::-1] if frame.turn.transpose else self._size
         # Straight to OpenCV's order: the way over RGB costs twice as much.
-        if is_hdr(frame.source):  # made small first; the tables that this takes are made anew for each, 45 ms
-            source = self._shrinker.reformat(frame.source, width, height, interpolation="AREA", threads=1)
-            small = self._scaler.reformat(source, format="bgr24", dst_color_trc=BT709, dst_color_primaries=BT709, threads=1)
-        else:
-            small = self._scaler.reformat(frame.source, width, height, "bgr24", interpolation="AREA", threads=1)
-        shown = np.ascontiguousarray(frame.turn.apply(small.to_ndarray()))
-        return shown.shape[1], shown.shape[0], encode_bgr(shown, JPEG_QUALITY)
+        order = "rgb48le" if is_hdr(frame.source) else "bgr24"
+        small = self._scaler.reformat(frame.source, width, height, order, interpolation="AREA", threads=1).to_ndarray()
+        if order == "rgb48le":
+            small = shown(small, int(frame.source.color_trc), int(frame.source.color_primaries))[..., ::-1]
+        upright = np.ascontiguousarray(frame.turn.apply(small))
+        return upright.shape[1], upright.shape[0], encode_bgr(upright, JPEG_QUALITY)

@@ -219,6 +219,8 @@ def decode(
             if not log.n_frames & 63:
                 _check_limits(path, log.n_frames, deadline, cfg)
             yield frame, pts_us
+        if ears is not None:
+            ears.rest()
 
 
 def decode_sound(path: str, cfg: MediaConfig, sound: "Listener", *, log: DecodeLog | None = None) -> None:
@@ -233,6 +235,7 @@ def decode_sound(path: str, cfg: MediaConfig, sound: "Listener", *, log: DecodeL
             ears.hear(packet)
             if ears.heard_us > cfg.max_duration_us:
                 raise MediaError("limit_duration", f"{path}: expected at most {cfg.max_duration_us} us of sound")
+        ears.rest()
 
 
 def _attached_picture() -> int:

@@ -1,8 +1,8 @@
 """Motion of a clip: VMAF's motion at full size and a fixed time step, and the share of the time that is still, from one decode.
 
 VMAF motion is the mean absolute luma difference of neighbouring frames after a 5-tap Gaussian blur, at full size (FFmpeg's `vmafmotion`).
-Blurring every full frame costs more than decoding it. So the small plane says how motion goes from frame to frame, and a few tiles of the
-full-size luma, some twice a second, say how much larger it is at full size (a ratio estimate; nothing in it is fitted to any videos).
+Blurring every full frame costs more than decoding it. So the small plane, blurred and halved, says how motion goes from frame to frame, and
+a few tiles of the full-size luma, some twice a second, say how much larger it is at full size (a ratio estimate; nothing in it is fitted to any videos).
 
 It grows with the time step, as a power of it that differs from scene to scene: 1 for a slow pan, 0 for noise. That power is measured too,
 on pairs of frames that lie further apart, and clips are given in levels a 1/24 s step whatever their frame rate. By the same power
@@ -19,7 +19,7 @@ from curation.observe import SMALL_PX, Frame
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
 
-VERSION = "4"
+VERSION = "5"
 """Version of the motion measure."""
 COLUMNS = ("motion", "static_fraction")
 
@@ -29,7 +29,7 @@ VECTOR_CODECS = ("h264", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v1", "msmp
 REFERENCE_STEP_US = 1_000_000 / 24
 STILL_STEP_US = 33_000
 """Change over a shorter step is brought to this one before it is compared with `still_levels`, a level for 24 to 30 steps a second (33 ms)."""
-FULL_SIZE_FACTOR = 1.20
+FULL_SIZE_FACTOR = 1.22
 FULL_SIZE_POWER = 0.13
 """Where no tile was seen: vmafmotion = FACTOR * small motion * (full long side / small long side) ** POWER. Least squares on 83 real videos."""
 
@@ -52,7 +52,7 @@ _DEEP = {f"{layout}{bits}le": 2.0 ** (8 - bits) for layout in ("yuv420p", "yuv42
 class MotionConfig:
     """How motion is measured. Values are ours."""
 
-    still_levels: float = 8.0  # a step is still when no place of the blurred small luma changes by as much
+    still_levels: float = 7.0  # a step is still when no place of the half plane changes by as much
     repeat_share: float = 0.1  # a step with less than this share of the mean motion (for stillness, of that around it) is a repeat
     longest_step_us: int = 100_000  # what moves more rarely is taken to move so often: an event, not a frame rate; the rest is still
     least_growth: float = 0.1  # bounds of the power of the time step with which motion grows
@@ -61,10 +61,10 @@ class MotionConfig:
 
 
 class MotionWatch:
-    """Watches motion: track `motion` (every frame: motion against the frame before in levels on the small plane, largest blurred
-    change in levels, mean luma) and track `motion_samples`.
+    """Watches motion: track `motion` (every frame: motion against the frame before in levels on the small plane's half, largest
+    change there in levels, mean luma) and track `motion_samples`.
 
-    A sample has, where known, the motion of sampled tiles at full size (`full`) and of the same places on the small plane (`small`), for
+    A sample has, where known, the motion of sampled tiles at full size (`full`) and of the same places on the half plane (`small`), for
     one pair of neighbours; and of one pair of frames further apart the motion (`far`), the sum (`near`) and number (`steps`) of the moving
     steps between them, and the seconds (`far_s`).
     """
@@ -82,22 +82,22 @@ class MotionWatch:
 
     def push(self, frame: Frame) -> None:
         """The frame's motion against the frame before is known."""
-        luma, before = frame.y, self._before
-        self._before = luma
+        half, before = frame.half(), self._before
+        self._before = half
         if before is None:
-            self._level = cv2.mean(luma)[0]
+            self._level = cv2.mean(half)[0]
             self._rows.add(frame.pts_us, np.nan, np.nan, self._level)
             self._start(frame)
             return
         motion = 0.0
         if frame.repeats:
+            self._before = before
             self._rows.add(frame.pts_us, 0.0, 0.0, self._level)
         else:
-            blurred = _blurred(luma, before)
-            motion, self._level = cv2.norm(blurred, cv2.NORM_L1) / luma.size, cv2.mean(luma)[0]
-            self._rows.add(frame.pts_us, motion, cv2.norm(blurred, cv2.NORM_INF), self._level)
+            motion, self._level = _motion(half, before), cv2.mean(half)[0]
+            self._rows.add(frame.pts_us, motion, cv2.norm(half, before, cv2.NORM_INF), self._level)
             if self._tiles.held and motion:  # a repeated frame says nothing; the tiles of its twin still hold
-                self._look(frame, blurred)
+                self._look(frame, before)
         if self._far is not None:
             self._look_far(frame, motion)
         if frame.pts_us >= self._due:
@@ -111,12 +111,12 @@ class MotionWatch:
         """A pair of each kind begins at the frame; starts are spread unevenly, so that no rhythm of repeated frames is always met alike."""
         self._number += 1
         self._due = frame.pts_us + int(SAMPLE_US * (0.5 + self._number * _GOLDEN % 1))
-        self._far, self._near, self._steps = (frame.y, frame.pts_us), 0.0, 0
+        self._far, self._near, self._steps = (frame.half(), frame.pts_us), 0.0, 0
         if not (self._tiles.held and frame.repeats):
             self._tiles.take(frame, self._number)
 
-    def _look(self, frame: Frame, blurred: np.ndarray) -> None:
-        found = self._tiles.compare(frame, blurred)
+    def _look(self, frame: Frame, before: np.ndarray) -> None:
+        found = self._tiles.compare(frame, before)
         if found is not None:
             self._samples.add(frame.pts_us, *found, np.nan, np.nan, np.nan, np.nan)
 
@@ -125,8 +125,9 @@ class MotionWatch:
         self._near += motion
         self._steps += motion > 0
         if frame.pts_us - pts_us >= FAR_US and self._steps >= 2:
-            far = cv2.norm(_blurred(frame.y, start), cv2.NORM_L1) / start.size
-            self._samples.add(frame.pts_us, np.nan, np.nan, far, self._near, self._steps, (frame.pts_us - pts_us) / 1e6)
+            self._samples.add(
+                frame.pts_us, np.nan, np.nan, _motion(frame.half(), start), self._near, self._steps, (frame.pts_us - pts_us) / 1e6
+            )
             self._far = None
 
 
@@ -150,8 +151,8 @@ class _Tiles:
         self._mosaic = _mosaic(luma, self._offset)
         self.held = True
 
-    def compare(self, frame: Frame, blurred: np.ndarray) -> tuple[float, float] | None:
-        """(motion of the tiles at full size, motion of the same places on the small plane, whose blurred change is given), in levels."""
+    def compare(self, frame: Frame, before: np.ndarray) -> tuple[float, float] | None:
+        """(motion of the tiles at full size, motion of the same places on the half plane since the one before), in levels."""
         self.held = False
         luma = self._luma(frame)
         mosaic = None if luma is None else _mosaic(luma, self._offset)
@@ -160,8 +161,8 @@ class _Tiles:
         side = TILE_PX + 2 * _RIM
         rows, columns = mosaic.shape[0] // side, mosaic.shape[1] // side
         inner = _blurred(mosaic, self._mosaic).reshape(rows, side, columns, side)[:, _RIM:-_RIM, :, _RIM:-_RIM]
-        places = np.ix_(*(_small_places(luma.shape[i], blurred.shape[i], self._offset[i], (rows, columns)[i]) for i in (0, 1)))
-        return float(np.abs(inner).mean()) * self._levels, float(np.abs(blurred[places]).mean())
+        places = np.ix_(*(_small_places(luma.shape[i], before.shape[i], self._offset[i], (rows, columns)[i]) for i in (0, 1)))
+        return float(np.abs(inner).mean()) * self._levels, _motion(frame.half()[places], before[places])
 
     def _luma(self, frame: Frame) -> np.ndarray | None:
         luma, self._levels = frame.full_luma(), 1.0
@@ -244,6 +245,11 @@ def growth(samples: Track, start_us: int, cfg: MotionConfig) -> float | None:
         return None
     own, n = (near[tells] / steps[tells]).sum(), steps[tells].mean()
     return float(np.clip(np.log(max(far[tells].sum(), 1e-6) / own) / np.log(n), cfg.least_growth, 1.0))
+
+
+def _motion(after: np.ndarray, before: np.ndarray) -> float:
+    """Mean absolute difference, levels."""
+    return cv2.norm(after, before, cv2.NORM_L1) / after.size
 
 
 def _blurred(after: np.ndarray, before: np.ndarray) -> np.ndarray:

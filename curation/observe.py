@@ -37,7 +37,15 @@ class Frame:
     v: np.ndarray
     source: "VideoFrame"  # the decoder's own, as stored; read it inside push only: keeping it keeps megabytes
     turn: Orientation
+    change: float = float("nan")  # mean |dY| to the frame before, levels; nan at the first
     repeats: bool = False  # the small planes are, byte for byte, those of the frame before: nothing that is seen on them is new
+    _half: np.ndarray | None = None
+
+    def half(self) -> np.ndarray:
+        """The luma at half the size, blurred first (5-tap binomial), uint8: what does not need the small plane's detail costs less on it."""
+        if self._half is None:
+            self._half = cv2.pyrDown(self.y)
+        return self._half
 
     def is_filtered(self) -> bool:
         """False for a B-frame, on which the decoder may have left out its loop filter: what is looked at closely takes another."""
@@ -99,11 +107,21 @@ class SmallFrames:
         u, v = _view(planes[1], width // 2, height // 2), _view(planes[2], width // 2, height // 2)
         if not self._plain:
             y, u, v = (np.ascontiguousarray(self._turn.apply(p)) for p in (y, u, v))
-        last, self._last = self._last, (y, u, v)
-        if last is not None and all(map(_is_same, last, self._last)):
-            self._last = last  # one copy of a picture that stands
-            return Frame(pts_us, *last, source, self._turn, repeats=True)
-        return Frame(pts_us, y, u, v, source, self._turn)
+        frame = after(self._last, Frame(pts_us, y, u, v, source, self._turn))
+        self._last = frame.y, frame.u, frame.v
+        return frame
+
+
+def after(last: tuple[np.ndarray, np.ndarray, np.ndarray] | None, frame: Frame) -> Frame:
+    """The frame, which now knows how it differs from the small planes of the frame before; where it does not, it has these: one copy of a
+    picture that stands."""
+    if last is None or last[0].shape != frame.y.shape:
+        return frame
+    frame.change = cv2.norm(frame.y, last[0], cv2.NORM_L1) / frame.y.size
+    if not frame.change and _is_same(frame.u, last[1]) and _is_same(frame.v, last[2]):
+        frame.repeats = True
+        frame.y, frame.u, frame.v = last
+    return frame
 
 
 def fit(width: int, height: int, long_side: int) -> tuple[int, int]:

@@ -71,14 +71,7 @@ class QualityObserver:
         before, self._before = self._before, frame.y
         if not frame.repeats:
             self._found = None
-        step = (
-            float("nan")
-            if before is None
-            else 0.0
-            if frame.repeats
-            else 2 * cv2.norm(frame.y[::2], before[::2], cv2.NORM_L1) / frame.y.size
-        )
-        self._steps.add(frame.pts_us, step)
+        self._steps.add(frame.pts_us, frame.change)
         self._since += 1
         if before is not None and (self._since < LOOK_FRAMES or 0 <= frame.pts_us - self._last_us < LOOK_US):
             return

@@ -4,9 +4,8 @@ A video's sound is decoded in the same pass over the file as its pictures: `medi
 `Ears`. What is wrong with the sound is counted in the log apart from the pictures and never ends them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -42,8 +41,14 @@ _USUAL = {
 """The order of channels where a file (a plain WAV) gives only their number, as FFmpeg takes it."""
 
 
+PIECE_US = 500_000
+"""Frames of the decoder, some 20 ms each, are told together until they are so long: a piece costs as much as a frame does."""
+_JOIN_US = 1000
+"""By so much a frame's stamp may be off the end of the frame before and still be told with it: Matroska and FLV round to 1 ms."""
+
+
 class Ears:
-    """Decodes the packets of one sound stream and tells each piece to the listener."""
+    """Decodes the packets of one sound stream and tells it to the listener, piece by piece."""
 
     def __init__(self, stream: Any, tell: Listener, log: "DecodeLog", max_errors: int, check: Callable[[], None]) -> None:
         """`check` raises where the file has had its time: it is asked now and then."""
@@ -51,14 +56,15 @@ class Ears:
         self.stream = stream
         self._tell, self._log, self._max_errors, self._check = tell, log, max_errors, check
         self._n_packets = 0
-        self._base: Fraction | None = None  # of the last stamp, and …
-        self._us = (1, 1)  # … how many us one of it is
-        self._layout, self._names = "", tuple[str, ...]()
+        self._us: tuple[int, int] | None = None  # how many us one of a stamp is
+        self._held: list[AudioFrame] = []  # not yet told, one after the other and alike in …
+        self._kind: tuple[int, str, str] = (1, "", "")  # … rate, layout and sample format
+        self._n_held = self._start_us = 0
         self._end_us: int | None = None
-        self.heard_us = 0  # length of all sound told so far
+        self.heard_us = 0  # length of all sound heard so far
 
     def hear(self, packet: Any) -> None:
-        """The packet's sound has been told. Broken packets are counted; after too many the rest of the sound is left."""
+        """The packet's sound is told, now or with a later one's. Broken packets are counted; after too many the rest of the sound is left."""
         import av
 
         self._n_packets += 1
@@ -67,39 +73,60 @@ class Ears:
         if self._log.n_sound_errors > self._max_errors:
             return
         try:
-            pieces = [p for frame in packet.decode() if (p := self._placed(frame)) is not None]
+            for frame in packet.decode():
+                self._take(frame)
         except av.error.EOFError:
             return  # a second flush: nothing is missing
-        except (av.error.FFmpegError, *FOREIGN) as e:  # such as a sample format that has no numpy type, or pictures in a stream of sound
+        except (av.error.FFmpegError, *FOREIGN) as e:  # such as pictures in a stream of sound
+            self._note(f"{type(e).__name__}: {e}")
+
+    def rest(self) -> None:
+        """What is still held is told."""
+        frames, self._held = self._held, []
+        if not frames:
+            return
+        try:
+            names = channel_names(frames[0].layout)
+            samples = planes(frames, len(names))
+        except FOREIGN as e:  # such as a sample format that has no numpy type
             self._note(f"{type(e).__name__}: {e}")
             return
-        for piece in pieces:
-            self._tell(piece)
+        self._tell(Sound(samples=samples, rate_hz=self._kind[0], start_us=self._start_us, channels=names))
 
-    def _placed(self, frame: "AudioFrame") -> Sound | None:
-        """The frame's sound with its time, or None. A frame without one (the decoder's last, often) follows the frame before it."""
+    def _take(self, frame: "AudioFrame") -> None:
+        """The frame is held. One without a time (the decoder's last, often) follows the frame before it."""
         n, rate_hz = frame.samples, frame.sample_rate
         if not n or not rate_hz:
-            return None
-        start = self._start_us(frame)
+            return
+        start = self._time(frame)
         if start is None or abs(start) > MAX_TIME_US:
             self._note("sound without a usable presentation time")
-            return None
+            return
+        kind = rate_hz, frame.layout.name, frame.format.name
+        if self._held and (kind != self._kind or abs(start - self._end_held_us()) > _JOIN_US):
+            self.rest()
+        if not self._held:
+            self._kind, self._start_us, self._n_held = kind, start, 0
+        self._held.append(frame)
+        self._n_held += n
         length_us = round(n * 1_000_000 / rate_hz)
         self._end_us, self.heard_us = start + length_us, self.heard_us + length_us
-        layout = frame.layout
-        if layout.name != self._layout or not self._names:  # asked for once: the names cost more than the samples
-            names = tuple(c.name for c in layout.channels)
-            self._layout, self._names = layout.name, _USUAL.get(len(names), names) if "NONE" in names else names
-        return Sound(samples=planes(frame, len(self._names)), rate_hz=rate_hz, start_us=start, channels=self._names)
+        if self._n_held * 1_000_000 >= PIECE_US * rate_hz:
+            self.rest()
 
-    def _start_us(self, frame: "AudioFrame") -> int | None:
+    def _end_held_us(self) -> int:
+        return self._start_us + round(self._n_held * 1_000_000 / self._kind[0])
+
+    def _time(self, frame: "AudioFrame") -> int | None:
         """The frame's time, rounded half up; the end of what came before where it has none."""
-        pts, base = frame.pts, frame.time_base
-        if pts is None or base is None:
+        pts = frame.pts
+        if pts is None:
             return self._end_us
-        if base != self._base:
-            self._base, us = base, base * 1_000_000
+        if self._us is None:  # one for all frames of a stream, and dear to ask for
+            base = frame.time_base
+            if base is None:
+                return self._end_us
+            us = base * 1_000_000
             self._us = us.numerator, us.denominator
         num, den = self._us
         return (2 * pts * num + den) // (2 * den)
@@ -109,24 +136,35 @@ class Ears:
         self._log.first_sound_error = self._log.first_sound_error or error
 
 
+def channel_names(layout: Any) -> tuple[str, ...]:
+    """FFmpeg's names of the layout's channels."""
+    names = tuple(c.name for c in layout.channels)
+    return _USUAL.get(len(names), names) if "NONE" in names else names
+
+
 _PLAIN = {"flt": np.float32, "fltp": np.float32, "s16": np.int16, "s16p": np.int16}
-"""Sample formats that lie in memory as numpy has them; PyAV's own way to an array takes five times as long a piece."""
+"""Sample formats that lie in memory as numpy has them; PyAV's own way to an array takes five times as long a frame."""
 
 
-def planes(frame: "AudioFrame", channels: int | None = None) -> np.ndarray:
-    """The frame's samples as float32 [channels, n], full scale at 1, whatever its sample format. Raises ValueError for formats unknown."""
-    format_, n = frame.format, frame.samples
-    channels = channels or len(frame.layout.channels)
+def planes(frames: "Sequence[AudioFrame]", channels: int | None = None) -> np.ndarray:
+    """The samples of frames of one format, one after the other, as float32 [channels, n], full scale at 1. Raises ValueError for formats unknown."""
+    format_ = frames[0].format
+    channels = channels or len(frames[0].layout.channels)
     kind = _PLAIN.get(format_.name)
-    if kind is not None and channels < 8:
-        parts = [np.frombuffer(cast(Any, plane), kind) for plane in frame.planes]
-        if format_.is_planar and len(parts) == channels and all(len(p) >= n for p in parts):
-            raw = np.stack([p[:n] for p in parts])
-            return raw if kind is np.float32 else raw.astype(np.float32) * np.float32(1 / 32768)
-        if not format_.is_planar and len(parts) == 1 and len(parts[0]) >= n * channels:
-            raw = np.ascontiguousarray(parts[0][: n * channels].reshape(n, channels).T)
-            return raw if kind is np.float32 else raw.astype(np.float32) * np.float32(1 / 32768)
-    return _other_planes(frame)
+    if kind is None or channels >= 8:
+        return np.concatenate([_other_planes(f) for f in frames], axis=1)
+    # A plane may be longer than the samples in it.
+    parts = [[np.frombuffer(cast(Any, plane), kind) for plane in f.planes] for f in frames]
+    sizes = [f.samples for f in frames]
+    if format_.is_planar:
+        raw = np.stack([np.concatenate([p[c][:n] for p, n in zip(parts, sizes, strict=True)]) for c in range(channels)])
+    else:
+        raw = np.ascontiguousarray(
+            np.concatenate([p[0][: n * channels] for p, n in zip(parts, sizes, strict=True)]).reshape(-1, channels).T
+        )
+    if raw.shape[1] != sum(sizes):
+        raise ValueError(f"expected {sum(sizes)} samples of sound, found {raw.shape[1]}")
+    return raw if kind is np.float32 else raw.astype(np.float32) * np.float32(1 / 32768)
 
 
 def _other_planes(frame: "AudioFrame") -> np.ndarray:

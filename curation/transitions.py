@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from curation.observe import Frame
 from curation.tracks import Recorder, Track
 
 SAMPLE_US = 125_000
@@ -54,29 +55,27 @@ class TransitionSampler:
         self._moves = True
         self._next = 0  # index in the lists of the next sample to be recorded
 
-    def push(self, y: np.ndarray, u: np.ndarray, v: np.ndarray, pts_us: int, repeats: bool = False) -> None:
-        """The next frame, in order of presentation; `repeats` says that it shows what the frame before showed."""
-        self._moves = self._moves or not repeats
-        if pts_us < self._due:
+    def push(self, frame: Frame) -> None:
+        """The next frame, in order of presentation."""
+        self._moves = self._moves or not frame.repeats
+        if frame.pts_us < self._due:
             return
-        self._due = max(self._due + SAMPLE_US, pts_us + SAMPLE_US // 2)
-        self._sample(y, u, v, pts_us)
+        self._due = max(self._due + SAMPLE_US, frame.pts_us + SAMPLE_US // 2)
+        self._sample(frame)
         if len(self._pts) - self._next >= _BATCH + HALF_WINDOWS[-1]:
             self._record(_BATCH)
 
-    def _sample(self, y: np.ndarray, u: np.ndarray, v: np.ndarray, pts_us: int) -> None:
-        self._pts.append(pts_us)
+    def _sample(self, frame: Frame) -> None:
+        self._pts.append(frame.pts_us)
         self._moved.append(self._moves)
         if not self._moves:
             self._fine.append(self._fine[-1])
             self._coarse.append(self._coarse[-1])
             return
         self._moves = False
-        fine = cv2.resize(y, _FINE, interpolation=cv2.INTER_AREA)
-        planes = [cv2.resize(p, _COARSE, interpolation=cv2.INTER_AREA) for p in (fine, u, v)]
-        self._fine.append(fine.reshape(-1))
-        # [planes, 5, 2, 8, 2] -> [40 blocks, 12 numbers]
-        self._coarse.append(np.stack(planes).reshape(3, 5, 2, 8, 2).transpose(1, 3, 0, 2, 4).reshape(_BLOCKS, 12))
+        fine = cv2.resize(frame.half(), _FINE, interpolation=cv2.INTER_AREA)
+        self._fine.append(fine)
+        self._coarse.append(cv2.merge([cv2.resize(p, _COARSE, interpolation=cv2.INTER_AREA) for p in (fine, frame.u, frame.v)]))
 
     def finish(self) -> Track:
         """The track, with the last samples compared within what there is."""
@@ -90,7 +89,10 @@ class TransitionSampler:
         first, end, known = self._next, self._next + count, len(self._pts)
         stands = not any(self._moved[max(0, first - HALF_WINDOWS[-1]) + 1 :])
         # Where nothing moves one row tells of all.
-        fine, coarse = (np.stack(rows[:1] if stands else rows).astype(np.float32) for rows in (self._fine, self._coarse))
+        fine, coarse = (np.array(rows[:1] if stands else rows, np.float32) for rows in (self._fine, self._coarse))
+        fine = fine.reshape(len(fine), -1)
+        # [n, 5, 2, 8, 2, planes] -> [n, 40 blocks, 12 numbers]
+        coarse = coarse.reshape(-1, 5, 2, 8, 2, 3).transpose(0, 1, 3, 5, 2, 4).reshape(-1, _BLOCKS, 12)
         mean, variance = fine.mean(1), fine.var(1)
         values = np.full((count, len(FIELDS)), np.nan, np.float32)
         own = slice(0, 1) if stands else slice(first, end)

@@ -1,8 +1,6 @@
 """Effects: each is told from a filmed scene on tracks whose truth is known."""
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import numpy as np
 import pytest
@@ -10,7 +8,8 @@ import pytest
 from curation.effects import EffectsConfig, SignatureObserver, loop_score, slideshow_score, speed_ramp, strobe_per_s
 from curation.global_motion import GlobalMotionObserver
 from curation.motion import MotionWatch
-from curation.observe import Frame
+from curation.observe import Frame, after
+from curation.orientation import Orientation
 from curation.scan import tracks_of
 from curation.tracks import Track, by_name
 from tests.media_makers import pan, scene, write_video
@@ -83,10 +82,10 @@ def test_a_bend_is_none_for_mixtures_and_repeats(tmp_path: Path) -> None:
     a, b = np.full((90, 160), 40, np.uint8), np.full((90, 160), 80, np.uint8)
     b[:, ::2] = 20
     middle = (a.astype(int) + b).astype(int) // 2
-    watch = SignatureObserver()
+    watch, last, grey = SignatureObserver(), None, np.full((45, 80), 128, np.uint8)
     for i, y in enumerate((a, middle.astype(np.uint8), b, b, a, b)):
-        frame = SimpleNamespace(pts_us=i * 41_667, y=y, repeats=i == 3)
-        watch.push(cast(Frame, frame))
+        watch.push(after(last, Frame(i * 41_667, y, grey, grey, None, Orientation())))  # type: ignore[arg-type]
+        last = y, grey, grey
     bends = by_name(watch.finish())["bends"]["bend"]
     assert np.isnan(bends[:2]).all()
     assert bends[2:5] == pytest.approx([0, 0, 0], abs=0.02)

@@ -299,7 +299,7 @@ def test_eight_channels_come_back_as_eight() -> None:
     frame = av.AudioFrame.from_ndarray(samples, format="flt", layout="7.1")
     frame.sample_rate, frame.pts = 48000, 0
     planar = av.AudioResampler(format="fltp", layout="7.1", rate=48000).resample(frame)[0]
-    assert np.allclose(planes(planar), np.arange(8)[:, None] / 16)
+    assert np.allclose(planes([planar]), np.arange(8)[:, None] / 16)
 
 
 def test_sound_that_changes_its_shape_goes_on(tmp_path: Path) -> None:
@@ -322,8 +322,8 @@ def test_sound_that_changes_its_shape_goes_on(tmp_path: Path) -> None:
     (tmp_path / "a.mp3").write_bytes(b"".join(pieces))
     pieces: list[Sound] = []
     decode_sound(str(tmp_path / "a.mp3"), CFG, pieces.append)
-    rates = [p.rate_hz for p in pieces]
-    assert set(rates) == {44100, 48000} and len(rates) > 30
+    heard_s = {rate: sum(p.samples.shape[1] for p in pieces if p.rate_hz == rate) / rate for rate in (44100, 48000)}
+    assert {p.rate_hz for p in pieces} == set(heard_s) and all(s > 0.4 for s in heard_s.values())
 
 
 def test_a_file_that_vanishes_or_shrinks_costs_itself(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.cut_series import ShotObserver
-from curation.observe import Frame
+from curation.observe import Frame, after
 from curation.orientation import Orientation
 from curation.shots import (
     ClipConfig,
@@ -30,11 +30,12 @@ STEP_US = 41_667
 
 def watched(frames: list[np.ndarray], pts_us: list[int]) -> Tracks:
     """The tracks of RGB frames at the given times."""
-    observer = ShotObserver()
+    observer, last = ShotObserver(), None
     for frame, t in zip(frames, pts_us, strict=True):
         planes = cv2.cvtColor(cv2.resize(frame, (160, 96), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2YUV_I420)
         chroma = planes[96:].reshape(2, 48, 80)
-        observer.push(Frame(t, planes[:96], chroma[0], chroma[1], None, Orientation()))  # type: ignore[arg-type]
+        observer.push(after(last, Frame(t, planes[:96], chroma[0], chroma[1], None, Orientation())))  # type: ignore[arg-type]
+        last = planes[:96], chroma[0], chroma[1]
     return by_name(observer.finish())
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks import joins
 from curation.cut_series import ShotObserver
+from curation.observe import Frame
+from curation.orientation import Orientation
 from curation.scan import tracks_of
 from curation.shots import ShotsConfig, find_shots
 from curation.tracks import by_name
@@ -15,16 +17,17 @@ from curation.transitions import FIELDS, HALF_WINDOWS, SAMPLE_US, WEIGHTS, Trans
 from tests.media_makers import scene
 
 
-def planes(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def frame_of(picture: np.ndarray, pts_us: int) -> Frame:
     """Luma and grey chroma of an RGB picture of 160 x 90."""
-    return picture.mean(2).astype(np.uint8), np.full((45, 80), 128, np.uint8), np.full((45, 80), 128, np.uint8)
+    grey = np.full((45, 80), 128, np.uint8)
+    return Frame(pts_us, picture.mean(2).astype(np.uint8), grey, grey, None, Orientation())  # type: ignore[arg-type]
 
 
 def sampled(pictures: list[np.ndarray], step_us: int = SAMPLE_US):
     """The track of pictures shown one a step."""
     sampler = TransitionSampler()
     for i, picture in enumerate(pictures):
-        sampler.push(*planes(picture), i * step_us)
+        sampler.push(frame_of(picture, i * step_us))
     return sampler.finish()
 
 
@@ -56,7 +59,7 @@ def test_samples_keep_their_spacing_at_any_rate() -> None:
     for fps, count in ((60, 16), (4, 8)):
         sampler = TransitionSampler()
         for i in range(2 * fps):
-            sampler.push(*planes(scene(1, 160, 90)), i * 1_000_000 // fps)
+            sampler.push(frame_of(scene(1, 160, 90), i * 1_000_000 // fps))
         assert abs(len(sampler.finish()) - count) <= 1
 
 

@@ -1,0 +1,36 @@
+"""High dynamic range as a screen of standard range shows it: the standards' own points, and FFmpeg's scaler."""
+
+import av
+import numpy as np
+import pytest
+from av.video.reformatter import VideoReformatter
+
+from curation.hdr import HLG, PQ, shown
+
+BT709, P3, BT2020 = 1, 12, 9
+
+
+def coded(*codes: float) -> np.ndarray:
+    """Grey pixels of these codes, 0 to 1."""
+    return np.repeat(np.rint(np.array(codes) * 65535).astype(np.uint16)[None, :, None], 3, axis=2)
+
+
+@pytest.mark.parametrize(("transfer", "white"), [(PQ, 0.5807), (HLG, 0.75)])
+def test_reference_white_is_white_and_black_is_black(transfer: int, white: float) -> None:
+    """203 nits, PQ's 58 % and HLG's 75 % (ITU-R BT.2408), come out as 255 and what is brighter too; 0 as 0; grey stays grey in all primaries."""
+    for primaries in (BT709, BT2020, P3, 2):
+        found = shown(coded(0, 0.3, white, 0.95), transfer, primaries)[0].astype(int)
+        assert np.ptp(found, axis=1).max() <= 1
+        assert found[0, 0] == 0 and 0 < found[1, 0] < 128 and found[2, 0] >= 253 and found[3, 0] == 255
+
+
+def test_levels_are_those_of_ffmpegs_scaler() -> None:
+    """98 in 100 PQ colours of BT.2020 that BT.709 holds come out within two levels of what FFmpeg's scaler, which interpolates, makes of them."""
+    codes = np.random.Generator(np.random.Philox(key=1)).integers(8000, 38000, (1, 512, 3)).astype(np.uint16)
+    frame = av.VideoFrame.from_ndarray(np.repeat(codes, 16, axis=0), format="rgb48le")
+    frame.color_trc, frame.color_primaries, frame.color_range, frame.colorspace = PQ, BT2020, 2, 0
+    wanted = VideoReformatter().reformat(frame, format="rgb24", dst_color_trc=BT709, dst_color_primaries=BT709, threads=1).to_ndarray()[8]
+    found = shown(codes, PQ, BT2020)[0]
+    held = ((found > 0) & (found < 255)).all(axis=1)
+    assert held.sum() > 100
+    assert np.percentile(np.abs(found[held].astype(int) - wanted[held]).max(axis=1), 98) <= 2
