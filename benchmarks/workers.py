@@ -10,6 +10,7 @@ nothing else, one and two of them, largest first. Needs an idle machine: these a
 """
 
 import argparse
+import hashlib
 import json
 import subprocess
 import sys
@@ -84,6 +85,8 @@ def wall_seconds(cpus: int, by_name: bool) -> tuple[float, int]:
 
 def child(cpus: int, folder: Path, by_name: bool) -> dict[str, Any]:
     """Probes all videos here, warms the workers up on one small file, then times the scan stage."""
+    import pyarrow.dataset as pds
+
     from curation.listing import list_inputs
     from curation.probe import probe_asset
     from manifests.records import Asset
@@ -99,7 +102,10 @@ def child(cpus: int, folder: Path, by_name: bool) -> dict[str, Any]:
     listed = list_inputs([str(media_folder() / "video")])
     assets = []
     for number, listing in enumerate(sorted(listed, key=lambda x: x.uri)):
-        asset = Asset(asset_id=f"{number:032x}", asset_sha256=b"", asset_md5=b"", size_bytes=1, uri=listing.uri)
+        raw = Path(listing.uri).read_bytes()  # a stage looks whether the bytes are those of the asset
+        asset = Asset(
+            asset_id=f"{number:032x}", asset_sha256=hashlib.sha256(raw).digest(), asset_md5=b"", size_bytes=len(raw), uri=listing.uri
+        )
         assets.append(probe_asset(asset, listing.uri, config.scan.media))
     usable = [a for a in assets if a.error_code is None and a.kind == "video"]
     small = sorted(usable, key=lambda a: (a.n_frames or 0) * (a.width or 0))[:cpus]
@@ -112,6 +118,9 @@ def child(cpus: int, folder: Path, by_name: bool) -> dict[str, Any]:
     done = sum(counts["rows_out"] for counts in on_ray.run([(plan.SCAN, u) for u in units], config, place, config.engine))
     seconds = time.monotonic() - start
     on_ray.stop()
+    rows = pds.dataset([str(p) for p in (folder / "work" / "scan").rglob("*.parquet") if "." not in p.stem]).to_table(["uri", "error_code"])
+    if failed := [row for row in rows.to_pylist() if row["error_code"] is not None]:
+        raise RuntimeError(f"expected every video scanned, found {failed}")
     return {"seconds": seconds, "files": done}
 
 

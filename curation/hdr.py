@@ -47,6 +47,19 @@ def shown(coded: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
     return np.asarray(_to_levels()[np.rint(root * (_STEPS - 1)).astype(np.uint16)])
 
 
+def shown_luma(luma: np.ndarray, transfer: int) -> np.ndarray:
+    """The luma, uint8 in limited range, as `shown` brings greys of it to a screen; as it is where the transfer is of standard range."""
+    return cv2.LUT(luma, _luma_table(transfer)) if transfer in (PQ, HLG) else luma
+
+
+@cache
+def _luma_table(transfer: int) -> np.ndarray:
+    """Limited-range levels by limited-range codes, uint8 [256]."""
+    code = np.clip((np.arange(256) - 16) / 219, 0, 1)
+    grey = np.repeat(np.rint(code * 65535).astype(np.uint16)[None, :, None], 3, axis=2)
+    return np.rint(16 + shown(grey, transfer, _BT709)[0, :, 0] * (219 / 255)).astype(np.uint8)
+
+
 @cache
 def _to_light(transfer: int) -> np.ndarray:
     """Light by code, float32 [_STEPS]: of PQ in units of reference white, of HLG the scene's, 0 to 1 (BT.2100, tables 4 and 5)."""

@@ -10,6 +10,7 @@ stillness is judged over the same time at any rate, and frames that only repeat 
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import cv2
@@ -158,11 +159,10 @@ class _Tiles:
         mosaic = None if luma is None else _mosaic(luma, self._offset)
         if luma is None or mosaic is None or mosaic.shape != self._mosaic.shape or mosaic.dtype != self._mosaic.dtype:
             return None  # the format changed within the video
-        side = TILE_PX + 2 * _RIM
-        rows, columns = mosaic.shape[0] // side, mosaic.shape[1] // side
-        inner = _blurred(mosaic, self._mosaic).reshape(rows, side, columns, side)[:, _RIM:-_RIM, :, _RIM:-_RIM]
+        rows, columns = (n // (TILE_PX + 2 * _RIM) for n in mosaic.shape)
+        full = cv2.norm(_blurred(mosaic, self._mosaic), cv2.NORM_L1, _inside(rows, columns)) / (rows * columns * TILE_PX**2)
         places = np.ix_(*(_small_places(luma.shape[i], before.shape[i], self._offset[i], (rows, columns)[i]) for i in (0, 1)))
-        return float(np.abs(inner).mean()) * self._levels, _motion(frame.half()[places], before[places])
+        return full * self._levels, _motion(frame.half()[places], before[places])
 
     def _luma(self, frame: Frame) -> np.ndarray | None:
         luma, self._levels = frame.full_luma(), 1.0
@@ -270,6 +270,13 @@ def _mosaic(luma: np.ndarray, offset: tuple[int, int]) -> np.ndarray:
     corner = luma[offset[0] :, offset[1] :]
     tiles = np.lib.stride_tricks.as_strided(corner, (rows, side, columns, side), (down * y, y, across * x, x), writeable=False)
     return tiles.reshape(rows * side, columns * side)
+
+
+@lru_cache(maxsize=4)
+def _inside(rows: int, columns: int) -> np.ndarray:
+    """Which px of a mosaic lie in tiles and not in their rims, uint8."""
+    tile = np.pad(np.ones((TILE_PX, TILE_PX), np.uint8), _RIM)
+    return np.tile(tile, (rows, columns))
 
 
 def _small_places(full: int, small: int, offset: int, n: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from curation import frame_quality
+from curation.hdr import shown_luma
 from curation.observe import FILTERED_WITHIN_US, SMALL_PX, Frame, fit
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
@@ -84,7 +85,7 @@ class QualityObserver:
         if self._found is None:
             tiles = frame_quality.frame_tiles(frame, before)
             closer = [float("nan")] * len(frame_quality.FIELDS) if tiles is None else frame_quality.numbers(tiles)
-            self._found = [*_exposure(frame.y), *closer]
+            self._found = [*_exposure(shown_luma(frame.y, int(frame.source.color_trc or 0))), *closer]
         self._looks.add(frame.pts_us, *self._found)
 
     def finish(self) -> list[Track]:

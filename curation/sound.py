@@ -43,8 +43,9 @@ _USUAL = {
 
 PIECE_US = 500_000
 """Frames of the decoder, some 20 ms each, are told together until they are so long: a piece costs as much as a frame does."""
-_JOIN_US = 1000
-"""By so much a frame's stamp may be off the end of the frame before and still be told with it: Matroska and FLV round to 1 ms."""
+_JOIN_US = 20_000
+"""By so much a frame's stamp may be off the end of what is held and still be told with it: Matroska and FLV round to 1 ms, and Vorbis' stamps
+are off by half a block. Half of what a listener takes for no gap (`curation.audio`)."""
 
 
 class Ears:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from av.video.reformatter import VideoReformatter
 
-from curation.hdr import HLG, PQ, shown
+from curation.hdr import HLG, PQ, shown, shown_luma
 
 BT709, P3, BT2020 = 1, 12, 9
 
@@ -34,3 +34,11 @@ def test_levels_are_those_of_ffmpegs_scaler() -> None:
     held = ((found > 24) & (found < 255)).all(axis=1)
     assert held.sum() > 100
     assert np.percentile(np.abs(found[held].astype(int) - wanted[held]).max(axis=1), 95) <= 2
+
+
+def test_luma_is_brought_to_the_same_levels() -> None:
+    """A grey of PQ in limited range becomes the limited-range level of what the picture shows; luma of standard range is left alone."""
+    luma = np.array([[16, 60, 90, 143, 235]], np.uint8)
+    levels = shown(coded(*((luma[0].astype(float) - 16) / 219)), PQ, BT2020)[0, :, 0].astype(float)
+    assert np.abs(shown_luma(luma, PQ)[0].astype(float) - (16 + levels * 219 / 255)).max() <= 1.5
+    assert shown_luma(luma, BT709) is luma
