@@ -14,7 +14,8 @@ shorter one and m = min(frames of A that match one of B, frames of B that match 
 clip counts once; or when the cosine of their vectors is at least `min_cosine`. Groups are the connected components of both together; the
 keeper is the first by quality, then pixels, both descending, then clip_id.
 
-`label_duplicates` is that definition over all pairs; `label_duplicates_on_spark` finds the same pairs through `near_hashes` (complete) and
+`label_duplicates` is that definition over all pairs; `label_duplicates_on_spark` finds the same pairs through `near_hashes` (complete, but of a
+picture that hundreds share each is compared with the first of them) and
 through the cells of `near_vectors` (complete but for what `cells` says). Where a clip is not `fresh`, its pairs with others that are not are
 known from before: `find_edges` leaves them out and `known_pairs` keeps them. `subclips` says where the pictures of two clips lie in one
 another.

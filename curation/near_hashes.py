@@ -30,6 +30,10 @@ SMALL_BLOCK = 1024
 FEW_HASHES = 1 << 14
 """Hashes up to which all are compared in one block: at most some five seconds of one core, where 32 rows each take many seconds to shuffle (measured)."""
 
+MOST_PARTNERS = 256
+"""Matches of a row with rows of smaller clip_id that one block tells. A picture that k clips share (an intro, a logo on black) would be k^2 / 2 of
+them; told with its first partners only, which are the same for all that share it, its clips are still joined, by k times as many."""
+
 _WHOLE = -1
 """The number of the one block that holds all hashes of a kind."""
 
@@ -142,8 +146,8 @@ def _rows_of(batches: Iterable[pa.RecordBatch], per_hash: int) -> Iterator[pa.Re
 
 
 def match_batches(max_distance: int, small_block: int = SMALL_BLOCK) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """A function for mapInArrow over block rows sorted by (kind, block): pairs of hashes of different clips that match, at least one of them
-    fresh, each pair once."""
+    """A function for mapInArrow over block rows sorted by (kind, block): pairs of hashes of different clips that match, at least one
+    of them fresh, each pair once; of what more than MOST_PARTNERS share, those with the first of these."""
 
     def match(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for block in whole_blocks(batches):
@@ -178,17 +182,29 @@ def _several(pieces: list[pa.RecordBatch], least: int) -> Iterator[pa.Table]:
 
 def _match_block(block: pa.Table, max_distance: int, small_block: int) -> Iterator[pa.RecordBatch]:
     """Matches within one block, each pair only in its home of all the blocks it meets in, if there is more than one."""
-    number = block["block"][0].as_py()
+    number, block = block["block"][0].as_py(), block.sort_by("clip_id")
     place = max(number, 0) // 256
     small_block = block.num_rows if number == _WHOLE else small_block
     own, fresh = (block[n].combine_chunks().to_numpy(zero_copy_only=False).astype(bool) for n in ("own", "fresh"))
     if not fresh.any():
         return
     words = np.frombuffer(b"".join(block["hash"].to_pylist()), np.uint64).reshape(-1, 4)
+    clip = block["clip_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    partners = np.zeros(len(words), np.int64)
     for left, right in _candidates(words, own, fresh, place, max_distance, small_block):
-        home = np.full(len(left), True) if number == _WHOLE else _home(words[left] ^ words[right]) == place
-        if home.any():
-            yield from _matches(block, left[home], right[home])
+        told = clip[left] != clip[right]
+        if number != _WHOLE:
+            told &= _home(words[left] ^ words[right]) == place
+        a, b = np.minimum(left, right)[told], np.maximum(left, right)[told]
+        order = np.lexsort((a, b))
+        a, b = a[order], b[order]
+        # Which of its pairs here each is to its b, and how many b had before.
+        nth = np.arange(len(b)) - np.searchsorted(b, b)
+        few = partners[b] + nth < MOST_PARTNERS
+        a, b = a[few], b[few]
+        partners += np.bincount(b, minlength=len(partners))
+        if len(a):
+            yield _matches(block, a, b)
 
 
 def _candidates(
@@ -224,12 +240,8 @@ def _home(differing: np.ndarray) -> np.ndarray:
     return home
 
 
-def _matches(block: pa.Table, left: np.ndarray, right: np.ndarray) -> Iterator[pa.RecordBatch]:
-    """Matching rows as MATCHES, the smaller clip_id first; pairs within one clip are left out."""
-    ids = np.array(block["clip_id"].to_pylist(), object)
-    a, b = np.where(ids[left] < ids[right], left, right), np.where(ids[left] < ids[right], right, left)
-    other = ids[a] != ids[b]
-    if other.any():
-        sides = [block.take(pa.array(side[other])) for side in (a, b)]
-        columns = [side[name].combine_chunks() for name in ("clip_id", "frame", "n") for side in sides]
-        yield pa.RecordBatch.from_arrays(columns, schema=MATCHES)
+def _matches(block: pa.Table, a: np.ndarray, b: np.ndarray) -> pa.RecordBatch:
+    """Matching rows as MATCHES."""
+    sides = [block.take(pa.array(side)) for side in (a, b)]
+    columns = [side[name].combine_chunks() for name in ("clip_id", "frame", "n") for side in sides]
+    return pa.RecordBatch.from_arrays(columns, schema=MATCHES)

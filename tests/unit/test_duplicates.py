@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.duplicates import OUTPUT, DuplicatesConfig, label_duplicates
-from curation.near_hashes import SMALL_BLOCK, HashError, block_batches, distances, match_batches, one_block_batches, to_words
+from curation.near_hashes import MOST_PARTNERS, SMALL_BLOCK, HashError, block_batches, distances, match_batches, one_block_batches, to_words
 
 CFG = DuplicatesConfig()
 
@@ -251,6 +251,33 @@ def test_blocks_find_every_pair_once(seed: int, max_distance: int, batch_rows: i
     for new in (None, fresh.tolist()):
         few = by_blocks(hashes, max_distance, batch_rows, small_block, own.tolist(), new, one_block_batches)
         assert sorted(few) == sorted(by_blocks(hashes, max_distance, batch_rows, small_block, own.tolist(), new))
+
+
+@pytest.mark.parametrize("spread_by", [block_batches, one_block_batches])
+@pytest.mark.parametrize("flips", [0, 3])
+def test_a_picture_that_many_share_joins_them_by_few_matches(spread_by: Any, flips: int) -> None:
+    """Of 500 clips with one picture, coded again each time, every one is joined to the first, by far fewer matches than there are pairs."""
+    rng = np.random.Generator(np.random.Philox(key=5))
+    hashes = []
+    for _ in range(500):
+        bits = picture(1)
+        bits[rng.choice(256, flips, replace=False)] ^= 1
+        hashes.append(np.packbits(bits).tobytes())
+    found = by_blocks(hashes, 31, 1000, SMALL_BLOCK, spread_by=spread_by)
+    assert len(set(found)) == len(found)
+    if not flips or spread_by is one_block_batches:
+        assert len(found) == sum(min(i, MOST_PARTNERS) for i in range(500))
+    assert {b for a, b in found if a == "0000"} >= {f"{i:04}" for i in range(1, MOST_PARTNERS + 1)}
+    assert set(connected_components_of(found)) == {"0000"} and len(connected_components_of(found)) == 500
+
+
+def connected_components_of(pairs: list[tuple[str, str]]) -> list[str]:
+    """The smallest clip of each clip's group."""
+    head: dict[str, str] = {}
+    for a, b in sorted(pairs, key=lambda pair: (pair[1], pair[0])):
+        head.setdefault(a, a)
+        head[b] = min(head.get(b, head[a]), head[a])
+    return list(head.values())
 
 
 @pytest.mark.parametrize("small_block", [0, SMALL_BLOCK])
