@@ -43,6 +43,8 @@ _USUAL = {
 
 PIECE_US = 500_000
 """Frames of the decoder, some 20 ms each, are told together until they are so long: a piece costs as much as a frame does."""
+_MOST_VALUES = 1 << 20
+"""… or hold so many samples of all channels, 4 MB."""
 _JOIN_US = 20_000
 """By so much a frame's stamp may be off the end of what is held and still be told with it: Matroska and FLV round to 1 ms, and Vorbis' stamps
 are off by half a block. Half of what a listener takes for no gap (`curation.audio`)."""
@@ -112,7 +114,7 @@ class Ears:
         self._n_held += n
         length_us = round(n * 1_000_000 / rate_hz)
         self._end_us, self.heard_us = start + length_us, self.heard_us + length_us
-        if self._n_held * 1_000_000 >= PIECE_US * rate_hz:
+        if self._n_held * 1_000_000 >= PIECE_US * rate_hz or self._n_held * frame.layout.nb_channels >= _MOST_VALUES:
             self.rest()
 
     def _end_held_us(self) -> int:
