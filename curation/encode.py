@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from curation.ffmpeg_program import EncodeError, Limits, ffmpeg_binary, h264_encoder, run_ffmpeg
-from curation.hdr import SCALE_OPTIONS, is_hdr
+from curation.hdr import TABLE_FILTERS, is_hdr, write_table
 from curation.media import MediaConfig, MediaError, note_open, open_container, sound_stream, video_stream
 from manifests.records import Asset, Clip
 
@@ -29,6 +29,8 @@ _LEAD_US = 1_000_000
 
 FOLDER = "dailies-encode-"
 """How the names of folders begin in which FFmpeg writes."""
+
+_TABLE = "standard-range.cube"  # what brings high dynamic range to standard range, in the folder
 
 MOST_RUNS = 3
 """Of FFmpeg for a clip: the first, the same from the beginning, and once more with the last frame repeated."""
@@ -142,7 +144,7 @@ class _Job:
     start_us: int
     video_index: int
     audio_index: int | None
-    hdr: bool
+    hdr: tuple[int, int] | None  # transfer and primaries of a source of high dynamic range
     cfg: EncodeConfig
 
     def __str__(self) -> str:
@@ -177,6 +179,8 @@ def _encode_video(
         cfg=cfg,
     )
     with tempfile.TemporaryDirectory(prefix=FOLDER) as folder:
+        if hdr:
+            write_table(Path(folder, _TABLE), *hdr)
         n_cloned = _cut(job, folder)
         data = Path(folder, "clip.mp4").read_bytes()
     return EncodedClip(
@@ -264,15 +268,16 @@ def _encode_sound(path: str, clip: Clip, span_us: tuple[int, int], cfg: EncodeCo
     return EncodedClip(clip_id=clip.clip_id, extension="flac", data=data, has_audio=True)
 
 
-def _streams(path: str, clip: Clip, media: MediaConfig) -> tuple[int | None, int | None, bool]:
-    """Indices of the streams of pictures and of sound that the analysis saw and heard, None where there is none; and whether the pictures
-    are of high dynamic range."""
+def _streams(path: str, clip: Clip, media: MediaConfig) -> tuple[int | None, int | None, tuple[int, int] | None]:
+    """Indices of the streams of pictures and of sound that the analysis saw and heard, None where there is none; and transfer and primaries
+    of pictures of high dynamic range."""
     note_open(path, "encode")
     try:
         with open_container(path, media) as container:
             video, sound = video_stream(container), sound_stream(container, media)
             indices = (None if video is None else int(video.index), None if sound is None else int(sound.index))
-            hdr = video is not None and is_hdr(video.codec_context)
+            context = None if video is None else video.codec_context
+            hdr = (int(context.color_trc), int(context.color_primaries)) if context is not None and is_hdr(context) else None
     except MediaError as e:
         raise EncodeError(e.code, f"clip {clip.clip_id} of {path}: expected a medium that opens, found {e.detail}") from e
     return *indices, hdr
@@ -298,8 +303,8 @@ def _video_filters(job: _Job, n_clones: int) -> str:
         f"setpts=PTS-({_seconds(job.start_us)})/TB",
         f"fps=fps={job.fps}:start_time=0:round=near",
         # The scaled size comes from the size as shown, so this also makes pixels square. BT.709 for every sample, whatever the source used.
-        f"scale={fitting.scaled_width}:{fitting.scaled_height}:flags=bicubic+accurate_rnd+full_chroma_int+bitexact:out_color_matrix=bt709:out_range=tv"
-        + (f":{SCALE_OPTIONS}" if job.hdr else ""),
+        f"scale={fitting.scaled_width}:{fitting.scaled_height}:flags=bicubic+accurate_rnd+full_chroma_int+bitexact"
+        + (f",{TABLE_FILTERS.format(table=_TABLE)}" if job.hdr else ":out_color_matrix=bt709:out_range=tv"),
         f"pad={width}:{height}:(ow-iw)/2:(oh-ih)/2" if fitting.pad else f"crop={width}:{height}",
         "setsar=1",
         "format=yuv420p",

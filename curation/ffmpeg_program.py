@@ -67,7 +67,7 @@ def run_ffmpeg(
 ) -> None:
     """FFmpeg has written the target from these streams of the file, or EncodeError tells what it said about the subject.
 
-    `reading` and `writing` are options of FFmpeg for the file and for the target.
+    `reading` and `writing` are options of FFmpeg for the file and for the target, in whose folder it runs: filters may name files there.
     """
     import ffmpeg
 
@@ -88,6 +88,7 @@ def run_ffmpeg(
         try:
             done = subprocess.run(
                 args,
+                cwd=Path(target).parent,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,

@@ -1,11 +1,13 @@
 """High dynamic range as a screen of standard range shows it: the standards' own points, and FFmpeg's scaler."""
 
+from pathlib import Path
+
 import av
 import numpy as np
 import pytest
 from av.video.reformatter import VideoReformatter
 
-from curation.hdr import HLG, PQ, shown, shown_luma
+from curation.hdr import HLG, PQ, shown, shown_luma, write_table
 
 BT709, P3, BT2020 = 1, 12, 9
 
@@ -42,3 +44,23 @@ def test_luma_is_brought_to_the_same_levels() -> None:
     levels = shown(coded(*((luma[0].astype(float) - 16) / 219)), PQ, BT2020)[0, :, 0].astype(float)
     assert np.abs(shown_luma(luma, PQ)[0].astype(float) - (16 + levels * 219 / 255)).max() <= 1.5
     assert shown_luma(luma, BT709) is luma
+
+
+def test_light_beyond_white_keeps_its_hue_and_fades() -> None:
+    """An orange three times as bright as white holds is orange still, not yellow, and paler; clipped a channel it would be yellow."""
+    bright = shown(np.rint(np.array([[[0.70, 0.60, 0.50]]]) * 65535).astype(np.uint16), PQ, BT709)[0, 0].astype(int)
+    red, green, blue = bright
+    assert red == 255 and 140 < green < 220 and blue < green - 15
+
+
+def test_the_table_for_ffmpeg_is_the_formula(tmp_path: Path) -> None:
+    """The file has a line a colour, red fastest, from black to white."""
+    write_table(tmp_path / "a.cube", PQ, BT2020)
+    size, *lines = (tmp_path / "a.cube").read_text().splitlines()
+    table = np.array([line.split() for line in lines], float)
+    n = int(size.split()[1])
+    assert table.shape == (n**3, 3) and (table[0] == 0).all() and (table[-1] == 1).all()
+    assert table[10, 0] > 0 and table[10, 1:].max() == 0  # red alone
+    grey = np.rint(65535 * np.arange(n) / (n - 1)).astype(np.uint16)
+    wanted = shown(np.repeat(grey[None, :, None], 3, axis=2), PQ, BT2020)[0] / 255
+    assert np.abs(table[[i * (n * n + n + 1) for i in range(n)]] - wanted).max() < 1e-4
