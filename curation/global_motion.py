@@ -184,13 +184,21 @@ class LocalMotion:
 def local_motion(track: Track) -> LocalMotion:
     """The points of a track of one picture size."""
     width, height = float(track["width"][0]), float(track["height"][0])
-    rows, columns = grid_shape(round(height), round(width))
+    rows = grid_shape(round(height), round(width))[0]
     at = (grid_px(round(height), round(width)) - np.array([(width - 1) / 2, (height - 1) / 2])) / width
     model = np.stack([track["dx"], track["dy"] * (height / width), track["zoom"], track["roll"]], 1).astype(np.float64)
-    raw = track.pictures.reshape(len(track), 3, rows * columns).astype(np.float64)
-    besides = (raw[:, :2] - 128) * (STEP_PX / width) / track["dt_s"][:, None, None].astype(np.float64)
-    speed = similarity_motion(model, at) + np.moveaxis(besides, 1, 2)
-    return LocalMotion(x=at[:, 0], y=at[:, 1], right=speed[..., 0], down=speed[..., 1], weight=raw[:, 2] / 255, rows=rows)
+    besides_px, weight = besides_model(track)
+    speed = similarity_motion(model, at) + besides_px / width / track["dt_s"][:, None, None].astype(np.float64)
+    return LocalMotion(x=at[:, 0], y=at[:, 1], right=speed[..., 0], down=speed[..., 1], weight=weight, rows=rows)
+
+
+def besides_model(track: Track) -> tuple[np.ndarray, np.ndarray]:
+    """What each point does besides the model in small px a look, [n, points, 2], and how well it is seen, [n, points].
+
+    The latter is the root of the eigenvalue (LEAST_TEXTURE), up to 1; the error of a point grows as its inverse. 0 where nothing is stored.
+    """
+    raw = track.pictures.reshape(len(track), 3, -1).astype(np.float64)
+    return np.moveaxis(raw[:, :2] - 128, 1, 2) * STEP_PX, raw[:, 2] / 255
 
 
 def _pictures(besides: np.ndarray, texture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -16,7 +16,7 @@ from curation.observe import FILTERED_WITHIN_US, SMALL_PX, Frame, fit
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
 
-VERSION = "3"
+VERSION = "4"
 
 LOOK_US = 1_100_000
 LOOK_FRAMES = 24
@@ -24,6 +24,11 @@ LOOK_FRAMES = 24
 
 CADENCE_FRAMES = 10
 """The longest cadence: 240 frames made of 24."""
+
+SETTLE_FRAMES = 4
+"""A coder takes up to so many frames to settle on what no longer changes: small steps, none of them a repeat."""
+SWING_FRAMES = 12
+"""Half a second at 24 frames a second: a picture that stands for so long stands for long; so many steps tell how fast a scene moves."""
 
 BLACK, WHITE = 16, 235
 """Luma levels of black and white in the small frames (limited range)."""
@@ -55,7 +60,9 @@ class QualityConfig:
     cadence_spread: float = 0.7  # deviation of the steps' logarithm from its running mean: less is motion of any kind …
     cadence_likeness: float = 0.5  # … and its correlation with itself some frames later: less is no cadence
     weak_share: float = 0.4  # of the strongest place in a cadence: a repeat's steps are smaller
-    abrupt_share: float = 0.25  # of the large steps, before and after a repeat: motion that dies down is none
+    abrupt_share: float = 0.25  # of the large steps, before and after a repeat: motion that dies down is none …
+    swing_share: float = 0.5  # … or so much of the median step of the half second beside it …
+    freeze_ratio: float = 10.0  # … where the run's first step is so many times smaller than the last before it
 
 
 class QualityObserver:
@@ -137,11 +144,23 @@ def repeated_share(steps: np.ndarray, cfg: QualityConfig) -> float | None:
     edges = np.flatnonzero(np.diff(np.concatenate([[False], repeats, [False]]).astype(int)))
     counted = 0
     for first, end in edges.reshape(-1, 2):
-        # The coder takes a frame or two to settle on what no longer changes.
-        sides = [side.max() for side in (steps[max(0, first - 2) : first], steps[end : end + 2]) if len(side)]
-        if sides and min(sides) >= cfg.abrupt_share * large:
+        run, before, after = steps[first:end], steps[max(0, first - SWING_FRAMES) : first], steps[end : end + SWING_FRAMES]
+        sides = [(side, inner) for side, inner in ((before[::-1], run), (after, run[::-1])) if len(side)]
+        if sides and all(_in_swing(side, inner, large, cfg) for side, inner in sides):
             counted += end - first
     return max(float(counted) / len(steps), _cadence_share(steps, cfg))
+
+
+def _in_swing(side: np.ndarray, run: np.ndarray, large: float, cfg: QualityConfig) -> bool:
+    """Whether motion is in full swing beside a run of repeats; both from their common edge on.
+
+    A picture that stands for long, and from one frame to the next, may end a swing smaller than the clip's, or some frames before.
+    """
+    if side[:2].max() >= cfg.abrupt_share * large:
+        return True
+    if len(run) < SWING_FRAMES or cfg.freeze_ratio * run[0] > side[0]:
+        return False
+    return bool(side[:2].max() >= cfg.swing_share * np.median(side) or side[:SETTLE_FRAMES].max() >= cfg.abrupt_share * large)
 
 
 def _cadence_share(steps: np.ndarray, cfg: QualityConfig) -> float:
@@ -159,15 +178,21 @@ def _cadence_share(steps: np.ndarray, cfg: QualityConfig) -> float:
         return 0.0
     # Weak at its place in every round, which a change of speed is not.
     usual = np.array([np.median(steps[place::lag]) for place in range(lag)])
-    return float((usual <= cfg.weak_share * usual.max()).mean())
+    weak = usual <= cfg.weak_share * usual.max()
+    if weak.mean() >= 0.5:
+        weak |= np.roll(~weak, 1)  # of two strong places on end one is the coder's: it spreads a new picture over two frames
+    return float(weak.mean())
 
 
 def _blockiness(looks: Track, cfg: QualityConfig) -> float | None:
-    """How much more luma changes at the lines of the coding grid than in the middle of its blocks: 0 for none, about 0.5 at H.264 crf 50."""
+    """How much more luma changes at the lines of the coding grid than in the middle of its blocks: about 0.5 at H.264 crf 50.
+
+    About 0 for none, and below 0 where the picture's own lines, or blocks of before it was cropped, lie in the middle.
+    """
     on, off, smear_on, smear_off = (_mean(looks[name]) for name in ("block_on", "block_off", "smear_on", "smear_off"))
     if on is None or off is None or smear_on is None or smear_off is None:
         return None
-    return max(0.0, (on + 1) / (off + 1) - 1 + cfg.smear_weight * ((smear_on + 0.125) / (smear_off + 0.125) - 1))
+    return (on + 1) / (off + 1) - 1 + cfg.smear_weight * ((smear_on + 0.125) / (smear_off + 0.125) - 1)
 
 
 def _sharpness(ratio: float | None) -> float | None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from curation.effects import EffectsConfig, SignatureObserver, loop_score, slideshow_score, speed_ramp, strobe_per_s
-from curation.global_motion import GlobalMotionObserver
+from curation.global_motion import FIELDS, STEP_PX, GlobalMotionObserver
 from curation.motion import MotionWatch
 from curation.observe import Frame, after
 from curation.orientation import Orientation
@@ -37,6 +37,21 @@ def test_a_loop_is_told_from_what_drifts_and_what_stands() -> None:
     assert loop_score(signature(walk(48)), CFG) < 0.3
     assert loop_score(signature(np.repeat(piece[:1], 48, 0)), CFG) < 0.3
     assert loop_score(signature(piece), CFG) is None
+
+
+def test_a_loop_of_few_things_in_a_still_picture_is_seen() -> None:
+    """A tenth of the cells coming back after a second scores above 0.7, though all others, which only flicker by a level, never do."""
+    rng = np.random.Generator(np.random.Philox(key=3))
+    pictures = 60 + rng.integers(0, 2, (48, 9, 16)).astype(np.uint8)
+    pictures[:, 4] = np.concatenate([walk(12)[:, 4]] * 4)
+    assert loop_score(signature(pictures), CFG) > 0.7
+
+
+def test_a_loop_may_end_between_two_signatures() -> None:
+    """A turn of 12.5 signatures that fits twice but not four times scores above 0.8, though within half of them no signature comes back."""
+    rng = np.random.Generator(np.random.Philox(key=1))
+    turn = np.clip(120 + np.cumsum(rng.normal(0, 6, (25, 9, 16)), 0), 0, 255).astype(np.uint8)
+    assert loop_score(signature(np.concatenate([turn] * 4)[:96:2]), CFG) > 0.8
 
 
 def test_a_strobe_is_counted_and_a_fade_is_not() -> None:
@@ -77,6 +92,17 @@ def test_rest_and_a_slower_camera_are_no_ramps(tmp_path: Path) -> None:
     assert ramp_of(tmp_path, source + slow) < 0.2
 
 
+def test_a_fade_that_ends_is_no_ramp() -> None:
+    """A fade's frames are mixtures of their neighbours as those of slowed footage are; what it ends in hardly moves, so it scores 0."""
+    step = np.array([5.0] * 48 + [0.25] * 40)
+    bend = np.array([0.005] * 42 + [0.02] * 6 + [0.24] * 40)
+    bend[45:47] = 0.03
+    times = np.arange(len(step)) * 41_667
+    motion = Track(name="motion", fields=("motion",), pts_us=times, values=step[:, None].astype(np.float32), pictures=np.zeros(0))
+    bends = Track(name="bends", fields=("bend",), pts_us=times, values=bend[:, None].astype(np.float32), pictures=np.zeros(0))
+    assert speed_ramp(bends, motion, CFG) == 0
+
+
 def test_a_bend_is_none_for_mixtures_and_repeats(tmp_path: Path) -> None:
     """The bend at a frame between two is 0 where it is their mixture or a repeat, large where the picture goes and comes back; nan at first."""
     a, b = np.full((90, 160), 40, np.uint8), np.full((90, 160), 80, np.uint8)
@@ -105,6 +131,19 @@ def test_a_still_that_slides_is_a_slideshow_and_a_scene_with_depth_is_not(tmp_pa
         (track,) = tracks_of(str(write_video(tmp_path / f"{name}.mp4", frames)), [GlobalMotionObserver()])
         scores.append(slideshow_score(track, CFG))
     assert scores[0] > 0.8 > 0.3 > scores[1]
+
+
+def test_faint_points_of_a_still_need_not_be_followed_as_well() -> None:
+    """Half of the points 0.6 px off: a still where these are faint, none where they are as well seen as the others."""
+    for weight, score in ((40, 1.0), (200, 0.0)):
+        pictures = np.full((12, 3, 6, 10), 128, np.uint8)
+        pictures[:, 2] = 200
+        pictures[:, 0, :3] += round(0.6 / STEP_PX)
+        pictures[:, 2, :3] = weight
+        row = {"dt_s": 0.1, "dx": 0.02, "texture": 1.0, "width": 160, "height": 90}
+        values = np.tile(np.array([row.get(name, 0.0) for name in FIELDS], np.float32), (12, 1))
+        camera = Track(name="camera", fields=FIELDS, pts_us=np.arange(12) * 100_000, values=values, pictures=pictures.reshape(12, 18, 10))
+        assert slideshow_score(camera, CFG) == score
 
 
 def test_signatures_are_small_and_evenly_spaced(tmp_path: Path) -> None:

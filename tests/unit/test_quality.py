@@ -99,7 +99,7 @@ def test_blocks_without_edges_are_blocks() -> None:
     moved = np.roll(soft, 4, (0, 1))
     assert still(np.clip(soft, 0, 255).astype(np.uint8))["blockiness"] > 0.3
     assert still(np.clip(cv2.GaussianBlur(blocks, (0, 0), 6), 0, 255).astype(np.uint8))["blockiness"] < 0.1
-    assert still(np.clip(moved, 0, 255).astype(np.uint8))["blockiness"] == 0
+    assert still(np.clip(moved, 0, 255).astype(np.uint8))["blockiness"] < 0
 
 
 def test_effective_resolution_is_about_the_share_that_was_kept() -> None:
@@ -175,12 +175,16 @@ def steps(*pattern: float, n: int = 60) -> np.ndarray:
         (steps(4.0, 3.0, 3.6, 2.9, 0.3), 0.2),  # coded again: the fifth frame is not quite still
         (steps(*[3.0] * 30, *[0.01] * 30), 0.5),  # a frozen end
         (steps(*[3.0] * 30, 0.3, *[0.1] * 29), 0.48),  # one that the coder settled on within a frame
+        (steps(*[3.0] * 28, 0.5, 0.3, 0.25, *[0.01] * 29), 0.48),  # … or within three
+        (steps(*[6.0] * 12, *[0.9] * 18, *[0.01] * 30), 0.5),  # … after a stretch that was slow by itself
+        (steps(0.3, 0.4, 2.5, 3.0), 0.75),  # each picture four times: the coder spreads a new one over two frames
         (steps(*np.geomspace(3, 0.01, 60)), 0.0),  # a camera that comes to rest
+        (steps(*[3.0] * 20, *np.linspace(3, 0, 20), *[0.0] * 20), 0.0),  # … evenly
         (steps(0.02, 0.05, 0.0), 0.0),  # a scene at rest
     ],
 )
 def test_repeats_are_frames_that_do_not_move_though_the_clip_does(found: np.ndarray, share: float) -> None:
-    """Doubled frames, 3:2 pulldown even when coded again, and a frozen end count; rest and slowing down do not."""
+    """Doubled frames, cadences even when coded again, and a frozen end count; rest and slowing down do not."""
     assert repeated_share(found, CFG) == pytest.approx(share, abs=0.04)
 
 
