@@ -30,7 +30,7 @@ from curation.tracks import Track
 from curation.vectors import VectorWatch
 from manifests.records import Asset
 
-VERSION = "6"
+VERSION = "7"
 """Version of what is observed: a change of any observer is a new one."""
 
 
