@@ -54,9 +54,9 @@ def _edges(s: Lines, sizes: np.ndarray, ends: np.ndarray, length: int) -> tuple[
     much more that is than beside the edge."""
     first = _first_band(ends, length)
     starts, which = np.unique(first, return_inverse=True)
-    found = [steps_at(s.step[:, f : BANDS - f].mean(1), sizes) for f in starts]
-    edge, clear = (np.stack(m, axis=1)[:, which] for m in zip(*found, strict=True))
-    return edge, clear
+    summed = np.pad(np.cumsum(s.step, axis=1), ((0, 0), (1, 0)))
+    edge, clear = steps_at((summed[:, BANDS - starts] - summed[:, starts]) / (BANDS - 2 * starts), sizes)
+    return edge[:, which], clear[:, which]
 
 
 def _first_band(ends: np.ndarray, length: int) -> np.ndarray:

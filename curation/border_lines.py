@@ -100,8 +100,8 @@ class Lines:
         return self.level, self.texture, self.motion, self.along, self.across, self.step
 
 
-NEAR = 4
-"""Lines beside an edge whose steps are those of a texture."""
+_AROUND, _AT = np.array([-6, -5, -4, -3, -1, 0, 1, 3, 4, 5, 6]), slice(4, 7)
+"""Lines from an edge on: the four before it, whose steps are a texture's, its own, and the four behind it."""
 Maps = tuple[Lines, Lines]
 """Of rows, from the top; of columns, from the left."""
 Sides = tuple[float, float, float, float]
@@ -116,13 +116,11 @@ def _inside(before: float, after: float, lines: int) -> slice:
 
 def steps_at(step: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The steps along borders of so many lines, and how many more there are than beside them; `step` has lines along its first axis."""
-
-    def at(by: int) -> np.ndarray:
-        return np.asarray(step[np.clip(sizes + by, 0, len(step) - 1)])
-
-    edge = np.max([at(-1), at(0), at(1)], axis=0)
-    before, after = (np.mean([at(sign * k) for k in range(3, 3 + NEAR)], axis=0) for sign in (-1, 1))
-    return edge, edge - np.maximum(before, after)
+    around = np.minimum(np.maximum(sizes[:, None] + _AROUND, 0), len(step) - 1)
+    near = step[around]
+    edge = near[:, _AT].max(1)
+    beside = np.maximum(near[:, : _AT.start].sum(1), near[:, _AT.stop :].sum(1)) / _AT.start
+    return edge, edge - beside
 
 
 def median(values: np.ndarray) -> float:
@@ -186,11 +184,11 @@ def _plain_line(s: Lines, cfg: BordersConfig, loose: bool = False, like: float =
     begins = (last & ~(clear[sizes] & clear[sizes + 1] & clear[sizes + 2])).mean(1).tolist()
     faintly = (last & (stirs[sizes] | stirs[sizes + 1] | stirs[sizes + 2])).mean(1).tolist()
     steps, clearly = steps_at(s.step.mean(1), sizes)
-    for r, begin, stirring in zip(sizes.tolist(), begins, faintly, strict=True):
-        if share[r - 1] < cfg.spoilt_share:
-            break
-        if share[r - 1] < cfg.plain_share or share[:r].mean() < cfg.clean_share:
-            continue
+    within = share[: len(sizes)]
+    unspoilt = np.logical_and.accumulate(within >= cfg.spoilt_share)
+    enough_plain = unspoilt & (within >= cfg.plain_share) & (np.cumsum(within) >= cfg.clean_share * sizes)
+    for r in sizes[enough_plain].tolist():
+        begin, stirring = begins[r - 1], faintly[r - 1]
         fits = bool(like) and abs(r - like) <= cfg.pair_lines
         enough = begin >= (cfg.pair_line_share if fits else cfg.line_share) or (
             begin >= (0.08 if loose else cfg.dark_share) and begin >= 0.85 * ever
