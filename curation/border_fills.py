@@ -68,15 +68,22 @@ def _mean_of(values: np.ndarray, starts: np.ndarray, count: int) -> np.ndarray:
 
 
 def _likeness(s: Lines, r: int) -> float:
-    """How much the strips of r lines at both edges look, or move, like the picture between them enlarged to the whole size: -1 … 1."""
+    """How much the strips of r lines at both edges look, or move, like the picture between them enlarged to the whole size: -1 … 1. The
+    mean of what both strips together and each by itself tell: a sky above and a ground below are alike without any detail."""
     n = len(s.level)
     scale = (n - 2 * r) / n
     outside = np.r_[0 : r - 1, n - r + 1 : n]
     middle = (BANDS - 1) / 2
     x, y = np.meshgrid(middle + (np.arange(BANDS) - middle) * scale, r + (outside + 0.5) * scale - 0.5)
-    best = -1.0
+    together, apart = -1.0, -1.0
     for values in (s.level, s.motion):
         enlarged = cv2.remap(np.ascontiguousarray(values, np.float32), x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR)
-        a, b = enlarged - enlarged.mean(), values[outside] - values[outside].mean()
-        best = max(best, float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum() + 1.0)))
-    return best
+        a, b = enlarged.reshape(2, -1), values[outside].reshape(2, -1)
+        together = max(together, _correlation(a - a.mean(), b - b.mean()))
+        apart = max(apart, _correlation(a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)))
+    return (together + apart) / 2
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Of values without their mean; low where both hardly vary."""
+    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum() + 1.0))

@@ -37,11 +37,14 @@ def find_frame(maps: Maps, cfg: BordersConfig) -> Sides:
 
 
 def is_plain(maps: Maps, sides: Sides, cfg: BordersConfig) -> bool:
-    """Whether what lies outside is of one level: bars that are no graphic."""
+    """Whether what lies outside is of one level without texture: bars that are no graphic."""
     rows, columns = maps
     seen = (rows, rows.reversed(), columns, columns.reversed())
-    levels = np.concatenate([s.level[: max(1, int(size) - 1)].ravel() for s, size in zip(seen, sides, strict=True) if size])
-    return float((np.abs(levels - median(levels)) <= cfg.plain_levels).mean()) >= cfg.plain_favoured_share
+    strips = [(s, max(1, int(size) - 1)) for s, size in zip(seen, sides, strict=True) if size]
+    level = np.concatenate([s.level[:end].ravel() for s, end in strips])
+    texture = np.concatenate([s.texture[:end].ravel() for s, end in strips])
+    plain = (np.abs(level - median(level)) <= cfg.plain_levels) & (texture <= 2 * cfg.plain_texture)
+    return float(plain.mean()) >= cfg.plain_favoured_share
 
 
 def _sizes(n: int, cfg: BordersConfig) -> np.ndarray:
