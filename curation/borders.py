@@ -7,6 +7,7 @@ them a border ends is found in `border_lines`.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import cv2
@@ -120,30 +121,37 @@ def _maps(sums: list[np.ndarray], looks: int) -> np.ndarray:
     mean, sharp = sums[0] / looks, -(-looks // SHARP_LOOKS)
     motion = np.sqrt(np.maximum(0, sums[1] / looks - mean * mean))
     along_row, across_row, along_column, across_column = (s / (4 * sharp) for s in sums[2:])
-    rows = _bands(mean, motion, along_row, across_row)
-    columns = _bands(mean.T, motion.T, along_column.T, across_column.T)
+    rows = _bands(mean, motion, along_row, across_row, _steps(mean, motion))
+    turned = np.ascontiguousarray(mean.T), np.ascontiguousarray(motion.T)
+    columns = _bands(*turned, along_column.T, across_column.T, _steps(*turned))
     return np.concatenate([rows, columns])
 
 
-def _bands(mean: np.ndarray, motion: np.ndarray, along: np.ndarray, across: np.ndarray) -> np.ndarray:
+@cache
+def _band_weights(length: int) -> np.ndarray:
+    """What averages a line of so many px in bands [length, BANDS]."""
+    ends = np.linspace(0, length, BANDS + 1).astype(int)
+    return np.repeat(np.eye(BANDS) / np.diff(ends), np.diff(ends), axis=0)
+
+
+def _bands(mean: np.ndarray, motion: np.ndarray, along: np.ndarray, across: np.ndarray, step: np.ndarray) -> np.ndarray:
     """[lines, length] each -> [lines, 6 x BANDS]; texture is the deviation of the mean within a band of a line."""
-    ends = np.linspace(0, mean.shape[1], BANDS + 1).astype(int)
-    count = np.diff(ends)
-
-    def per_band(values: np.ndarray) -> np.ndarray:
-        return np.asarray(np.add.reduceat(values, ends[:-1], axis=1) / count)
-
-    level = per_band(mean)
-    texture = np.sqrt(np.maximum(0, per_band(mean * mean) - level * level))
-    stats = (level, texture, per_band(motion), per_band(along), per_band(across), per_band(_steps(mean, motion)))
+    weights = _band_weights(mean.shape[1])
+    exact = mean.astype(np.float64)  # the deviation is a small difference of large squares
+    level = exact @ weights
+    texture = np.sqrt(np.maximum(0, np.square(exact) @ weights - np.square(level)))
+    small = weights.astype(np.float32)
+    stats = (level, texture, motion @ small, along @ small, across @ small, step @ small)
     return np.concatenate([np.clip(np.rint(s * k), 0, 255) for s, k in zip(stats, _SCALE, strict=True)], axis=1).astype(np.uint8)
 
 
 def _steps(mean: np.ndarray, motion: np.ndarray) -> np.ndarray:
     """How surely each px lies at a line across which the picture changes for good, 0 … 1: a border's edge is one along its whole length."""
-    change = np.abs(mean[2:] - mean[:-2]) + np.abs(motion[2:] - motion[:-2])
     none, whole = _STEP_LEVELS
-    return np.pad(np.clip((change - none) / (whole - none), 0, 1), ((1, 1), (0, 0)))
+    steps = np.zeros_like(mean)
+    change = cv2.absdiff(mean[2:], mean[:-2]) + cv2.absdiff(motion[2:], motion[:-2])
+    steps[1:-1] = np.minimum(np.maximum(change - none, 0) / (whole - none), 1)
+    return steps
 
 
 BorderKind = Literal["none", "letterbox", "pillarbox", "window", "blurred", "frame"]
