@@ -68,6 +68,7 @@ def _generated(folder: Path) -> list[Figure]:
         _share(f"verdict at {VERDICT_SHARE}, {what}", [ok for k in kinds for ok in verdicts.get(k, [])], "variants")
         for what, kinds in groups
     ]
+    out.append(_share(f"verdict at {VERDICT_SHARE}, every kind", [ok for v in verdicts.values() for ok in v], "variants"))
     out.append(_share("verdict, all but graphics around a resting camera", [ok for k, v in verdicts.items() if k != "frame_still" for ok in v], f"variants; {hidden} with a border that cannot be seen left out"))  # fmt: skip
     out.append(_share("every side within 2 % of it, where found", sizes, "variants with borders"))
     return out

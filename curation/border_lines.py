@@ -1,8 +1,8 @@
-"""The lines at which borders end, in maps of a clip: plain ones, still graphics, blurred fills. Everything here is a test on small arrays.
+"""The lines at which plain borders end, in maps of a clip, and what the other kinds are. Everything here is a test on small arrays.
 
     plain   one level, still, up to a straight line where the picture begins (letterbox, pillarbox, window)
-    frame   still, patterned, on two or four sides, up to a straight line where motion begins
-    blurred soft on two sides and like the enlarged picture, up to a straight line where sharpness jumps
+    frame   still, patterned, on two or four sides, up to straight lines around all that moves (`border_frames`)
+    blurred soft on two sides and like the enlarged picture, up to a straight line where sharpness jumps (`border_fills`)
 
 Movie Gen asks for "strong lines by the first derivative, then a scan from the edge" and says no more. A dark scene or a sky has no
 such line along its whole length, and a pan moves the picture's own plain parts, so neither is a border.
@@ -11,7 +11,6 @@ such line along its whole length, and a pan moves the picture's own plain parts,
 import math
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 BANDS = 12
@@ -29,6 +28,7 @@ class BordersConfig:
     grain_levels: float = 0.9  # deviation along a bar that does not change over time …
     grain_share: float = 0.8  # … and of what changes, as noise does
     lone_motion: float = 3.0  # deviation over time of a border without its like on the other side: bars come in pairs
+    noise_times: float = 1.3  # … unless nearly all of it changes by at most so much more, as noise does, up to a lasting step
     thin_lines: int = 3  # of the small luma: a thinner border takes on some of the picture when coded badly, and may change
     noisy_levels: float = 12.0  # a border's own deviation: more is a picture
     plain_share: float = 0.7  # of the bands, in the line next to the picture
@@ -36,28 +36,41 @@ class BordersConfig:
     clean_share: float = 0.6  # of the bands, on average over the border
     line_share: float = 0.6  # of the bands in which the picture begins at the line …
     pair_line_share: float = 0.15  # … or in so many, as far from the edge as the line on the other side …
+    pair_lines: float = 2.0  # … within so many lines of the small luma, …
+    pair_step_share: float = 0.5  # … or, there, so much of it is a lasting step …
     dark_share: float = 0.3  # … or, in a dark picture, so many and nearly all that begin at all
+    sure_step_share: float = 0.9  # of a line: where it ends in so many lasting steps …
+    sure_clear_share: float = 0.25  # … so many more than beside it …
+    sure_times: float = 1.6  # … a border may change so much more: coding and a logo do that
     clear_times: float = 2.0  # the picture is so much further from plain than the border may be
     even_levels: float = 1.2  # change along a border that is perfectly even …
     faint_share: float = 0.8  # … of whose bands so many stir beyond the line, if only a little
     empty_share: float = 0.6  # of the inside may be plain too: a title card has more
+    lone_empty_share: float = 0.25  # … and so much beside a lone border: more is the margin of a page
     text_share: float = 0.2  # of the side: a still picture that is lower is a line of text
     text_levels: float = 12.0  # … when its deviation along a line is that of strokes …
     strokes_levels: float = 25.0  # … and text in any case from here on
-    still_levels: float = 3.0  # deviation over time of a still graphic
-    motion_ratio: float = 3.0  # the picture moves so much more than the graphic
-    active_bands: int = 4  # of 12 must move for motion to tell where a graphic ends
-    plain_favoured_share: float = 0.9  # of a still border that is plain: then it is no graphic
-    straight_share: float = 0.8  # of these, motion begins at the line
-    soft_ratio: float = 1.8  # the picture is so much sharper than the blurred fill …
-    soft_share: float = 0.25  # … in so many of the bands of both sides
-    soft_edge_share: float = 0.4  # of the bands of each side have an edge at the line …
-    sure_edge_share: float = 0.9  # … or so many, where the picture is soft too
-    sharp_share: float = 0.4  # of the bands are sharper inside …
-    alike: float = 0.6  # … where the fill's correlation with the enlarged picture may be lower …
-    copy_likeness: float = 0.84  # … than elsewhere
-    content_levels: float = 4.0  # deviation of a fill: less is plain
-    pair_share: float = 0.04  # of the side: the two sides of a graphic differ by less
+    still_levels: float = 3.0  # deviation over time of still text
+    plain_favoured_share: float = 0.9  # of a still border is of one level: then it is no graphic
+    frame_score: float = 1.4  # the share of an edge's steps, and …
+    frame_weakest_weight: float = 0.5  # … so much of that of the weakest edge, and …
+    frame_clear_weight: float = 0.6  # … so much of how many fewer steps there are beside an edge, less …
+    frame_motion_weight: float = 8.0  # … so much of the share outside that moves …
+    frame_motion: float = 3.0  # … by more levels than noise does
+    frame_active_share: float = 0.07  # of the inside moves …
+    frame_sure_score: float = 1.8  # … or the score is so high
+    frame_noise: float = 4.0  # levels by which the outermost lines may change
+    frame_most_share: float = 0.4  # of the side: wider ones leave too short an edge to tell
+    frame_four_favour: float = 0.05  # of the score: four edges rather than two of them
+    soft_ratio: float = 1.8  # the picture is so much sharper than the blurred fill
+    fill_score: float = 1.8  # the likeness of a fill to the enlarged picture, and …
+    fill_edge_weight: float = 0.4  # … so much of the bands of both sides with an edge at the line, and …
+    fill_weaker_weight: float = 0.21  # … of the side that has fewer, and …
+    fill_sharp_weight: float = 0.18  # … of the bands that are sharper inside, and …
+    fill_step_weight: float = 0.36  # … of the lasting steps at the line, and …
+    fill_clear_weight: float = 0.32  # … of how many fewer there are beside it, and …
+    fill_content_weight: float = 0.025  # … for each doubling of the fill's deviation: plain strips are alike without being copies
+    fill_least_levels: float = 0.6  # deviation of either side
     plain_favour: float = 0.08  # of the picture: another kind of border must be so much larger than a plain one
     least_share: float = 0.012  # of the side: thinner strips are encoder padding
     most_share: float = 0.44  # of the side: wider ones are a plain scene
@@ -72,16 +85,23 @@ class Lines:
     motion: np.ndarray
     along: np.ndarray
     across: np.ndarray
+    step: np.ndarray  # share of px, 0 … 1
 
     def bands(self, chosen: slice | np.ndarray) -> "Lines":
         """Some of the bands."""
-        return Lines(self.level[:, chosen], self.texture[:, chosen], self.motion[:, chosen], self.along[:, chosen], self.across[:, chosen])
+        return Lines(*(m[:, chosen] for m in self.maps()))
 
     def reversed(self) -> "Lines":
         """Seen from the other edge."""
-        return Lines(self.level[::-1], self.texture[::-1], self.motion[::-1], self.along[::-1], self.across[::-1])
+        return Lines(*(m[::-1] for m in self.maps()))
+
+    def maps(self) -> tuple[np.ndarray, ...]:
+        """Every map."""
+        return self.level, self.texture, self.motion, self.along, self.across, self.step
 
 
+_AROUND, _AT = np.array([-6, -5, -4, -3, -1, 0, 1, 3, 4, 5, 6]), slice(4, 7)
+"""Lines from an edge on: the four before it, whose steps are a texture's, its own, and the four behind it."""
 Maps = tuple[Lines, Lines]
 """Of rows, from the top; of columns, from the left."""
 Sides = tuple[float, float, float, float]
@@ -92,6 +112,21 @@ def _inside(before: float, after: float, lines: int) -> slice:
     """The bands that lie wholly between borders of so many lines at their two ends; the middle ones where none does."""
     first, end = math.ceil(before * BANDS / lines - 0.01), math.floor((lines - after) * BANDS / lines + 0.01)
     return slice(first, end) if end > first else slice(max(0, first - 1), min(BANDS, end + 1))
+
+
+def steps_at(step: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The steps along borders of so many lines, and how many more there are than beside them; `step` has lines along its first axis."""
+    around = np.minimum(np.maximum(sizes[:, None] + _AROUND, 0), len(step) - 1)
+    near = step[around]
+    edge = near[:, _AT].max(1)
+    beside = np.maximum(near[:, : _AT.start].sum(1), near[:, _AT.stop :].sum(1)) / _AT.start
+    return edge, edge - beside
+
+
+def median(values: np.ndarray) -> float:
+    """The median of all values; NumPy's own takes 40 us to get going."""
+    ordered = np.sort(values, axis=None)
+    return float((ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2)
 
 
 def find_plain(maps: Maps, cfg: BordersConfig) -> Sides:
@@ -116,12 +151,18 @@ def find_plain(maps: Maps, cfg: BordersConfig) -> Sides:
 
 def _stirs(s: Lines, size: float, cfg: BordersConfig) -> bool:
     """Whether a border without its like on the other side changes over time: a sky or a meadow under a moving camera does."""
-    return float(np.median(s.motion[: max(1, int(size))])) > cfg.lone_motion
+    motion = s.motion[: max(1, int(size))]
+    middle = median(motion)
+    if middle <= cfg.lone_motion:
+        return False
+    noise = middle <= cfg.noisy_levels / 2 and float(np.quantile(motion, 0.9)) <= cfg.noise_times * middle
+    steps, _ = steps_at(s.step.mean(1), np.array([int(size)]))
+    return not (noise and float(steps[0]) >= cfg.sure_step_share)
 
 
 def _plain_cells(s: Lines, cfg: BordersConfig, times: float = 1.0) -> np.ndarray | None:
     """Where the maps hold the outermost line's level [lines, bands]; None when that line is a picture's. `times` widens what counts."""
-    level, texture, motion = (float(np.median(m[0])) for m in (s.level, s.texture, s.motion))
+    level, texture, motion = (median(m[0]) for m in (s.level, s.texture, s.motion))
     if max(texture, motion) > cfg.noisy_levels:
         return None
     near = np.abs(s.level - level) <= cfg.plain_levels * times
@@ -135,30 +176,37 @@ def _plain_line(s: Lines, cfg: BordersConfig, loose: bool = False, like: float =
     if plain is None or clear is None:
         return 0.0
     n, share, best = len(plain), plain.mean(1), 0
-    even = (
-        float(np.ptp(s.level[0])) <= cfg.even_levels
-        and max(float(np.median(s.texture[0])), float(np.median(s.motion[0]))) <= cfg.even_levels / 2
-    )
-    stirs = (np.abs(s.level - np.median(s.level[0])) > 2 * cfg.even_levels) | (s.motion > cfg.even_levels)
+    even = float(np.ptp(s.level[0])) <= cfg.even_levels and max(median(s.texture[0]), median(s.motion[0])) <= cfg.even_levels / 2
+    stirs = (np.abs(s.level - median(s.level[0])) > 2 * cfg.even_levels) | (s.motion > cfg.even_levels)
     ever = float((~clear[: n // 2 + 2]).any(0).mean())
-    for r in range(1, int(cfg.most_share * n) + 1):
-        if share[r - 1] < cfg.spoilt_share:
-            break
-        if share[r - 1] < cfg.plain_share or share[:r].mean() < cfg.clean_share:
-            continue
-        begin = float((plain[max(0, r - 2)] & ~clear[r : r + 3].all(0)).mean())
-        fits = abs(r - like) <= 1.5 if like else False
+    sizes = np.arange(1, int(cfg.most_share * n) + 1)
+    last = plain[np.maximum(0, sizes - 2)]
+    begins = (last & ~(clear[sizes] & clear[sizes + 1] & clear[sizes + 2])).mean(1).tolist()
+    faintly = (last & (stirs[sizes] | stirs[sizes + 1] | stirs[sizes + 2])).mean(1).tolist()
+    steps, clearly = steps_at(s.step.mean(1), sizes)
+    within = share[: len(sizes)]
+    unspoilt = np.logical_and.accumulate(within >= cfg.spoilt_share)
+    enough_plain = unspoilt & (within >= cfg.plain_share) & (np.cumsum(within) >= cfg.clean_share * sizes)
+    for r in sizes[enough_plain].tolist():
+        begin, stirring = begins[r - 1], faintly[r - 1]
+        fits = bool(like) and abs(r - like) <= cfg.pair_lines
         enough = begin >= (cfg.pair_line_share if fits else cfg.line_share) or (
             begin >= (0.08 if loose else cfg.dark_share) and begin >= 0.85 * ever
         )
+        enough = enough or (fits and steps[r - 1] >= cfg.pair_step_share)
         # A border that is perfectly even shows a faint line too, where part of the picture is clear.
-        faint = even and begin >= cfg.dark_share and float((plain[max(0, r - 2)] & stirs[r : r + 3].any(0)).mean()) >= cfg.faint_share
+        faint = even and begin >= cfg.dark_share and stirring >= cfg.faint_share
         best = r if enough or faint else best
-    if not best or (best > cfg.thin_lines and _drift(s.level[: best - 1], plain[: best - 1]) > cfg.drift_levels):
+    if not best:
         return 0.0
-    if _has_grain(s, plain, best, cfg):
+    paired = bool(like) and abs(best - like) <= cfg.pair_lines and steps[best - 1] >= cfg.pair_step_share
+    sure = paired or (steps[best - 1] >= cfg.sure_step_share and clearly[best - 1] >= cfg.sure_clear_share)
+    drift = cfg.drift_levels * (cfg.sure_times if sure else 1)
+    if (best > cfg.thin_lines and _drift(s.level[: best - 1], plain[: best - 1]) > drift) or (
+        not paired and _has_grain(s, plain, best, cfg)
+    ):
         return 0.0
-    level = np.median(s.level[:best])
+    level = median(s.level[:best])
     size = best + _fraction(np.abs(s.level - level) + s.motion, best)
     return size if size >= max(1.0, cfg.least_share * n) else 0.0
 
@@ -168,15 +216,27 @@ def _has_grain(s: Lines, plain: np.ndarray, size: int, cfg: BordersConfig) -> bo
     held = plain[:size]
     if not held.any() or not s.motion.any():
         return False
-    grain, change = (float(np.median(m[:size][held])) for m in (s.texture, s.motion))
+    grain, change = (median(m[:size][held]) for m in (s.texture, s.motion))
     return grain > cfg.grain_levels + cfg.grain_share * change
 
 
 def _drift(level: np.ndarray, plain: np.ndarray) -> float:
     """The largest change of the border's level from band to band and from line to line, where it is plain, without the odd ones out."""
-    held = np.ma.masked_array(level, ~plain)
-    across, down = np.ma.median(held, axis=0).compressed(), np.ma.median(held, axis=1).compressed()
-    return max(float(np.ptp(np.quantile(v, (0.1, 0.9)))) if len(v) else 0.0 for v in (across, down))
+    return max(_spread(_held_medians(level.T, plain.T)), _spread(_held_medians(level, plain)))
+
+
+def _held_medians(values: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """The median of each row's held values, of the rows that have some. Masked arrays give the same, ten times slower."""
+    count = held.sum(1)
+    some = count > 0
+    ordered, count = np.sort(np.where(held, values, np.inf)[some], axis=1), count[some]
+    row = np.arange(len(count))
+    return np.asarray((ordered[row, (count - 1) // 2] + ordered[row, count // 2]) / 2)
+
+
+def _spread(values: np.ndarray) -> float:
+    """The distance of the first tenth of the values from the last."""
+    return float(np.ptp(np.quantile(values, (0.1, 0.9)))) if len(values) else 0.0
 
 
 def _fraction(strength: np.ndarray, line: int) -> float:
@@ -208,106 +268,8 @@ def _is_empty(maps: Maps, sizes: list[float], cfg: BordersConfig) -> bool:
     # Lines of text have plain lines between them, one line of text is low, and strokes are black and white in every band.
     gaps = (plain[inside][1:-1].mean(1) > 0.9).any()
     low = len(plain[inside]) < cfg.text_share * len(plain)
-    still = float(np.median(s.motion[inside])) < cfg.still_levels + 1.3 * float(np.median(s.motion[0]))
-    strokes = float(np.median(s.texture[inside][~plain[inside]])) if not plain[inside].all() else 0.0
+    still = median(s.motion[inside]) < cfg.still_levels + 1.3 * median(s.motion[0])
+    strokes = median(s.texture[inside][~plain[inside]]) if not plain[inside].all() else 0.0
     text = still and (strokes > cfg.strokes_levels or ((gaps or low) and strokes > cfg.text_levels))
-    return bool(text or plain[inside].mean() > cfg.empty_share)
-
-
-def find_still(maps: Maps, cfg: BordersConfig) -> Sides:
-    """Still graphics: left and right first, then top and bottom between them."""
-    rows, columns = maps
-    left, right = _still_line(columns, columns.reversed(), cfg)
-    across = _inside(left, right, len(columns.level))
-    top, bottom = _still_line(rows.bands(across), rows.reversed().bands(across), cfg)
-    return top, bottom, left, right
-
-
-def find_soft(maps: Maps, cfg: BordersConfig) -> Sides:
-    """A blurred fill: at top and bottom, or at left and right."""
-    top, bottom = _soft_line(maps[0], maps[0].reversed(), cfg)
-    left, right = _soft_line(maps[1], maps[1].reversed(), cfg) if not top else (0.0, 0.0)
-    return top, bottom, left, right
-
-
-def _still_line(first: Lines, second: Lines, cfg: BordersConfig) -> tuple[float, float]:
-    """Lines of a still graphic at two opposite edges, beyond which the picture moves; 0 and 0 when there is none."""
-    n, noise = len(first.motion), float(np.median(first.motion[0]))
-    within = np.median(first.motion[n // 3 : n - n // 3], axis=0)
-    # Bands beyond the other two borders, and where the picture rests, say nothing.
-    active = within > cfg.motion_ratio * (1 + noise)
-    if noise > cfg.noisy_levels or active.sum() < cfg.active_bands:
-        return 0.0, 0.0
-    found = []
-    for s in (first, second):
-        moves = s.motion[:, active] > np.maximum(cfg.motion_ratio * (1 + noise), within[active] / cfg.motion_ratio)
-        onset = np.where(moves.any(0), moves.argmax(0), n)
-        # A thing that moves before a resting camera begins at another line in each band; a graphic's edge is straight.
-        found.append(max((float((np.abs(onset - line) <= 1).mean()), -int(line)) for line in onset))
-    shares, sizes = [share for share, _ in found], [float(-line) for _, line in found]
-    straight = (
-        min(shares) >= cfg.line_share and sum(shares) / 2 >= cfg.straight_share and abs(sizes[0] - sizes[1]) <= max(2.0, cfg.pair_share * n)
-    )
-    fits = all(max(1.0, cfg.least_share * n) <= size <= cfg.most_share * n for size in sizes)
-    if not straight or not fits or not any(_is_patterned(s, int(size), cfg) for s, size in zip((first, second), sizes, strict=True)):
-        return 0.0, 0.0
-    return sizes[0], sizes[1]
-
-
-def _is_patterned(s: Lines, size: int, cfg: BordersConfig) -> bool:
-    """Whether a still border is a graphic rather than plain, before which a logo may move."""
-    plain = _plain_cells(s, cfg)
-    if plain is None:
-        return True
-    uneven = _drift(s.level[:size], plain[:size]) > cfg.drift_levels or _has_grain(s, plain, size, cfg)
-    return uneven or float(plain[:size].mean()) < cfg.plain_favoured_share
-
-
-def _soft_line(first: Lines, second: Lines, cfg: BordersConfig) -> tuple[float, float]:
-    """Lines of a soft border, alike at two opposite edges, beyond which the picture is sharp; 0 and 0 when there is none."""
-    n = len(first.along)
-    best, best_score = 0, 0.0
-    for r in range(max(3, math.ceil(cfg.least_share * n)), int(cfg.most_share * n) + 1):
-        (edge, sharper), (other_edge, other_sharper) = _softness(first, r, cfg), _softness(second, r, cfg)
-        edges, sharp, weaker = (edge + other_edge) / 2, (sharper + other_sharper) / 2, min(edge, other_edge)
-        certain = weaker >= cfg.sure_edge_share
-        likely = certain or (
-            weaker >= cfg.soft_edge_share and edges >= cfg.line_share and sharp >= cfg.soft_share and min(sharper, other_sharper) > 0
-        )
-        if not likely or edges + sharp <= best_score or not _has_content(first, r, cfg):
-            continue
-        # A fill that is no copy, or that a logo lies on, must be surer in all else.
-        if _likeness(first, r) >= (cfg.alike if certain and sharp >= cfg.sharp_share else cfg.copy_likeness):
-            best, best_score = r, edges + sharp
-    return float(best), float(best)
-
-
-def _has_content(s: Lines, r: int, cfg: BordersConfig) -> bool:
-    """Whether the strips of r lines at both edges show anything; two plain strips are alike without being copies."""
-    outside = np.concatenate([s.level[: r - 1], s.level[len(s.level) - r + 1 :]])
-    return float(outside.std()) >= cfg.content_levels
-
-
-def _softness(s: Lines, r: int, cfg: BordersConfig) -> tuple[float, float]:
-    """Shares of the bands: with an edge between soft and sharp at line r, and with a sharper picture beyond it."""
-    outside, inside = s.along[: r - 1].mean(0) + 0.25, s.along[r + 1 : r + 7].mean(0)
-    line, soft, sharp = s.across[r - 1 : r + 1].max(0), s.across[1 : max(2, r - 2)].mean(0), s.across[r + 2 : r + 7].mean(0)
-    edge = (line > 2 * soft + 0.5) & (
-        (line > 1.2 * sharp) | (s.along[r : r + 3].mean(0) > cfg.soft_ratio * s.along[max(0, r - 5) : r - 1].max(0) + 0.5)
-    )
-    return float(edge.mean()), float((inside > cfg.soft_ratio * outside).mean())
-
-
-def _likeness(s: Lines, r: int) -> float:
-    """How much the strips of r lines at both edges look, or move, like the picture between them enlarged to the whole size: -1 … 1."""
-    n = len(s.level)
-    scale = (n - 2 * r) / n
-    outside = np.r_[0 : r - 1, n - r + 1 : n]
-    middle = (BANDS - 1) / 2
-    x, y = np.meshgrid(middle + (np.arange(BANDS) - middle) * scale, r + (outside + 0.5) * scale - 0.5)
-    best = -1.0
-    for values in (s.level, s.motion):
-        enlarged = cv2.remap(np.ascontiguousarray(values, np.float32), x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR)
-        a, b = enlarged - enlarged.mean(), values[outside] - values[outside].mean()
-        best = max(best, float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum() + 1.0)))
-    return best
+    lone = np.count_nonzero(sizes) == 1
+    return bool(text or plain[inside].mean() > (cfg.lone_empty_share if lone else cfg.empty_share))

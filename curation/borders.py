@@ -1,25 +1,28 @@
 """Borders around the picture: plain bars of any colour, a blurred copy of the picture, a still graphic; measured per clip.
 
-The observer keeps, for spans of a few seconds, five small maps: per pixel the mean and the deviation of luma over time and how sharp the
-picture is along and across. Each is averaged in bands, 12 to a line, as a border is a strip: [lines, bands] for rows and for columns. That
-is 15 KB a span. A measure of any clip is then made from the maps of its spans; where in
+The observer keeps, for spans of a few seconds, six small maps: per pixel the mean and the deviation of luma over time, how sharp the
+picture is along and across, and whether the mean or the deviation steps there. Each is averaged in bands, 12 to a line, as a border is a
+strip: [lines, bands] for rows and for columns. That is 18 KB a span. A measure of any clip is then made from the maps of its spans; where in
 them a border ends is found in `border_lines`.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import cv2
 import numpy as np
 
-from curation.border_lines import BANDS, Lines, Maps, Sides, find_plain, find_soft, find_still
+from curation.border_fills import find_soft
+from curation.border_frames import find_frame, is_plain
+from curation.border_lines import BANDS, Lines, Maps, Sides, find_plain
 from curation.border_lines import BordersConfig as BordersConfig
 from curation.observe import SMALL_PX, Frame, fit
 from curation.orientation import Orientation
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
 
-VERSION = "2"
+VERSION = "3"
 
 LOOK_US = 180_000
 """A look each fifth frame or so: 20 looks average the noise of a span, and more cost without telling more."""
@@ -34,15 +37,17 @@ _FIELDS = ("duration_us", "looks", "rows", "sampling")
 _AVERAGED, _COLUMNS, _COLUMNS_BACK, _ROWS, _ROWS_BACK = range(5)
 """How small px lie on the picture. The scan's scaler takes one px out of several along a line as stored, from the first on and with a
 step of (full - 2) / (small - 2), which is 1 % too long: columns of an upright picture, rows or backwards in a turned one."""
-_SCALE = (1.0, 8.0, 4.0, 8.0, 8.0)
-"""Stored levels a unit: mean, texture, motion, along, across; so the last four saturate at 32 or 64 levels of luma."""
+_SCALE = (1.0, 8.0, 4.0, 8.0, 8.0, 255.0)
+"""Stored levels a unit: mean, texture, motion, along, across, step; so the middle four saturate at 32 or 64 levels of luma."""
+_STEP_LEVELS = (4.0, 10.0)
+"""A change of mean and deviation over two lines that is no step yet, and one that is a whole one: grain and coding stay below."""
 _ALONG = np.array([[1, -1, 0, -1, 1]], np.float32) / 2
 """Second difference that noise moves little: blur of two small px silences it."""
 _ACROSS = np.array([[1], [-2], [1]], np.float32)
 
 
 class BordersObserver:
-    """Fills the track `borders`: a row a span, its picture the maps [h + w, 5 x BANDS]."""
+    """Fills the track `borders`: a row a span, its picture the maps [h + w, 6 x BANDS]."""
 
     def __init__(self) -> None:
         self._recorder = Recorder(_TRACK, _FIELDS)
@@ -112,27 +117,41 @@ def _add(sums: list[np.ndarray], y: np.ndarray, look: int) -> None:
 
 
 def _maps(sums: list[np.ndarray], looks: int) -> np.ndarray:
-    """The maps of a span: rows then columns, each [lines, 5 x BANDS], uint8."""
+    """The maps of a span: rows then columns, each [lines, 6 x BANDS], uint8."""
     mean, sharp = sums[0] / looks, -(-looks // SHARP_LOOKS)
     motion = np.sqrt(np.maximum(0, sums[1] / looks - mean * mean))
     along_row, across_row, along_column, across_column = (s / (4 * sharp) for s in sums[2:])
-    rows = _bands(mean, motion, along_row, across_row)
-    columns = _bands(mean.T, motion.T, along_column.T, across_column.T)
+    rows = _bands(mean, motion, along_row, across_row, _steps(mean, motion))
+    turned = np.ascontiguousarray(mean.T), np.ascontiguousarray(motion.T)
+    columns = _bands(*turned, along_column.T, across_column.T, _steps(*turned))
     return np.concatenate([rows, columns])
 
 
-def _bands(mean: np.ndarray, motion: np.ndarray, along: np.ndarray, across: np.ndarray) -> np.ndarray:
-    """[lines, length] each -> [lines, 5 x BANDS]; texture is the deviation of the mean within a band of a line."""
-    ends = np.linspace(0, mean.shape[1], BANDS + 1).astype(int)
-    count = np.diff(ends)
+@cache
+def _band_weights(length: int) -> np.ndarray:
+    """What averages a line of so many px in bands [length, BANDS]."""
+    ends = np.linspace(0, length, BANDS + 1).astype(int)
+    return np.repeat(np.eye(BANDS) / np.diff(ends), np.diff(ends), axis=0)
 
-    def per_band(values: np.ndarray) -> np.ndarray:
-        return np.asarray(np.add.reduceat(values, ends[:-1], axis=1) / count)
 
-    level = per_band(mean)
-    texture = np.sqrt(np.maximum(0, per_band(mean * mean) - level * level))
-    stats = (level, texture, per_band(motion), per_band(along), per_band(across))
+def _bands(mean: np.ndarray, motion: np.ndarray, along: np.ndarray, across: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """[lines, length] each -> [lines, 6 x BANDS]; texture is the deviation of the mean within a band of a line."""
+    weights = _band_weights(mean.shape[1])
+    exact = mean.astype(np.float64)  # the deviation is a small difference of large squares
+    level = exact @ weights
+    texture = np.sqrt(np.maximum(0, np.square(exact) @ weights - np.square(level)))
+    small = weights.astype(np.float32)
+    stats = (level, texture, motion @ small, along @ small, across @ small, step @ small)
     return np.concatenate([np.clip(np.rint(s * k), 0, 255) for s, k in zip(stats, _SCALE, strict=True)], axis=1).astype(np.uint8)
+
+
+def _steps(mean: np.ndarray, motion: np.ndarray) -> np.ndarray:
+    """How surely each px lies at a line across which the picture changes for good, 0 … 1: a border's edge is one along its whole length."""
+    none, whole = _STEP_LEVELS
+    steps = np.zeros_like(mean)
+    change = cv2.absdiff(mean[2:], mean[:-2]) + cv2.absdiff(motion[2:], motion[:-2])
+    steps[1:-1] = np.minimum(np.maximum(change - none, 0) / (whole - none), 1)
+    return steps
 
 
 BorderKind = Literal["none", "letterbox", "pillarbox", "window", "blurred", "frame"]
@@ -191,9 +210,10 @@ def _found(maps: Maps, cfg: BordersConfig) -> _Found:
     """The borders in the maps of a clip."""
     rows, columns = (len(m.level) for m in maps)
     plain = find_plain(maps, cfg)
+    around = find_frame(maps, cfg)
     several: list[tuple[BorderKind, Sides]] = [
-        ("letterbox" if not any(plain[2:]) else "pillarbox" if not any(plain[:2]) else "window", plain),
-        ("frame", find_still(maps, cfg)),
+        (_plain_kind(plain), plain),
+        (_plain_kind(around) if any(around) and is_plain(maps, around, cfg) else "frame", around),
     ]
     if not (plain[0] and plain[1]) and not (plain[2] and plain[3]):
         several.append(("blurred", find_soft(maps, cfg)))
@@ -202,6 +222,11 @@ def _found(maps: Maps, cfg: BordersConfig) -> _Found:
     best = max(range(len(several)), key=lambda i: shares[i] + (cfg.plain_favour if i == 0 else 0))
     kind, sides = several[best]
     return _Found(kind if shares[best] else "none", sides, rows, columns)
+
+
+def _plain_kind(sides: Sides) -> BorderKind:
+    """What bars at these sides are called."""
+    return "letterbox" if not any(sides[2:]) else "pillarbox" if not any(sides[:2]) else "window"
 
 
 def _columns(found: _Found, sampling: int, width: int, height: int) -> dict[str, Any]:
