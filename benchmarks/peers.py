@@ -182,7 +182,6 @@ def everything(path: str) -> dict[str, Any]:
     """The same two numbers, from all that curation does with a video but for text and networks."""
     import cv2
 
-    import curation.scan
     import pipelines.measures  # noqa: F401  # imports are start-up
     from benchmarks.decode import analysis
 
