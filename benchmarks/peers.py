@@ -182,7 +182,8 @@ def everything(path: str) -> dict[str, Any]:
     """The same two numbers, from all that curation does with a video but for text and networks."""
     import cv2
 
-    import pipelines.measures  # noqa: F401  # imports are start-up
+    import curation.scan  # noqa: F401  # imports are start-up
+    import pipelines.measures  # noqa: F401
     from benchmarks.decode import analysis
 
     cv2.setNumThreads(1)
