@@ -117,7 +117,7 @@ def generated(media: Path, videos: tuple[str, ...], pictures: tuple[str, ...], s
     return rows
 
 
-def figures(media: Path, seed: int) -> list[Figure]:
+def figures(media: Path, seed: int = SEED) -> list[Figure]:
     """Every target of this subject with the figure reached."""
     wrong, n, alarms, n_shots = real(media)
     for line in wrong + alarms:
