@@ -332,7 +332,7 @@ def packets_of(path: str, container: "InputContainer", cfg: MediaConfig, log: De
         except av.error.MemoryError as e:
             raise _decode_error(path, e) from e
         except av.error.FFmpegError as e:
-            _note_error(log, e)
+            note_error(log, e)
             return
         except IndexError:  # a stream that began after the header was read: PyAV does not know it, and neither do we
             packets = container.demux(*streams)
@@ -370,7 +370,7 @@ def _frames(
                 _need_size(path, stream.codec_context, width, e, cfg)
             if isinstance(e, MemoryError):
                 raise MediaError("memory", f"{path}: not enough memory to decode") from e
-            _note_error(log, e)
+            note_error(log, e)
             if log.n_errors > cfg.max_errors:
                 return
             continue
@@ -393,7 +393,8 @@ def first_frame(path: str, container: "InputContainer", stream: Any, cfg: MediaC
     raise MediaError("truncated", f"{path}: the header parses but no frame follows")
 
 
-def _note_error(log: DecodeLog, error: Exception) -> None:
+def note_error(log: DecodeLog, error: Exception) -> None:
+    """The log has one more error of the pictures."""
     log.n_errors += 1
     log.first_error = log.first_error or f"{type(error).__name__}: {_said(error)}"
 

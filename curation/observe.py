@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import cv2
 import numpy as np
 
+from curation.media import FOREIGN, MediaError
 from curation.orientation import Orientation
 from curation.tracks import Track
 
@@ -86,7 +87,8 @@ class SmallFrames:
         self._last: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def __call__(self, source: "VideoFrame", pts_us: int) -> Frame:
-        """The frame as observers see it."""
+        """The frame as observers see it. Raises MediaError for one that cannot be scaled, as damage makes some."""
+        from av.error import FFmpegError
         from av.video.reformatter import ColorRange
 
         from curation.orientation import orientation
@@ -98,9 +100,13 @@ class SmallFrames:
                 self.size = self.size[::-1]
         width, height = self.size
         # A scaler keeps the range of its source: every threshold on levels is of limited range.
-        small = self._scaler.reformat(
-            source, width, height, "yuv420p", interpolation="FAST_BILINEAR", dst_color_range=ColorRange.MPEG, threads=1
-        )
+        try:
+            small = self._scaler.reformat(
+                source, width, height, "yuv420p", interpolation="FAST_BILINEAR", dst_color_range=ColorRange.MPEG, threads=1
+            )
+        except (FFmpegError, *FOREIGN) as e:
+            found = f"{source.width} x {source.height} in {source.format.name}"
+            raise MediaError("decode_error", f"expected a frame that can be made small, found one of {found} ({e})") from e
         planes = small.planes
         # Some of OpenCV wants the luma without gaps; the chroma planes stay views on the scaler's own small frame.
         y = np.ascontiguousarray(_view(planes[0], width, height))

@@ -85,9 +85,13 @@ def watch(
 
     `hooks` are those of `media.decode`: what sees packets, and what hears the sound.
     """
-    small = SmallFrames(asset.width or 16, asset.height or 16)
+    small, log = SmallFrames(asset.width or 16, asset.height or 16), log or DecodeLog()
     for source, pts_us in media.decode(path, cfg, log=log, **hooks):
-        frame = small(source, pts_us)
+        try:
+            frame = small(source, pts_us)
+        except MediaError as e:  # one frame is lost, as one that does not decode is
+            media.note_error(log, e)
+            continue
         for observer in observers:
             observer.push(frame)
     return [track for observer in observers for track in observer.finish()]

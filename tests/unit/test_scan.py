@@ -14,13 +14,15 @@ from curation import media
 from curation.facts import derive_asset
 from curation.isolate import Sandbox
 from curation.keyframes import of_clip
+from curation.media import MediaError
+from curation.observe import Frame, SmallFrames
 from curation.probe import probe_asset
 from curation.scan import Scan, ScanConfig, scan_asset
 from curation.shots import ClipConfig
 from curation.split import Split, SplitConfig, split_asset
 from curation.tracks import by_name, from_table, to_table
 from manifests.ids import clip_id
-from manifests.records import Clip
+from manifests.records import Asset, Clip
 from pipelines.jobs import SCANNED_COLUMNS
 from pipelines.measures import MEASURES, MeasuresConfig, run_measure
 from tests.media_makers import MEDIA, asset_for, pan, scene, still, write_video, write_wav
@@ -224,3 +226,18 @@ def test_hostile_files_never_raise(path: Path) -> None:
         assert clip.end_us >= clip.start_us
         values: list[Any] = [getattr(clip, column) for measure in MEASURES for column in measure.columns]
         assert not any(isinstance(v, float) and np.isnan(v) for v in values)
+
+
+def test_a_frame_that_cannot_be_scaled_costs_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage makes frames that the scaler refuses: each is an error of the asset, and the others are watched."""
+    path = write_video(tmp_path / "a.mp4", pan(1, 24))
+    make, n = SmallFrames.__call__, iter(range(100))
+
+    def refuses(self: SmallFrames, source: Any, pts_us: int) -> Frame:
+        if next(n) in (3, 4):
+            raise MediaError("decode_error", "expected a frame that can be made small, found none")
+        return make(self, source, pts_us)
+
+    monkeypatch.setattr(SmallFrames, "__call__", refuses)
+    found = scan_asset(Asset(asset_id="0" * 32, asset_sha256=b"", asset_md5=b"", size_bytes=0, uri="a"), str(path), ScanConfig())
+    assert found.asset.error_code is None and found.asset.n_frames == 22 and "2 broken packets" in (found.asset.error_detail or "")
