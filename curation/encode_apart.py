@@ -30,19 +30,19 @@ class Encoding:
     error_detail: str | None = None
 
 
-def encode_in(
-    box: Sandbox,
-    src_path: str,
-    clip: Clip,
-    asset: Asset,
-    shape: tuple[int, int, int, int, int],
-    cfg: EncodeConfig,
-    span_us: tuple[int, int],
-    media: MediaConfig,
-) -> EncodedClip:
-    """As `encode_clip` at the shape (width, height, frames, rate's numerator and denominator), but all that opens the asset, FFmpeg's program
-    included, runs in the sandbox's child. Raises EncodeError, and MediaError where a process was lost, or would have been."""
-    made = box.call(try_encode, src_path, clip, asset, shape, cfg, span_us, media)
+Shape = tuple[int, int, int, int, int]
+"""Width, height, frames, and the rate's numerator and denominator."""
+
+Asked = tuple[str, Clip, Asset, Shape, EncodeConfig, tuple[int, int], MediaConfig]
+"""What `try_encode` is asked: file, clip, asset, shape, settings, span in us, limits."""
+
+
+def encode_in(box: Sandbox, *asked: *Asked) -> EncodedClip:
+    """As `encode_clip`, but all that opens the asset, FFmpeg's program included, runs in the sandbox's child.
+
+    Raises EncodeError, and MediaError where a process was lost, or would have been.
+    """
+    made, clip = box.call(try_encode, *asked), asked[1]
     if made.clip is None:
         raise EncodeError(made.error_code or "crashed", made.error_detail or f"clip {clip.clip_id}: expected a reason, found none")
     return made.clip
@@ -66,7 +66,7 @@ def try_encode(
     src_path: str,
     clip: Clip,
     asset: Asset,
-    shape: tuple[int, int, int, int, int],
+    shape: Shape,
     cfg: EncodeConfig,
     span_us: tuple[int, int],
     media: MediaConfig,
