@@ -18,7 +18,8 @@ if __name__ == "__main__":
 
 from benchmarks.figures import Figure, as_table
 from curation.audio import AudioConfig, SoundObserver, SoundSpanConfig, measure_sound, plan_sound
-from curation.media import MediaConfig, decode_sound
+from curation.decode import decode_sound
+from curation.media import MediaConfig
 from curation.sound import Sound
 from curation.soundtrack import RATE_HZ, Soundtrack, SoundtrackWriter, samples_between
 from curation.speech import DetectSpeech, SpeechConfig

@@ -23,7 +23,8 @@ N_CASES, FIRST_CASE = 600, 5_000_000
 
 def ends_as_decided(path: Path, said: dict[str, Any]) -> bool:
     """Whether stage and code of the error, or all facts, and the frames and errors counted by the decode, are those of the table."""
-    from curation.media import DecodeLog, MediaConfig, decode
+    from curation.decode import DecodeLog, decode
+    from curation.media import MediaConfig
     from curation.probe import probe_asset
     from manifests.records import Asset
 
@@ -43,7 +44,8 @@ def ends_as_decided(path: Path, said: dict[str, Any]) -> bool:
 def damage_is_seen(path: Path, said: dict[str, Any]) -> bool:
     """Whether damaged frames are found in a video just when its decode counts errors."""
     from curation.damage import DamageObserver
-    from curation.media import DecodeLog, MediaConfig
+    from curation.decode import DecodeLog
+    from curation.media import MediaConfig
     from curation.probe import probe_asset
     from curation.scan import watch
     from manifests.records import Asset

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.decode import FILES, media_folder
 from benchmarks.figures import Figure, as_table
-from curation import media, motion, vectors
+from curation import decode, motion, vectors
 from curation.media import MediaConfig
 from curation.observe import Frame, SmallFrames
 from curation.orientation import Orientation
@@ -84,7 +84,7 @@ def watch(path: Path) -> Watched:
         if packet.pts is not None:
             order[packet.pts] = len(order)
 
-    for source, pts_us in media.decode(str(path), MediaConfig(), vectors=facts.vcodec in motion.VECTOR_CODECS, on_packet=packet):
+    for source, pts_us in decode.decode(str(path), MediaConfig(), vectors=facts.vcodec in motion.VECTOR_CODECS, on_packet=packet):
         frame = small(source, pts_us)
         amount.push(frame)
         flow.push(frame)
@@ -240,7 +240,7 @@ def of_cost(folder: Path) -> Figure:
             spent["sampler"] += time.thread_time() - start
 
         start = time.thread_time()
-        for _ in media.decode(str(folder / "video" / name), MediaConfig(), on_packet=packet):
+        for _ in decode.decode(str(folder / "video" / name), MediaConfig(), on_packet=packet):
             pass
         spent["all"] += time.thread_time() - start
     share = spent["sampler"] / (spent["all"] - spent["sampler"])

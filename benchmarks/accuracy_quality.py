@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.border_truth import CLEAN, MOVING
 from benchmarks.figures import Figure, as_table
-from curation import media
+from curation import decode, media
 from curation.observe import SmallFrames
 from curation.quality import QualityConfig, QualityObserver, measure_clip_quality, quality_track_of_picture
 from curation.scan import tracks_of
@@ -49,7 +49,7 @@ def _clips(folder: Path) -> dict[str, list[np.ndarray]]:
         if path is None:
             continue
         frames = []
-        for source, _ in media.decode(str(path), media.MediaConfig()):
+        for source, _ in decode.decode(str(path), media.MediaConfig()):
             if len(frames) == N_FRAMES:
                 break
             # Only a few are wanted at full size: the others serve the tests of time, on small frames.
@@ -130,7 +130,7 @@ def _monotone_later(folder: Path) -> Figure:
         path = next(iter(sorted((folder / "video").glob(f"{name}.*"))), None)
         if path is None:
             continue
-        decoded = itertools.islice(media.decode(str(path), media.MediaConfig()), 4 * LATER, 5 * LATER)
+        decoded = itertools.islice(decode.decode(str(path), media.MediaConfig()), 4 * LATER, 5 * LATER)
         frames = [source.reformat(format="gray").to_ndarray() for source, _ in decoded]
         if len(frames) == LATER:
             values = [_columns(_x264(frames, crf))["blockiness"] for crf in (26, 34, 42, 50)]

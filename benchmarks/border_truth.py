@@ -14,7 +14,7 @@ import av
 import cv2
 import numpy as np
 
-from curation import media
+from curation import decode, media
 from curation.borders import BordersObserver, border_track_of_picture
 from curation.observe import SmallFrames
 from curation.orientation import orientation
@@ -127,7 +127,7 @@ def bases(folder: Path) -> dict[str, list[np.ndarray]]:
             continue
         frames: list[np.ndarray] = []
         next_us = None
-        for source, pts in media.decode(str(path), media.MediaConfig()):
+        for source, pts in decode.decode(str(path), media.MediaConfig()):
             if next_us is not None and pts < next_us:
                 continue
             next_us = pts + 1_000_000 // FPS

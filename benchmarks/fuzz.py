@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.damages import Seed, make_case, seeds
 from benchmarks.decode import media_folder
-from curation.media import CODES, DecodeLog, MediaConfig, MediaError
+from curation.decode import DecodeLog
+from curation.media import CODES, MediaConfig, MediaError
 
 LIMITS = MediaConfig(
     max_pixels=1 << 21, max_image_pixels=1 << 21, max_frames=1000, max_duration_us=3600 * 1_000_000, max_wall_s=60.0, memory_bytes=2 << 30
@@ -104,7 +105,7 @@ def _peak_bytes() -> int:
 
 def _watch(path: str, cfg: MediaConfig) -> tuple[str, str]:
     """Probe, then decode as a scan does: the verdict and a digest of what was seen. Raises MediaError."""
-    from curation import media
+    from curation import decode
     from curation.observe import SmallFrames
     from curation.probe import probe
     from curation.stills import load_picture
@@ -115,14 +116,14 @@ def _watch(path: str, cfg: MediaConfig) -> tuple[str, str]:
         seen = zlib.crc32(load_picture(path, cfg, 64).tobytes(), seen)
     elif facts.kind == "audio":
         pieces: list[int] = []
-        media.decode_sound(
+        decode.decode_sound(
             path, cfg, lambda s: pieces.append(zlib.crc32(np.nan_to_num(s.samples).tobytes() + repr(s.start_us).encode())), log=log
         )
         seen = zlib.crc32(repr(pieces).encode(), seen)
     else:
         heard: list[int] = []
         small = SmallFrames(facts.width or 16, facts.height or 16)
-        frames = media.decode(path, cfg, sound=lambda s: heard.append(zlib.crc32(np.nan_to_num(s.samples).tobytes())), log=log)
+        frames = decode.decode(path, cfg, sound=lambda s: heard.append(zlib.crc32(np.nan_to_num(s.samples).tobytes())), log=log)
         for i, (source, pts_us) in enumerate(frames):
             frame = small(source, pts_us)
             seen = zlib.crc32(np.ascontiguousarray(frame.y).tobytes() + repr(pts_us).encode(), seen)

@@ -111,7 +111,8 @@ def _single_shots(entry: dict[str, Any]) -> list[tuple[int, int]]:
 
 def load(media: Path, name: str, first: int, end: int, most: int = 180) -> Source | None:
     """Frames first … end of a video, at most so many; None where they last less than 2 s."""
-    from curation.media import MediaConfig, decode
+    from curation.decode import decode
+    from curation.media import MediaConfig
     from curation.orientation import orientation
 
     frames, times = [], []

@@ -12,7 +12,7 @@ import av
 import cv2
 import numpy as np
 
-from curation import media
+from curation import decode, media
 from curation.keyframe_observer import KeyFrameObserver
 from curation.keyframes import KeyFrame
 from curation.observe import SmallFrames
@@ -95,7 +95,7 @@ def frames_of(path: Path) -> list[np.ndarray]:
     """The first 8 s of a video, upright RGB, twelve frames a second, long side 640 px."""
     found: list[np.ndarray] = []
     start = None
-    for source, pts_us in media.decode(str(path), media.MediaConfig()):
+    for source, pts_us in decode.decode(str(path), media.MediaConfig()):
         start = pts_us if start is None else start
         if pts_us - start >= SECONDS * 1_000_000:
             break

@@ -46,7 +46,8 @@ def keyframes_of(path: Path) -> list[Any]:
 
 
 def _take(path: str, observer: Any) -> list[Any]:
-    from curation.media import MediaConfig, decode
+    from curation.decode import decode
+    from curation.media import MediaConfig
     from curation.observe import SmallFrames
     from curation.probe import probe
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from curation.media import DecodeLog
+from curation.decode import DecodeLog
 from curation.observe import Frame
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
@@ -22,7 +22,7 @@ REORDER_FRAMES = 4
 
 
 class DamageObserver:
-    """Watches the decode's own log while frames go by; hand it the log that `media.decode` fills."""
+    """Watches the decode's own log while frames go by; hand it the log that `decode` fills."""
 
     def __init__(self, log: DecodeLog) -> None:
         self._log = log

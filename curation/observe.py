@@ -1,4 +1,4 @@
-"""What an observer is, and what it is shown of a frame. Every frame of a video is decoded once and shown to every observer.
+"""What an observer is, and what it is shown of a frame. Every frame of a video is decoded once at most and shown to every observer.
 
 An observer is small and streaming: `push` each frame, then `finish` gives its tracks. It has no settings that decide anything: how
 finely it looks are constants of its file, and thresholds belong to the measures that read the tracks. So no setting of a measure ever
@@ -85,6 +85,7 @@ class SmallFrames:
         self._turn: Orientation | None = None
         self._plain = True
         self._last: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._source: VideoFrame | None = None
 
     def __call__(self, source: "VideoFrame", pts_us: int) -> Frame:
         """The frame as observers see it. Raises MediaError for one that cannot be scaled, as damage makes some."""
@@ -93,6 +94,8 @@ class SmallFrames:
 
         from curation.orientation import orientation
 
+        if source is self._source and self._turn is not None and self._last is not None:  # the frame before, once more
+            return Frame(pts_us, *self._last, source, self._turn, 0.0, True)
         if self._turn is None:
             self._turn = orientation(source)
             self._plain = self._turn == Orientation()
@@ -114,7 +117,7 @@ class SmallFrames:
         if not self._plain:
             y, u, v = (np.ascontiguousarray(self._turn.apply(p)) for p in (y, u, v))
         frame = after(self._last, Frame(pts_us, y, u, v, source, self._turn))
-        self._last = frame.y, frame.u, frame.v
+        self._last, self._source = (frame.y, frame.u, frame.v), source
         return frame
 
 

@@ -8,18 +8,16 @@ import numpy as np
 
 from curation.clock import is_variable
 from curation.containers import head_of, picture_kind
+from curation.decode import DecodeLog, first_frame, packets_of
 from curation.media import (
     MAX_TIME_US,
-    DecodeLog,
     MediaConfig,
     MediaError,
-    first_frame,
     need_pixels,
     need_sound,
     note_open,
     open_container,
     open_file,
-    packets_of,
     prepare,
     sound_stream,
     video_stream,

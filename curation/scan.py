@@ -1,4 +1,4 @@
-"""The one decode of an asset: Asset -> Scan (map). Every frame is decoded once and shown to every observer; nothing is decoded again.
+"""The one decode of an asset: Asset -> Scan (map). Every frame is decoded once at most and shown to every observer; nothing is decoded again.
 
 A scan holds what measures need, as tracks (numbers by presentation time), key frames (small pictures where the picture changed) and a
 small copy of the sound; it knows nothing of shots, clips or thresholds, so that all of these can change without the medium being opened.
@@ -10,27 +10,29 @@ from typing import Any
 
 import numpy as np
 
-from curation import media, probe, stills
+from curation import probe, stills
 from curation.audio import SoundObserver
 from curation.borders import BordersObserver, border_track_of_picture
 from curation.clock import is_variable
 from curation.cut_series import ShotObserver
 from curation.damage import DamageObserver
+from curation.decode import DecodeLog, decode, decode_sound, note_error
 from curation.effects import SignatureObserver
 from curation.global_motion import GlobalMotionObserver
 from curation.hash_observer import HashObserver
 from curation.keyframe_observer import KeyFrameObserver, keyframe_of_picture
 from curation.keyframes import KeyFrame
-from curation.media import DecodeLog, MediaConfig, MediaError
+from curation.media import MediaConfig, MediaError
 from curation.motion import MotionWatch
 from curation.observe import Observer, SmallFrames
 from curation.quality import QualityObserver, quality_track_of_picture
 from curation.soundtrack import Soundtrack
+from curation.spared_frames import Spare
 from curation.tracks import Track
 from curation.vectors import VectorWatch
 from manifests.records import Asset
 
-VERSION = "7"
+VERSION = "8"
 """Version of what is observed: a change of any observer is a new one."""
 
 
@@ -83,15 +85,17 @@ def watch(
 ) -> list[Track]:
     """All tracks of the observers after one decode of the video; `asset` gives its size as shown. Raises MediaError.
 
-    `hooks` are those of `media.decode`: what sees packets, and what hears the sound.
+    `hooks` are those of `decode`: what sees packets, and what hears the sound.
     """
     small, log = SmallFrames(asset.width or 16, asset.height or 16), log or DecodeLog()
-    for source, pts_us in media.decode(path, cfg, log=log, **hooks):
+    spare = Spare(log)
+    for source, pts_us in decode(path, cfg, log=log, spare=spare, **hooks):
         try:
             frame = small(source, pts_us)
         except MediaError as e:  # one frame is lost, as one that does not decode is
-            media.note_error(log, e)
+            note_error(log, e)
             continue
+        spare.saw(frame)
         for observer in observers:
             observer.push(frame)
     return [track for observer in observers for track in observer.finish()]
@@ -160,7 +164,7 @@ def _scan_picture(asset: Asset, path: str, cfg: ScanConfig) -> Scan:
 
 def _scan_sound(asset: Asset, path: str, cfg: ScanConfig) -> Scan:
     log, sound = DecodeLog(), SoundObserver(asset.asset_id)
-    media.decode_sound(path, cfg.media, sound.push, log=log)
+    decode_sound(path, cfg.media, sound.push, log=log)
     tracks = sound.finish()
     if sound.end_us is None or not len(tracks[0]):
         raise MediaError("decode_error", f"{path}: expected sound, found none; {_troubles(log)}")

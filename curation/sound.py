@@ -1,6 +1,6 @@
 """Sound as it comes out of a decoder: pieces of all channels with their presentation times.
 
-A video's sound is decoded in the same pass over the file as its pictures: `media.decode` hands each packet of the sound stream to
+A video's sound is decoded in the same pass over the file as its pictures: `decode` hands each packet of the sound stream to
 `Ears`. What is wrong with the sound is counted in the log apart from the pictures and never ends them.
 """
 
@@ -15,7 +15,7 @@ from curation.media import FOREIGN, MAX_TIME_US
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
 
-    from curation.media import DecodeLog
+    from curation.decode import DecodeLog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

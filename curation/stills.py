@@ -6,11 +6,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from curation.containers import head_of, picture_kind
+from curation.decode import first_frame
 from curation.media import (
     MediaConfig,
     MediaError,
     Purpose,
-    first_frame,
     need_pixels,
     note_open,
     open_container,

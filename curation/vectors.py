@@ -71,7 +71,7 @@ class VectorsConfig:
 class VectorWatch:
     """Watches motion vectors: track `vectors`, at sampled times, `codec_px` and `estimate_px` (nan where the other one is).
 
-    `packet` wants to be shown every video packet before it is decoded, as `on_packet` of `media.decode`; without it there are estimates only.
+    `packet` wants to be shown every video packet before it is decoded, as `on_packet` of `decode`; without it there are estimates only.
     """
 
     def __init__(self) -> None:

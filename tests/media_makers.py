@@ -57,8 +57,10 @@ def write_video(
     codec: str = "libx264",
     rotation: int = 0,
     sound_s: float = 0.0,
+    options: dict[str, str] | None = None,
 ) -> Path:
-    """The frames as a video, at a constant rate or at the given times; `rotation` is the clockwise turn asked of the player."""
+    """The frames as a video, at a constant rate or at the given times; `rotation` is the clockwise turn asked of the player, `options` are the
+    encoder's where they are not those of a quick libx264."""
     with av.open(str(path), "w") as container:
         stream = None
         tone = container.add_stream("aac", rate=48000) if sound_s else None
@@ -67,7 +69,7 @@ def write_video(
                 stream = container.add_stream(codec, rate=fps)
                 stream.height, stream.width = frame.shape[:2]
                 stream.pix_fmt = "yuv420p"
-                stream.options = {"preset": "ultrafast", "crf": "18"} if codec == "libx264" else {}
+                stream.options = options or ({"preset": "ultrafast", "crf": "18"} if codec == "libx264" else {})
                 stream.codec_context.time_base = Fraction(1, 1000) if times_ms else Fraction(1, fps)
                 if rotation:
                     stream.set_display_rotation(-rotation)

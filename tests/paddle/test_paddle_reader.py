@@ -92,7 +92,8 @@ def _image(path: Path) -> list[Picture]:
 
 
 def _video(path: Path) -> list[Picture]:
-    from curation.media import MediaConfig, decode
+    from curation.decode import decode
+    from curation.media import MediaConfig
 
     frames = [f for f, _ in decode(str(path), MediaConfig())]
     return [f.to_ndarray(format="rgb24", width=512, height=288) for f in frames[:: max(1, len(frames) // 5)][:5]]

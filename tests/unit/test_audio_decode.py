@@ -6,9 +6,10 @@ import av
 import numpy as np
 import pytest
 
-from curation import media
+from curation import decode, media
 from curation.audio import SoundObserver
-from curation.media import DecodeLog, MediaConfig, MediaError
+from curation.decode import DecodeLog
+from curation.media import MediaConfig, MediaError
 from curation.sound import Sound
 from tests.media_makers import still, write_video, write_wav
 from tests.sound_makers import noise, tone, write_sound
@@ -19,10 +20,10 @@ CFG = MediaConfig()
 def test_one_pass_gives_pictures_and_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One opening of the file; the frames are those without sound; the sound is whole and in order."""
     path = str(write_video(tmp_path / "a.mp4", still(1, 48), sound_s=2))
-    alone = [t for _, t in media.decode(path, CFG)]
+    alone = [t for _, t in decode.decode(path, CFG)]
     monkeypatch.setenv(media.MEDIA_LOG_VARIABLE, str(tmp_path / "log"))
     pieces: list[Sound] = []
-    assert [t for _, t in media.decode(path, CFG, sound=pieces.append)] == alone
+    assert [t for _, t in decode.decode(path, CFG, sound=pieces.append)] == alone
     assert (tmp_path / "log").read_text().count("\n") == 1
     starts = [p.start_us for p in pieces]
     assert starts == sorted(starts) and abs(starts[0]) < 30_000
@@ -35,25 +36,25 @@ def test_sound_without_pictures_is_the_same_sound(tmp_path: Path) -> None:
     path = str(write_video(tmp_path / "a.mp4", still(1, 48), sound_s=2))
     alone: list[Sound] = []
     beside: list[Sound] = []
-    media.decode_sound(path, CFG, alone.append)
-    list(media.decode(path, CFG, sound=beside.append))
+    decode.decode_sound(path, CFG, alone.append)
+    list(decode.decode(path, CFG, sound=beside.append))
     assert [p.start_us for p in alone] == [p.start_us for p in beside]
     assert all(np.array_equal(a.samples, b.samples) for a, b in zip(alone, beside, strict=True))
     with pytest.raises(MediaError, match="no_streams"):
-        media.decode_sound(str(write_video(tmp_path / "b.mp4", still(1, 4))), CFG, alone.append)
+        decode.decode_sound(str(write_video(tmp_path / "b.mp4", still(1, 4))), CFG, alone.append)
 
 
 def test_a_video_without_sound_is_silent(tmp_path: Path) -> None:
     """Asked for sound, a video that has none tells nothing and decodes as before."""
     pieces: list[Sound] = []
-    assert len(list(media.decode(str(write_video(tmp_path / "a.mp4", still(1, 5))), CFG, sound=pieces.append))) == 5
+    assert len(list(decode.decode(str(write_video(tmp_path / "a.mp4", still(1, 5))), CFG, sound=pieces.append))) == 5
     assert pieces == []
 
 
 def test_broken_sound_ends_nothing(tmp_path: Path) -> None:
     """Every packet of the sound replaced by other bytes: all pictures come, and what is wrong is counted apart."""
     path = write_sound(tmp_path / "a.mkv", [noise(1, 2)], 48000, "flac", "mono", still(2, 48), step=4096)
-    whole = [t for _, t in media.decode(str(path), CFG)]
+    whole = [t for _, t in decode.decode(str(path), CFG)]
     with av.open(str(path)) as source, av.open(str(tmp_path / "b.mkv"), "w") as target:
         streams = {s.index: target.add_stream_from_template(s) for s in source.streams}
         for packet in source.demux():
@@ -64,7 +65,7 @@ def test_broken_sound_ends_nothing(tmp_path: Path) -> None:
             kept.stream = streams[packet.stream_index]
             target.mux(kept)
     log, pieces = DecodeLog(), list[Sound]()
-    assert [t for _, t in media.decode(str(tmp_path / "b.mkv"), CFG, sound=pieces.append, log=log)] == whole
+    assert [t for _, t in decode.decode(str(tmp_path / "b.mkv"), CFG, sound=pieces.append, log=log)] == whole
     assert log.n_errors == 0
     assert log.n_sound_errors > 0 and log.first_sound_error
 
@@ -76,7 +77,7 @@ def test_all_sample_formats_have_one_scale(tmp_path: Path, codec: str, suffix: s
     """Left and right come back as they were, whatever the format that they were stored in."""
     left, right = tone(440, 0.5), tone(880, 0.5, amplitude=0.25)
     pieces: list[Sound] = []
-    media.decode_sound(str(write_sound(tmp_path / f"a.{suffix}", [left, right], 48000, codec, "stereo")), CFG, pieces.append)
+    decode.decode_sound(str(write_sound(tmp_path / f"a.{suffix}", [left, right], 48000, codec, "stereo")), CFG, pieces.append)
     found = np.concatenate([p.samples for p in pieces], axis=1)
     assert np.allclose(found, np.stack([left, right]), atol=0.01 if codec == "pcm_u8" else 1e-4)
     assert pieces[0].channels == ("FL", "FR")
@@ -84,7 +85,7 @@ def test_all_sample_formats_have_one_scale(tmp_path: Path, codec: str, suffix: s
 
 def test_sound_that_starts_late_keeps_its_time(media: Path) -> None:
     """In real files the first window lies where the container puts it: up to a quarter of a second beside the picture."""
-    from curation.media import decode
+    from curation.decode import decode
 
     for name in ("head_1080x720_1s.mp4", "mdn_stream.webm", "bbb_intro_frag_180p_5s.mp4"):
         observer, log = SoundObserver("a"), DecodeLog()
@@ -103,7 +104,7 @@ def test_the_loudness_is_ffmpegs(media: Path) -> None:
     import imageio_ffmpeg
 
     from curation.audio import AudioConfig, measure_sound
-    from curation.media import decode_sound
+    from curation.decode import decode_sound
     from tests.sound_makers import sound_clip
 
     for name in ("audio/jfk.flac", "audio/jfk_16k.wav", "audio/librosa_test.ogg", "video/bbb_rabbit_240p_13s.mp4"):
@@ -136,4 +137,4 @@ def test_a_time_limit_holds_while_only_sound_comes(tmp_path: Path) -> None:
     """A file of sound that outlasts its time ends with `timeout`."""
     path = str(write_wav(tmp_path / "a.wav", np.zeros(16000 * 60, np.float32)))
     with pytest.raises(MediaError, match="timeout"):
-        media.decode_sound(path, MediaConfig(max_wall_s=0.0), lambda piece: None)
+        decode.decode_sound(path, MediaConfig(max_wall_s=0.0), lambda piece: None)

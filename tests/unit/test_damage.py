@@ -6,7 +6,8 @@ import av
 import numpy as np
 
 from curation.damage import DamageObserver, measure_damage
-from curation.media import DecodeLog, MediaConfig
+from curation.decode import DecodeLog
+from curation.media import MediaConfig
 from curation.probe import probe_asset
 from curation.scan import watch
 from curation.tracks import Track, by_name

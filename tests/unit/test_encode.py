@@ -22,11 +22,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curation.decode import decode
 from curation.encode import EncodeConfig, EncodedClip, encode_clip, fit_picture
 from curation.encode_apart import encode_in, encode_sandbox
 from curation.ffmpeg_program import EncodeError, ffmpeg_binary, h264_encoder, need_descriptors, run_ffmpeg
 from curation.isolate import ENVIRONMENT, THREADS
-from curation.media import MediaConfig, MediaError, decode
+from curation.media import MediaConfig, MediaError
 from curation.probe import probe_asset
 from manifests.records import Asset, Clip
 

@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from curation.clock import is_variable
+from curation.decode import DecodeLog, decode, decode_sound
 from curation.isolate import Sandbox
-from curation.media import DecodeLog, MediaConfig, MediaError, decode, decode_sound
+from curation.media import MediaConfig, MediaError
 from curation.probe import probe, probe_asset
 from curation.sound import Sound, planes
 from curation.stills import load_picture

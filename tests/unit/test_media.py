@@ -12,9 +12,10 @@ import pytest
 from av.video.reformatter import ColorRange
 from PIL import Image
 
-from curation import media
+from curation import decode, media
 from curation.clock import is_variable
-from curation.media import DecodeLog, MediaConfig, MediaError
+from curation.decode import DecodeLog
+from curation.media import MediaConfig, MediaError
 from curation.observe import SmallFrames
 from curation.orientation import Orientation
 from curation.probe import probe, probe_asset
@@ -57,7 +58,7 @@ def test_frames_carry_the_containers_time(tmp_path: Path) -> None:
     """Uneven presentation times come back to the microsecond, and the file is known to be of variable rate."""
     times = [0, 40, 80, 200, 210, 500, 540, 1000, 1040, 1080]
     path = str(write_video(tmp_path / "a.mkv", pan(1, len(times)), times_ms=times))
-    assert [t for _, t in media.decode(path, CFG)] == [t * 1000 for t in times]
+    assert [t for _, t in decode.decode(path, CFG)] == [t * 1000 for t in times]
     assert is_variable(np.array(times) * 1000) is True
 
 
@@ -205,7 +206,7 @@ def test_every_opening_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path = str(write_video(tmp_path / "a.mp4", still(1, 3)))
     monkeypatch.setenv(media.MEDIA_LOG_VARIABLE, str(tmp_path / "log"))
     probe(path, CFG)
-    assert len(list(media.decode(path, CFG))) == 3
+    assert len(list(decode.decode(path, CFG))) == 3
     assert (tmp_path / "log").read_text() == f"probe\t{path}\ndecode\t{path}\n"
 
 
@@ -221,7 +222,7 @@ def test_hostile_files_give_facts_or_a_code(path: Path) -> None:
         assert not known["decoded_video_frames"] or asset.error_code == "truncated"
     elif asset.kind == "video":
         log = DecodeLog()
-        n_frames = sum(1 for _ in media.decode(str(path), CFG, log=log))
+        n_frames = sum(1 for _ in decode.decode(str(path), CFG, log=log))
         # Newer decoders give a frame or two more or less around an error, and do decode VVC.
         assert n_frames <= (asset.n_frames or n_frames)
         if "VVC" not in known["what"] and "two" not in known["what"]:

@@ -17,7 +17,7 @@ import av
 import pytest
 from PIL import Image
 
-from curation import media
+from curation import decode
 from curation.encode import EncodeConfig, encode_clip
 from curation.ffmpeg_program import EncodeError, Limits, ffmpeg_binary, run_ffmpeg
 from curation.media import MediaConfig, MediaError
@@ -95,7 +95,7 @@ def use(path: Path) -> str:
         if kind == "image":
             load_picture(str(path), cfg)
         elif kind == "video":
-            assert list(media.decode(str(path), cfg, sound=lambda piece: None))
+            assert list(decode.decode(str(path), cfg, sound=lambda piece: None))
         return kind
     except MediaError as e:
         return e.code

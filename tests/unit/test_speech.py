@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from curation.adapters.speech_vad import FRAME, SileroVad
 from curation.adapters.weights import WeightsError
 from curation.audio import AudioConfig, SoundObserver, SoundSpanConfig, measure_sound, plan_sound
-from curation.media import MediaConfig, decode_sound
+from curation.decode import decode_sound
+from curation.media import MediaConfig
 from curation.speech import DetectSpeech, SpeechConfig, speech_frames
 from tests.sound_makers import copy_of, noise, sound_clip, tone
 

@@ -240,7 +240,8 @@ def test_scores_stay_in_range_and_only_grow_with_boxes(frames: list[list[TextBox
 @pytest.mark.skipif(not MEDIA.is_dir(), reason="real test media are not here")
 def test_real_titles_screens_and_plain_footage(stage: ScoreText) -> None:
     """On real videos judged by eye, overlaid text is rejected and footage without text is not."""
-    from curation.media import MediaConfig, decode
+    from curation.decode import decode
+    from curation.media import MediaConfig
 
     truth = {e["file"]: e for e in json.loads((MEDIA / "text.json").read_text())["entries"]}
     names = (

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curation import media
+from curation import decode
 from curation.media import MediaConfig
 from curation.motion import MotionWatch
 from curation.observe import SmallFrames
@@ -21,7 +21,7 @@ def watched(path: Path, with_packets: bool = True) -> Tracks:
     """The tracks of both watches."""
     facts = probe(str(path), MediaConfig())
     small, motion, vectors = SmallFrames(facts.width or 16, facts.height or 16), MotionWatch(), VectorWatch()
-    for source, pts_us in media.decode(str(path), MediaConfig(), on_packet=vectors.packet if with_packets else None):
+    for source, pts_us in decode.decode(str(path), MediaConfig(), on_packet=vectors.packet if with_packets else None):
         frame = small(source, pts_us)
         motion.push(frame)
         vectors.push(frame)
@@ -156,7 +156,7 @@ def test_references_of_a_pyramid_and_of_plain_b_frames() -> None:
 @pytest.mark.parametrize("name", ["made_mid_corruption.mp4", "made_truncated_moov_first.mp4", "made_interlaced_tff.mpg"])
 def test_broken_media_cost_no_vector_more_than_their_own(media: Path, name: str) -> None:
     """With packets shown to the sampler, a broken file gives the same frames as without."""
-    from curation.media import decode
+    from curation.decode import decode
 
     path, watch = str(media / "hostile" / name), VectorWatch()
     with_sampler = [pts for _, pts in decode(path, MediaConfig(), on_packet=watch.packet)]
