@@ -128,7 +128,8 @@ class _Run:
         self.rate_hz, self.channels, self.start_us = rate_hz, channels, start_us
         self.window = max(1, round(rate_hz * WINDOW_US / 1_000_000))
         self._weights = channel_weights(channels)
-        self._heard = self._weights > 0 if (self._weights > 0).any() else np.ones(len(channels), bool)
+        heard = self._weights > 0 if (self._weights > 0).any() else np.ones(len(channels), bool)
+        self._mix = (heard / heard.sum()).astype(np.float32)  # the mean of the channels that are heard
         self._filters = [KFilter(rate_hz) for _ in channels] if rate_hz >= K_LEAST_RATE_HZ else []
         self._last = np.zeros((len(channels), 2 * TRUE_PEAK_REACH), np.float32)  # samples of what was measured before
         self._held: list[np.ndarray] = []
@@ -160,7 +161,7 @@ class _Run:
         n = sound.shape[1] // self.window * self.window
         tail = sound.shape[1] - n
         start, values = self._time(self._n_done), []
-        mono = sound[self._heard].mean(axis=0)
+        mono = self._mix @ sound
         if n:
             block = self._measure(sound[:, :n], self.window)
             values, mono = block.values, np.concatenate([block.mono, mono[n:]])
@@ -180,7 +181,7 @@ class _Run:
             sound = _finite(sound)
             size = np.abs(sound).reshape(shape).max(axis=2)
         power = _power(sound.reshape(shape))
-        mono = sound[self._heard].mean(axis=0)
+        mono = self._mix @ sound
         k_power = np.full(power.shape[1], np.nan)
         if self._filters:
             k_power = np.zeros(power.shape[1])
@@ -191,7 +192,7 @@ class _Run:
         sound_and_last = np.concatenate([self._last, sound], axis=1)
         self._last = sound_and_last[:, -2 * TRUE_PEAK_REACH :].copy()
         columns = [
-            power[self._heard].mean(axis=0),
+            self._mix @ power,
             _power(mono.reshape(1, -1, window))[0],
             largest,
             _clipped(sound, size, window),

@@ -207,31 +207,34 @@ def _low_over_high(field: Field) -> float:
 def turning_camera(field: Field) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Shift, lift, growth, turn [windows, 4] of the turning or zooming camera that explains most; the motion that it
     gives the points and what it leaves, [2, windows, points] each. The lens is the same in all windows."""
-    best = np.inf, np.zeros((1, 4)), np.zeros((2, *field.right.shape))
+    motion = np.concatenate([field.right, field.down], 1)
+    start = np.zeros((len(motion), 4))
+    for k, way in enumerate((field.right, field.down)):
+        start[:, k] = [_quantile(m, w, 0.5) for m, w in zip(way, field.weight, strict=True)]
+    best = np.inf, start, np.zeros((2, *field.right.shape))
     for focal in _LENSES:
         x, y, one = field.x, field.y, np.ones_like(field.x)
         bend = np.concatenate(
             [np.stack([one + x * x / focal**2, x * y / focal**2, x, -y]), np.stack([x * y / focal**2, one + y * y / focal**2, y, x])], 1
         )
-        model, left = _robust(bend, np.concatenate([field.right, field.down], 1), field.weight)
+        model, left = _robust(bend, motion, field.weight, start)
         cost = float((field.weight * np.log1p((left**2).sum(0) / 0.01**2)).sum())
         if cost < best[0] * (0.97 if focal > 100 else 1.0):
             best = cost, model, left
     return best[1], np.stack([field.right, field.down]) - best[2], best[2]
 
 
-def _robust(basis: np.ndarray, motion: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The four numbers [windows, 4] that most points follow, and what is left [2, windows, points]; Cauchy weights, scale to 0.01."""
+def _robust(basis: np.ndarray, motion: np.ndarray, weight: np.ndarray, model: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The four numbers [windows, 4] that most points follow, from `model` on, and what is left [2, windows, points]; Cauchy weights, scale
+    to 0.01."""
     points = weight.shape[1]
-    model = np.zeros((len(motion), 4))
-    for k in (0, 1):
-        model[:, k] = [_quantile(m, w, 0.5) for m, w in zip(motion[:, k * points : (k + 1) * points], weight, strict=True)]
+    squares = (basis[:, None] * basis).reshape(16, -1).T
     for scale in (0.08, 0.04, 0.02, 0.01, 0.01, 0.01, 0.01):
         off = motion - model @ basis
         w = weight / (1 + (off[:, :points] ** 2 + off[:, points:] ** 2) / scale**2)
         w = np.concatenate([w, w], 1)
-        square = np.einsum("ip,np,jp->nij", basis, w, basis) + 1e-9 * np.eye(4)
-        model = np.linalg.solve(square, np.einsum("ip,np,np->ni", basis, w, motion)[..., None])[..., 0]
+        square = (w @ squares).reshape(-1, 4, 4) + 1e-9 * np.eye(4)
+        model = np.linalg.solve(square, ((w * motion) @ basis.T)[..., None])[..., 0]
     off = motion - model @ basis
     return model, np.stack([off[:, :points], off[:, points:]])
 

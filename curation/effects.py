@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from curation.border_lines import median
 from curation.global_motion import besides_model
 from curation.observe import Frame
 from curation.shots import false_cuts
@@ -144,7 +145,7 @@ def loop_score(signature: Track, cfg: EffectsConfig) -> float | None:
     later = _apart(cells, cells, longest)
     between = _apart(cells, (cells[1:] + cells[:-1]) / 2, longest)  # half a place further: a period may end between two signatures
     agreement = [
-        1 - (min(later[p - 1], between[p - 1]) + cfg.loop_noise) / (float(np.median(later[p // 4 - 1 : 3 * p // 4])) + cfg.loop_noise)
+        1 - (min(later[p - 1], between[p - 1]) + cfg.loop_noise) / (median(np.array(later[p // 4 - 1 : 3 * p // 4])) + cfg.loop_noise)
         for p in range(least, longest + 1)
     ]
     return max(0.0, *agreement)
@@ -152,7 +153,8 @@ def loop_score(signature: Track, cfg: EffectsConfig) -> float | None:
 
 def _apart(cells: np.ndarray, later: np.ndarray, longest: int) -> list[float]:
     """By how many levels cells differ from those 1 to `longest` places later, the median over time."""
-    return [float(np.median(np.abs(later[lag:] - cells[: len(later) - lag]).mean(1))) for lag in range(1, longest + 1)]
+    share = np.full(cells.shape[1], 1 / cells.shape[1], np.float32)
+    return [median(np.abs(later[lag:] - cells[: len(later) - lag]) @ share) for lag in range(1, longest + 1)]
 
 
 def strobe_per_s(luma: np.ndarray, seconds: float, cfg: EffectsConfig) -> float | None:

@@ -58,11 +58,13 @@ class GlobalMotionObserver:
         self._recorder = Recorder(TRACK, FIELDS)
         self._before: np.ndarray | None = None
         self._light = (0.0, 0.0)  # its mean and spread
-        self._still: tuple[np.ndarray, np.ndarray] | None = None  # what was found of the picture that stands
+        self._still: tuple[np.ndarray, ...] | None = None  # what was found of the picture that stands
         self._last_us = 0
         self._grid = np.zeros((0, 1, 2), np.float32)
         self._shape = (0, 0)
-        self._held: list[tuple[int, float, np.ndarray, np.ndarray]] = []  # time, dt_s, motion px [points, 2], texture [points]
+        self._held: list[
+            tuple[int, float, tuple[np.ndarray, ...]]
+        ] = []  # time, dt_s; place px, whether it was found, texture, of each point
 
     def push(self, frame: Frame) -> None:
         """Looks at a frame that comes 95 ms after the last look, and at the first."""
@@ -82,19 +84,18 @@ class GlobalMotionObserver:
             self._flush()
             self._shape, self._grid = y.shape, np.ascontiguousarray(grid_px(*y.shape)[:, None])
         if self._still is not None:
-            self._hold(frame.pts_us, step_us, *self._still)
+            self._hold(frame.pts_us, step_us, self._still)
             return
-        found, seen, texture = cv2.calcOpticalFlowPyrLK(
+        found = cv2.calcOpticalFlowPyrLK(
             before, _same_light(y, self._light, light_before), self._grid, np.empty(0), winSize=_WINDOW, maxLevel=_LEVELS,
             criteria=_CRITERIA, flags=cv2.OPTFLOW_LK_GET_MIN_EIGENVALS,
         )  # fmt: skip
-        motion, texture = (found - self._grid)[:, 0], np.where(seen, texture, 0)[:, 0]
         if y is before:
-            self._still = motion, texture
-        self._hold(frame.pts_us, step_us, motion, texture)
+            self._still = found
+        self._hold(frame.pts_us, step_us, found)
 
-    def _hold(self, pts_us: int, step_us: int, motion: np.ndarray, texture: np.ndarray) -> None:
-        self._held.append((pts_us, step_us / 1e6, motion, texture))
+    def _hold(self, pts_us: int, step_us: int, found: tuple[np.ndarray, ...]) -> None:
+        self._held.append((pts_us, step_us / 1e6, found))
         if len(self._held) >= _FLUSH:
             self._flush()
 
@@ -109,7 +110,8 @@ class GlobalMotionObserver:
             return
         height, width = self._shape
         dt = np.array([h[1] for h in self._held])
-        motion, texture = (np.stack([h[k] for h in self._held]).astype(np.float64) for k in (2, 3))
+        place, seen, texture = (np.stack([h[2][k] for h in self._held]) for k in range(3))
+        motion, texture = (place - self._grid)[:, :, 0].astype(np.float64), np.where(seen, texture, 0)[:, :, 0].astype(np.float64)
         at = self._grid[:, 0] - np.array([(width - 1) / 2, (height - 1) / 2])
         weight = (texture >= LEAST_TEXTURE).astype(np.float64)
         model = fit_similarity(at, motion, weight)
@@ -124,7 +126,7 @@ class GlobalMotionObserver:
         )
         speeds[points < LEAST_POINTS] = np.nan
         pictures = _pictures(besides, texture, self._shape)
-        for k, (pts_us, dt_s, _, _) in enumerate(self._held):
+        for k, (pts_us, dt_s, _) in enumerate(self._held):
             self._recorder.add(pts_us, dt_s, *speeds[k], float(points[k] / len(at)), width, height, picture=pictures[k])
         self._held.clear()
 

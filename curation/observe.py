@@ -5,7 +5,7 @@ finely it looks are constants of its file, and thresholds belong to the measures
 asks for another decode.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import cv2
@@ -40,13 +40,13 @@ class Frame:
     turn: Orientation
     change: float = float("nan")  # mean |dY| to the frame before, levels; nan at the first
     repeats: bool = False  # the small planes are, byte for byte, those of the frame before: nothing that is seen on them is new
-    _half: np.ndarray | None = None
+    _half: list[np.ndarray] = field(default_factory=list)  # one, once it was asked for; shared with the frames that repeat this one
 
     def half(self) -> np.ndarray:
         """The luma at half the size, blurred first (5-tap binomial), uint8: what does not need the small plane's detail costs less on it."""
-        if self._half is None:
-            self._half = cv2.pyrDown(self.y)
-        return self._half
+        if not self._half:
+            self._half.append(cv2.pyrDown(self.y))
+        return self._half[0]
 
     def is_filtered(self) -> bool:
         """False for a B-frame, on which the decoder may have left out its loop filter: what is looked at closely takes another."""
@@ -86,6 +86,7 @@ class SmallFrames:
         self._plain = True
         self._last: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self._source: VideoFrame | None = None
+        self._half: list[np.ndarray] = []
 
     def __call__(self, source: "VideoFrame", pts_us: int) -> Frame:
         """The frame as observers see it. Raises MediaError for one that cannot be scaled, as damage makes some."""
@@ -95,7 +96,7 @@ class SmallFrames:
         from curation.orientation import orientation
 
         if source is self._source and self._turn is not None and self._last is not None:  # the frame before, once more
-            return Frame(pts_us, *self._last, source, self._turn, 0.0, True)
+            return Frame(pts_us, *self._last, source, self._turn, 0.0, True, self._half)
         if self._turn is None:
             self._turn = orientation(source)
             self._plain = self._turn == Orientation()
@@ -117,7 +118,9 @@ class SmallFrames:
         if not self._plain:
             y, u, v = (np.ascontiguousarray(self._turn.apply(p)) for p in (y, u, v))
         frame = after(self._last, Frame(pts_us, y, u, v, source, self._turn))
-        self._last, self._source = (frame.y, frame.u, frame.v), source
+        if frame.repeats:
+            frame._half = self._half
+        self._last, self._source, self._half = (frame.y, frame.u, frame.v), source, frame._half
         return frame
 
 

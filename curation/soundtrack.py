@@ -22,8 +22,8 @@ FILL_US = 2_000_000
 """Shorter gaps in the sound are filled with zeros; a longer one ends the row."""
 MOST_HELD_BYTES = 128 << 20
 """FLAC bytes held of one asset, some two hours or more of sound; what comes after is not kept, and measures on it are unknown."""
-LEVEL = 5
-"""FLAC's compression. Level 0 has smaller frames, so here it is slower and a fifth larger."""
+LEVEL, FRAME_SAMPLES = 5, 4608
+"""FLAC's compression, and samples a frame: with the 1,152 that FFmpeg takes at this rate it is 1 % smaller and takes half as long again."""
 
 Samples = npt.NDArray[np.float32]
 """Mono at RATE_HZ, full scale at 1, [n]."""
@@ -176,12 +176,11 @@ def encode_flac(samples: np.ndarray) -> bytes:
 
     codec = AudioCodecContext.create("flac", "w")
     codec.sample_rate, codec.layout, codec.format = RATE_HZ, "mono", "s16"  # type: ignore[assignment]
-    codec.options = {"compression_level": str(LEVEL)}
+    codec.options = {"compression_level": str(LEVEL), "frame_size": str(FRAME_SAMPLES)}
     codec.open()
-    step = codec.frame_size or 4096
     frames: list[bytes] = []
-    for at in range(0, len(samples), step):
-        frame = AudioFrame.from_ndarray(np.ascontiguousarray(samples[None, at : at + step]), format="s16", layout="mono")
+    for at in range(0, len(samples), FRAME_SAMPLES):
+        frame = AudioFrame.from_ndarray(np.ascontiguousarray(samples[None, at : at + FRAME_SAMPLES]), format="s16", layout="mono")
         frame.sample_rate, frame.pts = RATE_HZ, at
         frames += [bytes(p) for p in codec.encode(frame)]
     frames += [bytes(p) for p in codec.encode(None)]

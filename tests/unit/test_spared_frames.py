@@ -16,7 +16,7 @@ from curation.decode import DecodeLog
 from curation.media import MediaConfig
 from curation.observe import SmallFrames
 from curation.scan import tracks_of
-from curation.spared_frames import CHECK_EVERY, PROOFS, Spare, is_lone_b_frame, units_of
+from curation.spared_frames import CALM_PACKETS, CHECK_EVERY, PROOFS, Spare, is_lone_b_frame, units_of
 from tests.media_makers import MEDIA, pan, still, write_video
 
 CFG = MediaConfig()
@@ -109,7 +109,7 @@ def _feed(spare: Any, n: int, first: int = 0, change: float = 0.0, interlaced: b
 
 
 def test_the_rule_proves_itself_on_each_file() -> None:
-    """Nothing is spared before 24 short frames changed nothing; then all but each sixteenth."""
+    """Nothing is spared before 24 short frames changed nothing; then all but each 32nd."""
     said = _feed(Spare(DecodeLog()), 400)
     assert not any(said[:PROOFS]) and sum(said[100:]) == pytest.approx(300 * (1 - 1 / CHECK_EVERY), abs=1)
 
@@ -145,7 +145,7 @@ def test_a_long_packet_before_keeps_a_short_one() -> None:
     _feed(spare, 100)
     assert not spare(_Packet(100, SHORT_B[:5] + bytes(5000)))
     said = _feed(spare, 12, 101)
-    assert not any(said[:4]) and any(said[4:])
+    assert not any(said[:CALM_PACKETS]) and any(said[CALM_PACKETS:])
     assert not spare(_Packet(113, SHORT_B, discard=True)), "a frame that is not shown is no frame to repeat"
 
 
