@@ -65,8 +65,8 @@ def decode(
 
     Broken packets are counted in `log` and passed over. `vectors` asks the decoder for codec motion vectors (H.264 and MPEG-1/2/4 only).
     `sound` is told the sound in the same pass, in the order of the file; what is wrong with it is counted apart and ends nothing.
-    `on_packet` is shown every packet of the video before it is decoded. A packet that `spare` says yes to is not: the frame before it, the very
-    object, stands for its frame.
+    `spare` is asked of every packet of the video whether it need not be decoded: then the frame before it, the very object, stands for its
+    frame. After it `on_packet` is shown the packet, before it is decoded.
     Raises MediaError (limits, timeout, or a file of which nothing decodes).
     """
     log = log if log is not None else DecodeLog()
@@ -174,9 +174,10 @@ def _frames(
         if ears is not None and packet.stream.index == ears.stream.index:
             ears.hear(packet)
             continue
+        is_spared = spare is not None and spare(packet)
         if on_packet is not None:
             on_packet(packet)
-        if spare is not None and spared is not None and spare(packet):
+        if is_spared and spared is not None:
             heappush(spared, packet.pts)
             log.n_spared += 1
             continue

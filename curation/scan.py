@@ -81,19 +81,18 @@ def scan(asset: Asset, path: str, cfg: ScanConfig) -> Scan:
 
 
 def watch(
-    path: str, asset: Asset, observers: Sequence[Observer], cfg: MediaConfig, log: DecodeLog | None = None, **hooks: Any
+    path: str, asset: Asset, observers: Sequence[Observer], cfg: MediaConfig, spare: Spare | None = None, **hooks: Any
 ) -> list[Track]:
     """All tracks of the observers after one decode of the video; `asset` gives its size as shown. Raises MediaError.
 
     `hooks` are those of `decode`: what sees packets, and what hears the sound.
     """
-    small, log = SmallFrames(asset.width or 16, asset.height or 16), log or DecodeLog()
-    spare = Spare(log)
-    for source, pts_us in decode(path, cfg, log=log, spare=spare, **hooks):
+    small, spare = SmallFrames(asset.width or 16, asset.height or 16), spare or Spare(DecodeLog())
+    for source, pts_us in decode(path, cfg, log=spare.log, spare=spare, **hooks):
         try:
             frame = small(source, pts_us)
         except MediaError as e:  # one frame is lost, as one that does not decode is
-            note_error(log, e)
+            note_error(spare.log, e)
             continue
         spare.saw(frame)
         for observer in observers:
@@ -126,12 +125,12 @@ def video_observers(asset: Asset, log: DecodeLog) -> list[Observer]:
 
 def _scan_video(asset: Asset, path: str, cfg: ScanConfig) -> Scan:
     log = DecodeLog()
-    observers = video_observers(asset, log)
+    observers, spare = video_observers(asset, log), Spare(log)
     keyframes = next(o for o in observers if isinstance(o, KeyFrameObserver))
-    vectors = VectorWatch()
+    vectors = VectorWatch(spare.stands)
     sound = SoundObserver(asset.asset_id) if cfg.sound and asset.has_audio else None
     on_packet, listener = (vectors.packet if cfg.vectors else None), (sound.push if sound else None)
-    tracks = watch(path, asset, [*observers, vectors], cfg.media, log, on_packet=on_packet, sound=listener)
+    tracks = watch(path, asset, [*observers, vectors], cfg.media, spare, on_packet=on_packet, sound=listener)
     pts = next(t.pts_us for t in tracks if t.name == "shots")
     if not len(pts):
         raise MediaError("decode_error", f"{path}: expected frames, found none; {log.n_errors} errors, first {log.first_error}")

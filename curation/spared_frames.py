@@ -40,7 +40,7 @@ class Spare:
 
     def __init__(self, log: DecodeLog) -> None:
         """`log` is that of the decode: after the first error nothing is spared."""
-        self._log = log
+        self.log = log
         self._most_bytes = -1.0
         self._length_bytes = 0  # of a unit in front of it; 0 where start codes part them
         self._calm = 0  # short packets on end
@@ -59,11 +59,15 @@ class Spare:
         self._calm += 1
         if self._calm > CALM_PACKETS and is_lone_b_frame(bytes(packet), self._length_bytes):
             self._asked += 1
-            if self._proofs >= self._needed and self._asked % CHECK_EVERY and not self._log.n_errors:
+            if self.stands() and self._asked % CHECK_EVERY:
                 return True
         if len(self._short) < 1 << 10:  # damaged files have frames that never come
             self._short.add(pts)
         return False
+
+    def stands(self) -> bool:
+        """Whether the picture is proven to stand as of the packet asked about last."""
+        return self._calm > CALM_PACKETS and self._proofs >= self._needed and not self.log.n_errors
 
     def saw(self, frame: Frame) -> None:
         """A frame as it came out, one of a spared packet too: what it changed is the proof, or against it."""

@@ -12,6 +12,7 @@ are taken anywhere: a picture's vectors are in its own bits, so missing referenc
 
 import gc
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,10 +73,11 @@ class VectorWatch:
     """Watches motion vectors: track `vectors`, at sampled times, `codec_px` and `estimate_px` (nan where the other one is).
 
     `packet` wants to be shown every video packet before it is decoded, as `on_packet` of `decode`; without it there are estimates only.
+    While the picture `stands`, vectors are known to be 0.
     """
 
-    def __init__(self) -> None:
-        self._sampler = VectorSampler()
+    def __init__(self, stands: Callable[[], bool] = lambda: False) -> None:
+        self._sampler = VectorSampler(stands)
         self._estimates: list[tuple[int, float]] = []
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         self._grid = np.zeros((0, 0, 2), np.float32)
@@ -138,7 +140,8 @@ class VectorSampler:
     Whatever goes wrong there ends this run only, and after a few runs the sampling: the decode of the video is not concerned.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stands: Callable[[], bool] = lambda: False) -> None:
+        self._stands = stands
         self._rows: list[tuple[int, float]] = []
         self._decoder: Any = None
         self._running = False
@@ -178,10 +181,15 @@ class VectorSampler:
             return False
         if known.name != "h264" and not packet.is_keyframe:  # the others' decoders give nothing before one
             return False
+        us = packet.time_base * 1_000_000
+        self._us = us.numerator, us.denominator
+        if packet.pts is not None and self._stands():  # known without a look
+            self._note(packet.pts, 0.0)
+            self._wait = round(RUN_PACKETS / RUN_SHARE)
+            return False
         # One decoder for all runs: a new one would have to find its memory anew.
         self._decoder = self._decoder or _decoder(known)
-        us = packet.time_base * 1_000_000
-        self._running, self._us, self._frames, self._order = True, (us.numerator, us.denominator), [], {}
+        self._running, self._frames, self._order = True, [], {}
         return True
 
     def _decode(self, packet: "Packet | None") -> None:
@@ -199,12 +207,15 @@ class VectorSampler:
 
     def _close(self) -> None:
         self._decode(None)
-        num, den = self._us
         steps = reference_steps([(pts, kind) for pts, kind, _ in self._frames], self._order)
         for (pts, _, lengths), (back, ahead) in zip(self._frames, steps, strict=True):
             if lengths is not None and lengths.area > 0 and back:
-                self._rows.append(((2 * pts * num + den) // (2 * den), (lengths.back / back + lengths.ahead / ahead) / lengths.area))
+                self._note(pts, (lengths.back / back + lengths.ahead / ahead) / lengths.area)
         self._drop()
+
+    def _note(self, pts: int, mean_px: float) -> None:
+        num, den = self._us
+        self._rows.append(((2 * pts * num + den) // (2 * den), mean_px))
 
     def _drop(self) -> None:
         if self._running and self._decoder is not None:

@@ -10,6 +10,7 @@ from curation.decode import DecodeLog
 from curation.media import MediaConfig
 from curation.probe import probe_asset
 from curation.scan import watch
+from curation.spared_frames import Spare
 from curation.tracks import Track, by_name
 from manifests.records import Clip
 from tests.media_makers import asset_for, pan
@@ -44,7 +45,7 @@ def damage_of(path: Path) -> Track:
     """The track of the file."""
     log = DecodeLog()
     asset = probe_asset(asset_for(path), str(path), MediaConfig())
-    return by_name(watch(str(path), asset, [DamageObserver(log)], MediaConfig(), log))["damage"]
+    return by_name(watch(str(path), asset, [DamageObserver(log)], MediaConfig(), Spare(log)))["damage"]
 
 
 def clip(first: int, end: int) -> Clip:

@@ -92,6 +92,16 @@ def test_few_packets_are_decoded_twice(panned: Path) -> None:
     assert np.isfinite(watched(panned)["vectors"]["codec_px"]).sum() < 10
 
 
+def test_a_picture_that_is_known_to_stand_is_not_decoded_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the picture stands its vectors are 0 and the codec's, as often as elsewhere, and no second decoder is opened for that."""
+    monkeypatch.setattr("curation.vectors._decoder", None)
+    path, vectors = write_video(tmp_path / "still.mp4", still(1, 400)), VectorWatch(lambda: True)
+    for _ in decode.decode(str(path), MediaConfig(), on_packet=vectors.packet):
+        pass
+    (track,) = vectors.finish()
+    assert track["codec_px"].tolist() == [0.0, 0.0]
+
+
 def test_nothing_seen_is_not_measured() -> None:
     """Without a sampled moment inside the clip both columns are null."""
     tracks = by_name([Recorder("vectors", ("codec_px", "estimate_px")).track(), Recorder("motion", ("motion", "change", "luma")).track()])
