@@ -133,7 +133,7 @@ class Curation:
 
 def curate(inputs: list[str], dataset: Path, config: CurateConfig, progress: Progress) -> Summary:
     """The dataset holds everything of the inputs that passes, as shards, and a row with a reason for everything else. Raises DatasetBusy."""
-    with one_run.alone(Place(dataset.absolute()).work):
+    with one_run.alone(dataset, "curate"):
         return _curate(inputs, dataset, config, progress)
 
 
