@@ -40,6 +40,13 @@ def _clip_rests(row: dict[str, Any], config: CurateConfig, place: Place) -> bool
     return quarantine.is_quarantined(place.quarantine, row["asset_id"], jobs.counted_of_clip(row["clip_id"], config), config.quarantine)
 
 
+def _caption_rests(row: dict[str, Any], config: CurateConfig, place: Place) -> bool:
+    """As `_clip_rests`, of a clip that an endpoint refuses. Rows of before these were counted do not say whose clip it is."""
+    if row["asset_id"] is None or not captions.is_refusal(row["error_code"]):
+        return False
+    return quarantine.is_quarantined(place.quarantine, row["asset_id"], jobs.counted_of_caption(row["clip_id"], config), config.quarantine)
+
+
 def _pixels_to_decode(row: dict[str, Any]) -> float:
     """Predicted cost of decoding an asset: pixels x frames; HEVC, VP9 and AV1 cost about twice H.264."""
     frames = row["n_frames"] or (row["duration_us"] or 0) / 1e6 * 30
@@ -113,7 +120,7 @@ CAPTION = Stage(
     name="caption", shape="batch", version="3", reads=jobs.CLIP_AND_ASSET, key="key", make=jobs.make_caption, writes={"rows": jobs.CAPTION_SCHEMA},
     # What it reads of a clip's measures and texts is in the row's key: a changed setting asks only about clips whose values it changed.
     depends_on=lambda c: (by_content(captions.identity(c.captions)), *_scanned(c)), unit_rows=lambda c: 64,
-    again=lambda row: captions.is_transient(row["error_code"] or ""),
+    again=lambda row: captions.is_transient(row["error_code"] or ""), rests=_caption_rests,
     weights=lambda c: bool(c.captions.local or c.captions.endpoints),  # models are heavy, and an endpoint's budget holds for one object
     on_gpu=lambda c: names_gpu(c.captions),
 )  # fmt: skip
