@@ -284,11 +284,13 @@ def _count_refusal(row: CaptionText, asset_id: str, place: Place, config: Curate
 
 def make_encode(config: CurateConfig, place: Place) -> Job:
     """Clips become payloads in the shape of their bucket; one that cannot is a row with the reason."""
+    from curation.encode import made_by
     from curation.encode_apart import encode_in, encode_sandbox
     from curation.ffmpeg_program import EncodeError
 
     sandbox = encode_sandbox(config.encode, config.scan.media)
-    digests = {name: ids.digest("encode/v2", canonical((config.encode, s.shape)))[:16] for name, s in config.sets.items()}
+    made_how = made_by(config.encode, config.scan.media)
+    digests = {name: ids.digest("encode/v3", canonical((*made_how, s.shape)))[:16] for name, s in config.sets.items()}
 
     def encode(clip: Clip, asset: Asset, noted: int | None, part: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
         fit = buckets.bucket_of(clip, config.sets[clip.set_name or ""])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation import captions, credentials, keyframes, quarantine, scan, soundtrack, split, tracks
+from curation import captions, credentials, encode, keyframes, quarantine, scan, soundtrack, split, tracks
 from curation.listing import Listing
 from manifests.records import Asset, Clip, Shard
 from manifests.schema import arrow_schema
@@ -128,7 +128,7 @@ ENCODE = Stage(
     name="encode", shape="map", version="4", reads=jobs.CLIP_AND_ASSET, key="key", make=jobs.make_encode,
     writes={"rows": jobs.ENCODED_SCHEMA, "payload": jobs.PAYLOAD_SCHEMA},
     # The shape that its set wants is in the row's key: another set, or another shape of one, encodes the clips that are in it.
-    depends_on=lambda c: c.encode, unit_rows=lambda c: 2,
+    depends_on=lambda c: encode.made_by(c.encode, c.scan.media), unit_rows=lambda c: 2,
     cost=lambda row: _pixels_to_decode(row["asset"]),
     again=lambda row: may_pass(row) or row["error_code"] == "ffmpeg_failed", rests=_clip_rests,
 )  # fmt: skip
