@@ -217,8 +217,8 @@ def counted_under(stage: str, config: CurateConfig) -> str:
 
 
 def counted_of_clip(clip_id: str, config: CurateConfig) -> str:
-    """The name under which attempts to encode one clip of an asset are counted."""
-    return f"{counted_under('encode', config)}-{clip_id}"
+    """The name under which attempts to encode one clip of an asset are counted. Memory decides nothing of a sample, but whether one is lost."""
+    return f"encode-{ids.digest('encode/tried/v1', counted_under('encode', config), config.scan.media.memory_bytes)[:16]}-{clip_id}"
 
 
 def counted_of_caption(clip_id: str, config: CurateConfig) -> str:

@@ -156,7 +156,8 @@ def test_a_file_that_can_be_read_has_no_row_that_says_otherwise(tmp_path: Path, 
 
 
 def test_a_lost_process_is_tried_as_often_as_the_quarantine_allows(tmp_path: Path) -> None:
-    """A scan or an encode that was lost is tried again until its asset, or its clip, is quarantined; a broken file is not tried again."""
+    """A scan or an encode that was lost is tried again until its asset, or its clip, is quarantined; a broken file is not tried again. With
+    another limit on memory, or quarantine switched off, both are tried again."""
     config, place = load(CurateConfig, "curate", "tiny"), Place(tmp_path)
     limit, asset = config.quarantine.max_attempts, "a" * 32
     row = {"asset_id": asset, "clip_id": "c" * 32, "error_code": "crashed", "error_detail": ""}
@@ -167,6 +168,8 @@ def test_a_lost_process_is_tried_as_often_as_the_quarantine_allows(tmp_path: Pat
             assert not stage.rests(row, config, place)
             quarantine.note_failure(place.quarantine, asset, under, "crashed", "signal 11")
         assert stage.rests(row, config, place)
+        for override in ("scan.media.memory_bytes=8000000000", "quarantine.enabled=false"):
+            assert not stage.rests(row, load(CurateConfig, "curate", "tiny", [override]), place)
         quarantine.release(place.quarantine, asset)
         assert not stage.rests(row, config, place)
 
