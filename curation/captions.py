@@ -27,6 +27,8 @@ from manifests.records import Asset, Clip
 FACTS = "facts"
 
 _TRANSIENT = re.compile(r"budget|timeout|unreachable|too_large|given_up|http_\d+")
+_OF_A_CLIP = frozenset({"http_400", "http_413", "http_415", "http_422", "http_451", "too_large"})
+"""Refusals that speak of what was asked, not of who asks (401, 403), where (404, 3xx), how often (429) or of the server's state (5xx)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +167,12 @@ def is_transient(error_code: str) -> bool:
     """Whether the same request may do better in another run: out of budget, or no answer. A key or an address that was wrong (401, 404 …) may
     have been put right by then: neither decides what a stored caption depends on, so nothing else would ask again."""
     return _TRANSIENT.fullmatch(error_code) is not None
+
+
+def is_refusal(error_code: str) -> bool:
+    """Whether the endpoint answered and would not have this clip. A server that is set up otherwise may take it, so it may be asked again, but the
+    same words time and again are its last."""
+    return error_code in _OF_A_CLIP
 
 
 def identity(cfg: CaptionConfig) -> CaptionConfig:

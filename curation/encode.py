@@ -119,6 +119,11 @@ def encode_clip(
     return _encode_video(src_path, clip, asset, (width, height), n_frames, Fraction(fps_num, fps_den), span[0], cfg, media)
 
 
+def made_by(cfg: EncodeConfig, media: MediaConfig) -> tuple[EncodeConfig, tuple[int, int, int]]:
+    """The settings that decide a payload's bytes: of the limits those that choose among a file's sounds, as all others only refuse files."""
+    return cfg, (media.min_sample_rate_hz, media.max_sample_rate_hz, media.max_channels)
+
+
 def fit_picture(shown: tuple[int, int], target: tuple[int, int], max_crop_share: float) -> Fitting:
     """How a picture of the shown size (px) fills the target: covered and cropped if at most `max_crop_share` is lost, else padded."""
     ratios = [Fraction(t, s) for t, s in zip(target, shown, strict=True)]

@@ -89,7 +89,7 @@ def take_in(listing: Listing, config: IngestConfig, fetched: Path) -> Taken:
 def unreadable(listing: Listing, reason: str, stated: Rights = _NOTHING, code: str = "unreadable") -> Asset:
     """The row of what cannot be taken in. It has no content, so its id is made of its address."""
     asset = Asset(
-        asset_id=ids.digest("unreadable", listing.uri),
+        asset_id=unread_id(listing.uri),
         asset_sha256=b"",
         asset_md5=b"",
         size_bytes=0,
@@ -100,6 +100,11 @@ def unreadable(listing: Listing, reason: str, stated: Rights = _NOTHING, code: s
         error_detail=clean_text(reason, 500),
     )
     return rights.put(asset, stated)
+
+
+def unread_id(uri: str) -> str:
+    """The id of the row of what could not be taken in at this address."""
+    return ids.digest("unreadable", uri)
 
 
 def complete(asset: Asset, source: str, config: IngestConfig, table: "RightsTable | None" = None) -> Asset:

@@ -4,7 +4,8 @@ Only what a process did not survive is counted (crashed, timeout, memory): a med
 each time. Such a loss may be the machine's doing, so it is tried again in the same run before it becomes the asset's row. An attempt is
 noted before the work begins and forgotten when it came to an end, so that one that took the worker or the whole run down is found by the
 next. Counts are kept under a name that says what was tried, a stage with the digest of what it depends on: what was lost under one limit
-says nothing of another, and what probing lost nothing of the scan.
+says nothing of another, and what probing lost nothing of the scan. Failures that may lie in a program or a server that is asked, and may not,
+are counted likewise by who asks.
 
     <folder>/<asset id>/<stage>-<digest>/<n>.json    one attempt that was lost, or that has not come to an end
     <folder>/released                                how often assets were released, so that the same command finds something to do
@@ -78,7 +79,14 @@ def note_failure(folder: Path, asset_id: str, under: str, code: str, detail: str
 
 def is_quarantined(folder: Path, asset_id: str, under: str, cfg: QuarantineConfig) -> bool:
     """Whether the asset has used up its attempts under that name: under another it may be tried."""
-    return verdict(attempts(folder, asset_id, under), cfg) is not None
+    return cfg.enabled and verdict(attempts(folder, asset_id, under), cfg) is not None
+
+
+def forget(folder: Path, asset_id: str, under: str) -> None:
+    """Nothing is counted of the asset under that name: it went well."""
+    place = _place(folder, asset_id, under)
+    if place.is_dir():
+        _forget(place)
 
 
 def verdict(noted: list[Loss], cfg: QuarantineConfig) -> MediaError | None:

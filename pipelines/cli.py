@@ -109,7 +109,7 @@ def curate(
     from pipelines.curate import curate as run
     from pipelines.one_run import DatasetBusy
     from pipelines.progress import Progress
-    from pipelines.reporting import write_report
+    from pipelines.reporting import update_report
     from pipelines.settings import CurateConfig
 
     paths, overrides = _split_overrides(inputs)
@@ -119,7 +119,7 @@ def curate(
         settings = load(CurateConfig, "curate", config, overrides)
         progress = Progress(quiet=as_json)
         summary = run(paths, out, settings, progress)
-        report = write_report(out)
+        report = update_report(out)
     if as_json:
         print(json.dumps(dataclasses.asdict(summary) | {"report": str(report)}))
     else:

@@ -33,10 +33,11 @@ def decide(
     from pipelines.config import ConfigError
     from pipelines.decide import DecideError, to_dict
     from pipelines.decide import decide as run
+    from pipelines.one_run import DatasetBusy
     from pipelines.progress import Progress
 
     store_of(dataset)
-    with errors(ConfigError, DecideError):
+    with errors(ConfigError, DecideError, DatasetBusy):
         found = run(dataset, overrides or [], commit=commit, progress=Progress(quiet=as_json))
     if as_json:
         print(json.dumps(to_dict(found)))
@@ -72,6 +73,7 @@ def pick(
     import dataclasses
 
     from pipelines.decide import DecideError
+    from pipelines.one_run import DatasetBusy
     from pipelines.picks import COLUMNS, PickError, candidates
     from pipelines.picks import pick as run
     from pipelines.seeds import candidates_near
@@ -79,7 +81,7 @@ def pick(
     if seeds is not None and file is not None:
         raise typer.BadParameter("expected --seeds, which prints candidates, or --file, which takes what people said; found both")
     store = store_of(dataset)
-    with errors(PickError, DecideError, OSError):
+    with errors(PickError, DecideError, DatasetBusy, OSError):
         if file is None:
             rows = list(candidates(store, set_name)) if seeds is None else candidates_near(store, set_name, seeds, each)
             if as_json:

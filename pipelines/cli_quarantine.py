@@ -50,9 +50,10 @@ def quarantine_release(
     """Forget what an asset cost, so that the next `dailies curate` tries it again."""
     from manifests.find import LookupFailed
     from pipelines.config import ConfigError
+    from pipelines.one_run import DatasetBusy
     from pipelines.quarantine import release
 
-    with errors(ConfigError, LookupFailed):
+    with errors(ConfigError, LookupFailed, DatasetBusy):
         asset_id, n_attempts, n_units = release(dataset, asset)
     if as_json:
         print(json.dumps({"asset_id": asset_id, "attempts": n_attempts, "units": n_units}))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -49,6 +50,7 @@ def takedown(
     from manifests.takedown import Selector, TakedownError, survey
     from pipelines.backtranslate import derived_datasets, derived_folders
     from pipelines.exposures import first_step, record_registered
+    from pipelines.one_run import DatasetBusy, alone
     from pipelines.progress import Progress
     from pipelines.stage import Place
     from pipelines.takedown import STEPS, with_derived
@@ -58,7 +60,9 @@ def takedown(
 
     store = store_of(dataset)
     store.recover()
-    with errors(TakedownError, ManifestError, ReleaseError, SigningError, OSError):
+    # What is surveyed is what is executed: nothing may be added in between.
+    mine = alone(dataset, "takedown") if execute else nullcontext()
+    with errors(TakedownError, ManifestError, ReleaseError, SigningError, DatasetBusy, OSError), mine:
         given: list[tuple[Any, list[str]]] = [("url", url or []), ("asset", asset or []), ("hash", hash or []), ("channel", channel or [])]
         selectors = [Selector(kind=k, value=v) for k, values in given for v in values]
         selectors += [Selector(kind="hash", value=_sha256(path)) for path in file or []]

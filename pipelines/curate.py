@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from curation import actions, diegetic, quarantine
 from curation.blocklist import Blocklist, block_distances
-from curation.ingest import complete, merge_copies, with_sources
+from curation.ingest import complete, merge_copies, unread_id, with_sources
 from curation.listing import Listing, list_inputs
 from curation.rights import from_fields, settle
 from curation.rights_table import RightsTable
@@ -133,7 +133,7 @@ class Curation:
 
 def curate(inputs: list[str], dataset: Path, config: CurateConfig, progress: Progress) -> Summary:
     """The dataset holds everything of the inputs that passes, as shards, and a row with a reason for everything else. Raises DatasetBusy."""
-    with one_run.alone(Place(dataset.absolute()).work):
+    with one_run.alone(dataset, "curate"):
         return _curate(inputs, dataset, config, progress)
 
 
@@ -174,8 +174,13 @@ def ingest(run: Curation, inputs: list[str]) -> int:
     listings = to_table(Listing, list_inputs(inputs))
     run.do(plan.INGEST, inputs=listings)
     sources = _source_numbers(run.store, listings)
-    found = merge_copies(_with_rights(run, listings, sources))
+    rows = run.outputs(plan.INGEST, listings)
+    found = merge_copies(_with_rights(run, listings, rows, sources))
     known = {a.asset_id: a for a in from_table(Asset, run.store.read("assets"))}
+    first = max(max((a.asset_no for a in known.values()), default=-1) + 1, ledger.next_number(run.store.files("decisions"), "asset"))
+    for asset_id in map(unread_id, _read_addresses(listings, rows)):
+        if asset_id in known and known[asset_id].state == LIVE:
+            del known[asset_id]  # what stood for a file that nobody could read: its content has a row now
     for asset in found:
         old = known.get(asset.asset_id)
         if old is None:
@@ -184,7 +189,6 @@ def ingest(run: Curation, inputs: list[str]) -> int:
             here = dataclasses.replace(asset, asset_no=old.asset_no, source_no=old.source_no)
             known[asset.asset_id] = here if old.uri == REMOVED_URI else with_sources(here, [old])
     fresh = sorted(i for i, a in known.items() if a.asset_no < 0)
-    first = max((a.asset_no for a in known.values()), default=-1) + 1
     for number, asset_id in enumerate(fresh, first):
         known[asset_id] = dataclasses.replace(known[asset_id], asset_no=number)
     # Facts and verdicts are made again below, from the stages' own outputs.
@@ -193,12 +197,18 @@ def ingest(run: Curation, inputs: list[str]) -> int:
     return int(listings.num_rows)
 
 
-def _with_rights(run: Curation, listings: pa.Table, sources: dict[str, int]) -> Iterable[Asset]:
+def _read_addresses(listings: pa.Table, rows: pa.Table) -> set[str]:
+    """Where bytes were found: the addresses that were read, and the tars whose members were."""
+    uri_of = dict(zip(listings.column("key").to_pylist(), listings.column("uri").to_pylist(), strict=True))
+    read = {uri_of[key] for key in rows.filter(pc.is_null(rows.column("error_code"))).column("key").to_pylist()}
+    return read | {uri.rpartition("#")[0] for uri in read if "#" in uri}
+
+
+def _with_rights(run: Curation, listings: pa.Table, rows: pa.Table, sources: dict[str, int]) -> Iterable[Asset]:
     """Every listed file as an asset with all that is stated of it: beside it, in the rights table, of its source."""
     config = run.config.ingest
     table = None if config.rights_csv is None else RightsTable(Path(config.rights_csv))
     source_of = dict(zip(listings.column("key").to_pylist(), listings.column("source").to_pylist(), strict=True))
-    rows = run.outputs(plan.INGEST, listings)
     run.noted = rows.select(["asset_id", "uri", jobs.NOTED])
     for asset, key in zip(from_table(Asset, rows), rows.column("key").to_pylist(), strict=True):
         source = source_of[key]

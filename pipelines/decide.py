@@ -9,6 +9,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +32,7 @@ from manifests.schema import TABLES, arrow_schema, from_table, to_table
 from manifests.tables import ManifestStore
 from pipelines import provenance
 from pipelines.config import ConfigError, bind, digest, to_record, with_overrides, without_unknown
+from pipelines.one_run import alone
 from pipelines.progress import Progress
 from pipelines.settings import CurateConfig
 
@@ -68,8 +70,13 @@ class Decision:
 def decide(dataset: Path, overrides: list[str], *, commit: bool = False, progress: Progress | None = None) -> Decision:
     """The change that these overrides of the rules in force make; with `commit` it is the newest version.
 
-    Raises DecideError, ConfigError, and ManifestConflict when another run commits meanwhile.
+    Raises DecideError, ConfigError, ManifestConflict when another run commits meanwhile, and, with `commit`, DatasetBusy.
     """
+    with alone(dataset, "decide") if commit else nullcontext():
+        return _decide(dataset, overrides, commit, progress or Progress(quiet=True))
+
+
+def _decide(dataset: Path, overrides: list[str], commit: bool, progress: Progress) -> Decision:
     store = ManifestStore(dataset)
     store.recover()
     parent = store.version()
@@ -84,7 +91,7 @@ def decide(dataset: Path, overrides: list[str], *, commit: bool = False, progres
     version = None
     if commit and numbers != [n for n, _ in before]:
         total = 2 * sum(c.before.start.n for c in changes if c.subject == "clip")  # once for the ledger, once for the state
-        with (progress or Progress(quiet=True)).stage("decide", total) as advance:
+        with progress.stage("decide", total) as advance:
             version = _commit(store, parent, settings, numbered, new_rules, advance)
     return Decision(
         dataset=str(dataset),

@@ -217,8 +217,14 @@ def counted_under(stage: str, config: CurateConfig) -> str:
 
 
 def counted_of_clip(clip_id: str, config: CurateConfig) -> str:
-    """The name under which attempts to encode one clip of an asset are counted."""
-    return f"{counted_under('encode', config)}-{clip_id}"
+    """The name under which attempts to encode one clip of an asset are counted. Memory decides nothing of a sample, but whether one is lost."""
+    return f"encode-{ids.digest('encode/tried/v1', counted_under('encode', config), config.scan.media.memory_bytes)[:16]}-{clip_id}"
+
+
+def counted_of_caption(clip_id: str, config: CurateConfig) -> str:
+    """The name under which an endpoint's refusals to caption one clip of an asset are counted: other words, or another address, are others."""
+    addresses = (part for name, e in sorted(config.captions.endpoints.items()) for part in (name, e.base_url))
+    return f"caption-{ids.digest('caption/asked/v1', counted_under('caption', config), *addresses)[:16]}-{clip_id}"
 
 
 def make_split(config: CurateConfig, place: Place) -> Job:
@@ -257,20 +263,34 @@ def make_caption(config: CurateConfig, place: Place) -> Job:
         pairs = _pairs(rows)
         frames = pictures_of(place, [clip for clip, _ in pairs])
         found = stage([(clip, asset, pictures) for (clip, asset), pictures in zip(pairs, frames, strict=True)])
+        if config.quarantine.enabled and config.captions.endpoints:
+            for row, (_, asset) in zip(found, pairs, strict=True):
+                _count_refusal(row, asset.asset_id, place, config)
         keys = rows.column("key").to_pylist()
-        made = [{"key": key} | dataclasses.asdict(r) for key, r in zip(keys, found, strict=True)]
+        made = [{"key": k, "asset_id": a.asset_id} | dataclasses.asdict(r) for k, r, (_, a) in zip(keys, found, pairs, strict=True)]
         return {"rows": pa.Table.from_pylist(made, schema=CAPTION_SCHEMA)}
 
     return job
 
 
+def _count_refusal(row: CaptionText, asset_id: str, place: Place, config: CurateConfig) -> None:
+    """A clip that an endpoint would not have is one refusal nearer to being left alone; of one that has its caption nothing is counted."""
+    if captions.is_refusal(row.error_code or ""):
+        under = counted_of_caption(row.clip_id, config)
+        quarantine.note_failure(place.quarantine, asset_id, under, row.error_code or "", row.error_detail or "")
+    elif row.error_code is None:
+        quarantine.forget(place.quarantine, asset_id, counted_of_caption(row.clip_id, config))
+
+
 def make_encode(config: CurateConfig, place: Place) -> Job:
     """Clips become payloads in the shape of their bucket; one that cannot is a row with the reason."""
+    from curation.encode import made_by
     from curation.encode_apart import encode_in, encode_sandbox
     from curation.ffmpeg_program import EncodeError
 
     sandbox = encode_sandbox(config.encode, config.scan.media)
-    digests = {name: ids.digest("encode/v2", canonical((config.encode, s.shape)))[:16] for name, s in config.sets.items()}
+    made_how = made_by(config.encode, config.scan.media)
+    digests = {name: ids.digest("encode/v3", canonical((*made_how, s.shape)))[:16] for name, s in config.sets.items()}
 
     def encode(clip: Clip, asset: Asset, noted: int | None, part: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
         fit = buckets.bucket_of(clip, config.sets[clip.set_name or ""])
@@ -315,7 +335,9 @@ def make_encode(config: CurateConfig, place: Place) -> Job:
 
 _ERROR_FIELDS = [("error_code", pa.string()), ("error_detail", pa.string())]
 SPLIT_SCHEMA = pa.schema([("asset_id", pa.string()), ("n_clips", pa.float32())])
-CAPTION_SCHEMA = pa.schema([("key", pa.string()), *((f.name, pa.string()) for f in dataclasses.fields(CaptionText))])
+CAPTION_SCHEMA = pa.schema(
+    [("key", pa.string()), ("asset_id", pa.string()), *((f.name, pa.string()) for f in dataclasses.fields(CaptionText))]
+)
 ENCODED_SCHEMA = pa.schema(
     [
         ("key", pa.string()),

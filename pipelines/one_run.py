@@ -1,7 +1,8 @@
-"""One curation at a time on a dataset: a second says who is at it, and ends.
+"""One command at a time that changes a dataset's tables and work area: a second says who is at it, and ends.
 
-Two at once would measure everything twice and then find at the commit that one of them was in vain. The lock is the operating system's: it
-ends with the process that holds it, however that ends, so there is never one to clear away.
+Two curations at once would measure everything twice and then find at the commit that one of them was in vain; a takedown beside one would
+scrub parts that it writes a moment later. Commands that only read ask nobody. The lock is the operating system's: it ends with the process
+that holds it, however that ends, so there is never one to clear away.
 """
 
 import fcntl
@@ -14,29 +15,32 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pipelines.stage import Place
+
 LOCK = "curate.lock"
 _WAIT_S = 2.0
-"""What a run that was killed a moment ago may need to be gone."""
+"""What a command that was killed a moment ago may need to be gone."""
 
 
 class DatasetBusy(Exception):
-    """Another process curates this dataset; the message says which."""
+    """Another process changes this dataset; the message says which."""
 
 
 @contextmanager
-def alone(work: Path) -> Iterator[None]:
-    """Inside, no other process curates the dataset with this work area. Raises DatasetBusy."""
+def alone(dataset: Path, command: str) -> Iterator[None]:
+    """Inside, no other process that asks here changes the dataset; one that tries is told of this command. Raises DatasetBusy."""
+    work = Place(dataset.absolute()).work
     work.mkdir(parents=True, exist_ok=True)
     with (work / LOCK).open("a+") as file:
         if not _locked(file.fileno()):
             file.seek(0)
             raise DatasetBusy(
-                f"{work.parent}: expected no other run of curate on this dataset, found one{_holder(file.read())}; wait for it, or end it: "
-                "the same command then continues"
+                f"{dataset}: expected no other command that changes this dataset, found {_holder(file.read())}; wait for it, or end it: "
+                "given again, it continues"
             )
         file.truncate(0)
-        said = {"host": socket.gethostname(), "process": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
-        file.write(json.dumps(said))
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        file.write(json.dumps({"command": command, "host": socket.gethostname(), "process": os.getpid(), "since": since}))
         file.flush()
         yield
 
@@ -54,9 +58,9 @@ def _locked(descriptor: int) -> bool:
 
 
 def _holder(said: str) -> str:
-    """Who holds the lock, as it wrote down; nothing where it has not come to that yet."""
+    """Who holds the lock, as it wrote down; no more than that there is one where it has not come to that yet."""
     try:
         found = json.loads(said)
-        return f": process {found['process']} on {found['host']}, since {found['since']}"
+        return f"`dailies {found['command']}`: process {found['process']} on {found['host']}, since {found['since']}"
     except (ValueError, KeyError, TypeError):
-        return ""
+        return "one"

@@ -30,6 +30,7 @@ from manifests.schema import from_table, to_table
 from manifests.tables import ManifestStore
 from pipelines import provenance
 from pipelines.decide import settings_in_force
+from pipelines.one_run import alone
 
 COLUMNS = ("clip_id", "picked", "reason")
 _SAID = {"yes": True, "no": False}
@@ -54,7 +55,15 @@ class Picked:
 
 
 def pick(dataset: Path, set_name: str, file: Path, note: str | None = None) -> Picked:
-    """The file's picks are in the ledger, all or none. Raises PickError, OSError, ManifestConflict; the same file again adds nothing."""
+    """The file's picks are in the ledger, all or none; the same file again adds nothing.
+
+    Raises PickError, OSError, DatasetBusy, ManifestConflict.
+    """
+    with alone(dataset, "pick"):
+        return _pick(dataset, set_name, file, note)
+
+
+def _pick(dataset: Path, set_name: str, file: Path, note: str | None) -> Picked:
     store = ManifestStore(dataset)
     store.recover()
     parent = store.version()

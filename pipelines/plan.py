@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation import captions, credentials, keyframes, quarantine, scan, soundtrack, split, tracks
+from curation import captions, credentials, encode, keyframes, quarantine, scan, soundtrack, split, tracks
 from curation.listing import Listing
 from manifests.records import Asset, Clip, Shard
 from manifests.schema import arrow_schema
@@ -38,6 +38,13 @@ def _asset_rests(stage: str, row: dict[str, Any], config: CurateConfig, place: P
 def _clip_rests(row: dict[str, Any], config: CurateConfig, place: Place) -> bool:
     """As `_asset_rests`, of the encoding of one clip: its failures lie beside those of its asset, and say nothing of it."""
     return quarantine.is_quarantined(place.quarantine, row["asset_id"], jobs.counted_of_clip(row["clip_id"], config), config.quarantine)
+
+
+def _caption_rests(row: dict[str, Any], config: CurateConfig, place: Place) -> bool:
+    """As `_clip_rests`, of a clip that an endpoint refuses. Rows of before these were counted do not say whose clip it is."""
+    if row["asset_id"] is None or not captions.is_refusal(row["error_code"]):
+        return False
+    return quarantine.is_quarantined(place.quarantine, row["asset_id"], jobs.counted_of_caption(row["clip_id"], config), config.quarantine)
 
 
 def _pixels_to_decode(row: dict[str, Any]) -> float:
@@ -113,7 +120,7 @@ CAPTION = Stage(
     name="caption", shape="batch", version="3", reads=jobs.CLIP_AND_ASSET, key="key", make=jobs.make_caption, writes={"rows": jobs.CAPTION_SCHEMA},
     # What it reads of a clip's measures and texts is in the row's key: a changed setting asks only about clips whose values it changed.
     depends_on=lambda c: (by_content(captions.identity(c.captions)), *_scanned(c)), unit_rows=lambda c: 64,
-    again=lambda row: captions.is_transient(row["error_code"] or ""),
+    again=lambda row: captions.is_transient(row["error_code"] or ""), rests=_caption_rests,
     weights=lambda c: bool(c.captions.local or c.captions.endpoints),  # models are heavy, and an endpoint's budget holds for one object
     on_gpu=lambda c: names_gpu(c.captions),
 )  # fmt: skip
@@ -121,7 +128,7 @@ ENCODE = Stage(
     name="encode", shape="map", version="4", reads=jobs.CLIP_AND_ASSET, key="key", make=jobs.make_encode,
     writes={"rows": jobs.ENCODED_SCHEMA, "payload": jobs.PAYLOAD_SCHEMA},
     # The shape that its set wants is in the row's key: another set, or another shape of one, encodes the clips that are in it.
-    depends_on=lambda c: c.encode, unit_rows=lambda c: 2,
+    depends_on=lambda c: encode.made_by(c.encode, c.scan.media), unit_rows=lambda c: 2,
     cost=lambda row: _pixels_to_decode(row["asset"]),
     again=lambda row: may_pass(row) or row["error_code"] == "ffmpeg_failed", rests=_clip_rests,
 )  # fmt: skip

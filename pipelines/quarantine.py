@@ -15,6 +15,7 @@ from manifests.query import connect
 from manifests.schema import from_table
 from manifests.tables import ManifestStore
 from pipelines.config import bind
+from pipelines.one_run import alone
 from pipelines.stage import Place
 
 
@@ -27,15 +28,16 @@ def release(dataset: Path, key: str) -> tuple[str, int, int]:
     """The asset is tried again by the next `dailies curate`: nothing is counted of it, and no stage holds an error of it that a lost process
     left. Its id, the attempts forgotten and the units of work that are done again. The key is an id, six or more digits of it, or a file name.
 
-    Raises manifests.find.LookupFailed.
+    Raises manifests.find.LookupFailed and DatasetBusy.
     """
     place = Place(dataset.absolute())
     asset_id = _asset_id(place, key)
-    parts = list(_parts_of_losses(place, asset_id))
-    # The stored rows first: killed in between, the count is still there to be released.
-    for part in parts:
-        part.unlink(missing_ok=True)
-    return asset_id, quarantine.release(place.quarantine, asset_id), len(parts)
+    with alone(dataset, "quarantine release"):
+        parts = list(_parts_of_losses(place, asset_id))
+        # The stored rows first: killed in between, the count is still there to be released.
+        for part in parts:
+            part.unlink(missing_ok=True)
+        return asset_id, quarantine.release(place.quarantine, asset_id), len(parts)
 
 
 def _settings(store: ManifestStore) -> QuarantineConfig:

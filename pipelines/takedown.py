@@ -57,7 +57,8 @@ def execute(dataset: Path, request: Request, radius: Radius, key: Path | None, s
     """Nothing of what the request names is left under the dataset but hashes and numbers; returns the case and its receipt.
 
     The same request again continues a case that was killed, or does a finished one again, which finds nothing left to do. What the
-    inputs brought since, and the request names too, is a case of its own.
+    inputs brought since, and the request names too, is a case of its own. Whoever calls has the dataset to itself since before the radius was
+    surveyed (`one_run.alone`): what a curation wrote meanwhile would stay.
     """
     place, store = Place(dataset.absolute()), ManifestStore(dataset)
     store.recover()

@@ -235,6 +235,10 @@ class CaptionServer:
     def do_busy_now(self, request: BaseHTTPRequestHandler, asked: Asked) -> None:
         self._send(request, 429, b"again", {"Retry-After": "0"})
 
+    def do_unfit(self, request: BaseHTTPRequestHandler, asked: Asked) -> None:
+        """As servers do with a picture or a prompt that they cannot take."""
+        self._send(request, 400, b"this model's maximum context length is 8 tokens")
+
     def do_denied(self, request: BaseHTTPRequestHandler, asked: Asked) -> None:
         """As vendors do: the key stands in the error."""
         self._send(request, 401, f"wrong key: {asked.headers.get('Authorization')}".encode())

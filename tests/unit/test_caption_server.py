@@ -57,7 +57,7 @@ def test_each_behaviour_ends_as_it_should(action: str) -> None:
         "two_choices": "malformed", "same_key": "malformed", "cut_json": "malformed", "cut_body": "unreachable", "long": "too_long",
         "huge": "too_large", "deep": "malformed", "empty": "empty", "refused": "refused", "filtered": "refused", "out_of_tokens": "too_long",
         "not_json": "malformed", "wrong_types": "malformed", "error": "http_500", "busy": "http_429", "busy_now": "http_429",
-        "busy_for_long": "http_429", "denied": "http_401", "elsewhere": "http_307", "drop": "unreachable", "drip": "timeout",
+        "busy_for_long": "http_429", "denied": "http_401", "unfit": "http_400", "elsewhere": "http_307", "drop": "unreachable", "drip": "timeout",
         "drip_head": "timeout", "late": "timeout",
     }  # fmt: skip
     items = make_items(2, action)

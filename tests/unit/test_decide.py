@@ -21,8 +21,10 @@ from manifests.rebuild import compare, rebuild
 from manifests.records import Caption, Clip, Member, Shard
 from manifests.schema import arrow_schema, from_table, to_table
 from manifests.tables import ManifestConflict, ManifestStore
-from pipelines import config, decide
+from pipelines import config, decide, one_run
 from pipelines.cli import app
+from pipelines.one_run import DatasetBusy
+from pipelines.progress import Progress
 from pipelines.settings import CurateConfig
 from training.data.index import load_samples
 
@@ -230,14 +232,18 @@ def test_a_stored_state_that_the_ledger_does_not_give_is_found(dataset: Path) ->
 
 
 def test_two_decisions_at_once_are_not_mixed(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A decision that another one overtakes while it works changes nothing and says that it has to be made again."""
+    """A second decision meanwhile is refused; one of a host that does not see the lock overtakes the first, which then changes nothing and says
+    that it has to be made again."""
     original = decide._commit
 
     def overtaken(*arguments):  # type: ignore[no-untyped-def]
         monkeypatch.setattr(decide, "_commit", original)
-        decide.decide(dataset, ["rules.text.threshold=0.4"], commit=True)
+        with pytest.raises(DatasetBusy, match="dailies decide"):
+            decide.decide(dataset, ["rules.text.threshold=0.4"], commit=True)
+        decide._decide(dataset, ["rules.text.threshold=0.4"], True, Progress(quiet=True))
         return original(*arguments)
 
+    monkeypatch.setattr(one_run, "_WAIT_S", 0.0)
     monkeypatch.setattr(decide, "_commit", overtaken)
     with pytest.raises(ManifestConflict, match="run this again"):
         decide.decide(dataset, ["rules.motion.threshold=3"], commit=True)

@@ -1,4 +1,4 @@
-"""Two curations of one dataset do not run at once."""
+"""Two commands that change one dataset do not run at once; commands that read it run beside them."""
 
 import os
 import subprocess
@@ -6,25 +6,76 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from benchmarks.ledger_manifest import build
+from curation import quarantine
+from curation.quarantine import note_failure
+from manifests.records import Asset
+from manifests.schema import from_table
+from manifests.tables import ManifestStore
 from pipelines import one_run
+from pipelines.cli import app
 from pipelines.one_run import DatasetBusy, alone
+from pipelines.stage import Place
 from tests.conftest import ROOT
 
-HOLD = "import sys, time, pathlib; from pipelines.one_run import alone\nwith alone(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+HOLD = "import sys, time, pathlib; from pipelines.one_run import alone\nwith alone(pathlib.Path(sys.argv[1]), 'curate'): print('held', flush=True); time.sleep(60)"
 
 
 def test_a_second_run_says_who_holds_the_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ends with dataset, process and remedy; once the first is gone, killed or not, the next has the dataset at once."""
+    """It ends with dataset, command, process and remedy; once the first is gone, killed or not, the next has the dataset at once."""
     monkeypatch.setattr(one_run, "_WAIT_S", 0.1)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "work")], stdout=subprocess.PIPE, env=environment) as first:
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, env=environment) as first:
         assert first.stdout is not None and first.stdout.readline() == b"held\n"
-        said = rf"{tmp_path}: expected no other run .* found one: process {first.pid} on .*; wait for it"
-        with pytest.raises(DatasetBusy, match=said), alone(tmp_path / "work"):
+        said = rf"{tmp_path}: expected no other .* found `dailies curate`: process {first.pid} on .*; wait for it"
+        with pytest.raises(DatasetBusy, match=said), alone(tmp_path, "curate"):
             pass
         first.kill()
     monkeypatch.undo()
     for _ in range(2):
-        with alone(tmp_path / "work"):
+        with alone(tmp_path, "decide"):
             assert str(os.getpid()) in (tmp_path / "work" / one_run.LOCK).read_text()
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decided dataset of a few clips, of which one asset has cost a process."""
+    root = tmp_path_factory.mktemp("dataset")
+    build(root, 60, [])
+    note_failure(Place(root).quarantine, _asset(root).asset_id, "scan-0", "crashed", "signal 11")
+    return root
+
+
+def _asset(dataset: Path) -> Asset:
+    found: list[Asset] = from_table(Asset, ManifestStore(dataset).read("assets"))
+    return found[0]
+
+
+def test_what_changes_a_dataset_waits_for_a_curation(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While `curate` has it, `takedown --execute`, `decide --commit`, `pick --file` and `quarantine release` end with status 2 and say who
+    has it, and nothing is changed; the same commands without these options read on."""
+    monkeypatch.setattr(one_run, "_WAIT_S", 0.0)
+    store, picks, asset = ManifestStore(dataset), dataset / "picks.csv", _asset(dataset).asset_id
+    picks.write_text("clip_id,picked,reason\n")
+    before = store.version()
+    changing = [
+        ["takedown", dataset, "--asset", asset, "--execute"],
+        ["decide", dataset, "rules.motion.threshold=3", "--commit"],
+        ["pick", dataset, "sft", "--file", picks],
+        ["quarantine", "release", dataset, asset],
+    ]
+    reading = [["takedown", dataset, "--asset", asset], ["decide", dataset, "rules.motion.threshold=3"], ["quarantine", "list", dataset]]
+    with alone(dataset, "curate"):
+        for command in changing:
+            result = CliRunner().invoke(app, [str(c) for c in command])
+            assert result.exit_code == 2 and f"found `dailies curate`: process {os.getpid()}" in result.stderr, (command, result.output)
+        for command in reading:
+            result = CliRunner().invoke(app, [str(c) for c in command], catch_exceptions=False)
+            assert result.exit_code == 0, (command, result.output)
+    assert store.version() == before and not (dataset / "takedowns").exists() and not (dataset / "deny.txt").exists()
+    assert quarantine.attempts(Place(dataset).quarantine, asset, "scan-0")
+    for command in (changing[0], changing[1]):
+        assert CliRunner().invoke(app, [str(c) for c in command], catch_exceptions=False).exit_code == 0
+    assert store.version() == before + 3

@@ -36,6 +36,13 @@ def test_copies_are_described_anew_where_borders_are_measured_otherwise(config: 
     assert changed(config, "measures.borders.plain_levels=13") == {"measure-borders", "describe"}
 
 
+@pytest.mark.parametrize("limit", ["min_sample_rate_hz", "max_sample_rate_hz", "max_channels"])
+def test_limits_on_sound_choose_what_is_encoded(config: CurateConfig, limit: str) -> None:
+    """Of a file with several sounds the first within the limits is encoded: other limits encode anew; limits that choose nothing do not."""
+    assert "encode" in changed(config, f"scan.media.{limit}=8000")
+    assert "encode" not in changed(config, "scan.media.max_wall_s=10") | changed(config, "scan.media.memory_bytes=1000000000")
+
+
 @pytest.mark.parametrize("stage", [plan.SCAN, plan.SPLIT, *plan.MEASURE, *plan.BATCH, plan.CAPTION], ids=lambda s: s.name)
 def test_another_way_to_probe_is_another_scan(config: CurateConfig, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """What probing tells, a scan and all that follows from it take for granted: another version of it runs them anew."""

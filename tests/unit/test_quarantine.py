@@ -6,26 +6,36 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
+from curation import keyframes
+from curation.adapters.openai_captioner import EndpointConfig
+from curation.adapters.request_limits import Limits
+from curation.captions import CaptionConfig
+from curation.keyframes import KeyFrame, encode_jpeg
 from curation.media import MediaError
 from curation.quarantine import Loss, QuarantineConfig, attempts, counts, is_quarantined, note_failure, release, releases, try_often
 from manifests.events import Run
 from manifests.records import Asset, Clip
 from manifests.schema import from_table, to_table
-from manifests.tables import ManifestStore
+from manifests.tables import ManifestStore, write_parquet
 from pipelines import jobs, work
 from pipelines.cli import app
 from pipelines.config import ConfigError, digest, load, to_record
 from pipelines.plan import CAPTION, PROBE, SCAN
 from pipelines.replay import ReplayError, _need_no_request, replay
+from pipelines.row_keys import caption_rows
 from pipelines.settings import CurateConfig
 from pipelines.stage import Place, Stage
+from tests.caption_server import CaptionServer
 from tests.media_makers import still, write_video
 
 CFG = QuarantineConfig(max_attempts=2)
@@ -201,6 +211,44 @@ def test_a_timeout_inside_the_child_counts_for_its_stage_and_limit(tmp_path: Pat
     assert _run(SCAN, other, place, rows) == 1
     assert work.read(SCAN, other, place).column("error_code").to_pylist() == [None]
     assert len(list(counts(place.quarantine, config.quarantine))) == 1
+
+
+def test_a_clip_that_an_endpoint_refuses_is_asked_as_often_as_allowed(tmp_path: Path) -> None:
+    """A refusal (400) is asked again in one more run, then it is the clip's row with its reason and no run asks; a dead server, a pace or a wrong
+    key count nothing. Another address, a release, or quarantine switched off ask again, and a caption clears the count."""
+    behaves = {c * 32: how for c, how in {"1": "unfit", "2": "error", "3": "busy_now", "4": "denied", "5": "good"}.items()}
+    of = {"asset_id": ASSET, "kind": "video", "start_us": 0, "end_us": 5_000_000, "keyframe_part": "work/scan/x/y.keyframes.parquet"}
+    clips = [Clip(clip_id=c, clip_no=n, shot_no=n, **of) for n, c in enumerate(behaves)]  # type: ignore[arg-type]
+    asset = Asset(asset_id=ASSET, asset_no=0, asset_sha256=b"", asset_md5=b"", size_bytes=1, uri="a.mp4")
+    place = Place(tmp_path / "dataset")
+    frame = KeyFrame(asset_id=ASSET, index=0, pts_us=0, width=64, height=36, jpeg=encode_jpeg(np.full((36, 64, 3), 99, np.uint8)))
+    write_parquet(place.dataset / str(of["keyframe_part"]), keyframes.to_table([frame]))
+    with CaptionServer(lambda asked: behaves[asked.clip]) as server:
+
+        def asked_in_a_run(url: str = server.url, **settings: Any) -> str:
+            """Which clips the server was asked about, as their first digits."""
+            limits = Limits(attempts=1, concurrency=1, backoff_s=0.0, max_wait_s=1.0)
+            endpoint = EndpointConfig(base_url=url, model="m", limits=limits)
+            config = replace(load(CurateConfig, "curate", "tiny", []), captions=CaptionConfig(endpoints={"x": endpoint}, mix={"x": 1.0}))
+            config = replace(config, **settings)
+            rows = caption_rows(to_table(Clip, clips), to_table(Asset, [asset]), config)
+            before = len(server.seen.asked)
+            _run(CAPTION, config, place, rows)
+            return "".join(sorted(a.clip[0] for a in server.seen.asked[before:]))
+
+        runs = [asked_in_a_run() for _ in range(4)]
+        assert runs[0][0] == "1" and runs[0][-1] == "5" and [run[:1] for run in runs[1:]] == ["1", "2", "2"]
+        assert all({"2", "4"} & set(run) and "5" not in run for run in runs[1:])
+        (count,) = counts(place.quarantine, QuarantineConfig())
+        assert [a.code for a in count.losses] == ["http_400"] * 2 and count.verdict is not None
+        config = load(CurateConfig, "curate", "tiny", [])
+        assert "1" in asked_in_a_run(server.url.replace("127.0.0.1", "localhost"))
+        assert "1" in asked_in_a_run(quarantine=replace(config.quarantine, enabled=False))
+        assert "1" not in asked_in_a_run()
+        release(place.quarantine, ASSET)
+        behaves["1" * 32] = "good"
+        assert "1" in asked_in_a_run() and "1" not in asked_in_a_run()
+        assert list(counts(place.quarantine, QuarantineConfig())) == []
 
 
 def test_a_released_asset_is_tried_again(tmp_path: Path, probed) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from collections import Counter
 from functools import cache
 from html.parser import HTMLParser
@@ -23,6 +24,7 @@ from manifests.schema import TABLES, from_table, to_table
 from manifests.summary import SummaryConfig
 from manifests.tables import ManifestStore
 from manifests.wording import bytes_text, name_text, near_text, share_text, time_text, visible
+from pipelines import provenance, reporting
 from tests.fake_dataset import HOSTILE_NAMES, RULES, fake_jpeg, fake_tables, make, write_store
 
 SIZES = (0, 1, 40, 1500)
@@ -362,6 +364,41 @@ def test_report_of_a_store_equals_that_of_its_tables(tmp_path: Path) -> None:
     page = write_report(ManifestStore(tmp_path), tmp_path / "releases" / "one", fake_jpeg, title="harbour")
     assert page.read_text() == render(collect(tables(40), fake_jpeg, title="harbour", version=0))
     assert json.loads((page.parent / "report.json").read_text())["headline"]["version"] == 0
+
+
+def test_a_report_is_made_again_only_of_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where version, code, templates and title are those that a report was made of, and its files are as they were made, it stays; each of
+    these, another version, and a work area that is gone make it again."""
+    dataset, made = tmp_path / "harbour", []
+
+    def make_quickly(store: ManifestStore, folder: Path, images: object, *, title: str) -> Path:
+        made.append(title)
+        for name in ("report.html", "report.json"):
+            (folder / name).write_text(f"{title} {store.version()}")
+        return folder / "report.html"
+
+    def twice() -> tuple[int, str]:
+        """How often it was made, and what it then is."""
+        made.clear()
+        page = [reporting.update_report(dataset) for _ in range(2)][1]
+        return len(made), page.read_text()
+
+    write_store(dataset, tables(1))
+    monkeypatch.setattr(reporting.report, "write_report", make_quickly)
+    assert twice() == (1, "harbour 0")
+    for name in ("report.html", "report.json"):
+        (dataset / name).write_text("of an older version")
+        assert twice() == (1, "harbour 0")
+        (dataset / name).unlink()
+        assert twice() == (1, "harbour 0")
+    shutil.rmtree(dataset / "work")
+    assert twice() == (1, "harbour 0")
+    ManifestStore(dataset).commit("1" * 32, replace={"clips": tables(1)["clips"].slice(1)})
+    assert twice() == (1, "harbour 1")
+    monkeypatch.setattr(provenance, "code_version", lambda: "of tomorrow")
+    assert twice() == (1, "harbour 1")
+    dataset = dataset.rename(tmp_path / "bay")
+    assert twice() == (1, "bay 1")
 
 
 def test_rows_of_every_table_are_made() -> None:

@@ -123,8 +123,41 @@ def test_an_entry_that_could_not_be_read_is_read_when_it_can(tmp_path: Path, med
     assert plan.INGEST.again is not None and not plan.INGEST.again(row)
 
 
+@pytest.mark.parametrize("kind", ["address", "tar"])
+def test_a_file_that_can_be_read_has_no_row_that_says_otherwise(tmp_path: Path, media: Path, kind: str) -> None:
+    """Once an address answers, or a tar is whole, the row of its error goes with the next version, and its number is nobody's ever again;
+    the row of what still cannot be read stays, as does one that a takedown holds."""
+    entry = tmp_path / ("later.wav" if kind == "address" else "later.tar")
+    listed, dataset = tmp_path / "list.txt", tmp_path / "dataset"
+    listed.write_text(f"file://{entry}\nfile://{tmp_path}/never.wav\n")
+    inputs = (listed, media) if kind == "address" else (listed, media, entry)
+    if kind == "tar":
+        listed.write_text(f"file://{tmp_path}/never.wav\n")
+        entry.write_bytes(b"broken off")
+    run = start(dataset, *inputs)
+    assert [n for n, code in sorted(names(run).items()) if code] == [entry.name, "never.wav"]
+    numbers = {Path(a["uri"]).name: a["asset_no"] for a in run.assets.to_pylist()}
+    finish(run)
+    if kind == "address":
+        write_wav(entry, noise(2, 8.0))
+    else:
+        write_wav(tmp_path / "inside.wav", noise(2, 8.0))
+        with tarfile.open(entry, "w") as tar:
+            tar.add(tmp_path / "inside.wav", "inside.wav")
+    back = start(dataset, *inputs)
+    assert [n for n, code in names(back).items() if code] == ["never.wav"]
+    assert sum(a["n_copies"] for a in back.assets.to_pylist()) == back.assets.num_rows == 4
+    (new,) = [a["asset_no"] for a in back.assets.to_pylist() if Path(a["uri"]).name.startswith(entry.name)]
+    assert new > max(numbers.values())
+    finish(back)
+    held = set_column(run.assets, "state", ["quarantined"] * run.assets.num_rows)
+    back.store.commit("held", replace={"assets": held})
+    assert entry.name in {Path(a["uri"]).name for a in start(dataset, *inputs).assets.to_pylist() if a["error_code"]}
+
+
 def test_a_lost_process_is_tried_as_often_as_the_quarantine_allows(tmp_path: Path) -> None:
-    """A scan or an encode that was lost is tried again until its asset, or its clip, is quarantined; a broken file is not tried again."""
+    """A scan or an encode that was lost is tried again until its asset, or its clip, is quarantined; a broken file is not tried again. With
+    another limit on memory, or quarantine switched off, both are tried again."""
     config, place = load(CurateConfig, "curate", "tiny"), Place(tmp_path)
     limit, asset = config.quarantine.max_attempts, "a" * 32
     row = {"asset_id": asset, "clip_id": "c" * 32, "error_code": "crashed", "error_detail": ""}
@@ -135,6 +168,8 @@ def test_a_lost_process_is_tried_as_often_as_the_quarantine_allows(tmp_path: Pat
             assert not stage.rests(row, config, place)
             quarantine.note_failure(place.quarantine, asset, under, "crashed", "signal 11")
         assert stage.rests(row, config, place)
+        for override in ("scan.media.memory_bytes=8000000000", "quarantine.enabled=false"):
+            assert not stage.rests(row, load(CurateConfig, "curate", "tiny", [override]), place)
         quarantine.release(place.quarantine, asset)
         assert not stage.rests(row, config, place)
 
