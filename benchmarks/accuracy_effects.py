@@ -42,8 +42,8 @@ EFFECT_RULES = {
 }
 STILL_RULES, WILD_RULES = ("static", "slideshow"), ("jitter", "shake", "unsteady")
 LEAST_SHOT_US = 2_500_000
-SEED = 5
-"""Of the generated cases; 1 to 4 and 11 to 14 were looked at while settings were chosen."""
+SEED = 23
+"""Of the generated cases; 1 to 4 and 11 to 14 were looked at while settings were chosen, 5 while those of stills were."""
 
 
 def scanned(path: Path) -> tuple[Any, dict[str, Track]]:

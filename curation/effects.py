@@ -11,19 +11,21 @@ import cv2
 import numpy as np
 
 from curation.border_lines import median
-from curation.global_motion import besides_model
+from curation.global_motion import besides_model, grid_px, similarity_motion
 from curation.observe import Frame
 from curation.shots import false_cuts
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
 
-VERSION = "3"
+VERSION = "4"
 COLUMNS = ("shots_per_s", "slideshow_score", "loop_score", "strobe_per_s", "speed_ramp")
 NEEDS = ("shots", "motion", "camera", "signature", "bends")
 
 SIGNATURE_US = 83_333
 """Spacing of the signatures: each second frame at 24 a second, so that a period is met within one."""
 _CELLS = (16, 9)
+DRIFT_LOOKS = 5
+"""Half a second: a thing that moves by itself goes on for so long, an error of following a point does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +35,11 @@ class EffectsConfig:
     sensitive_cut: float = 10.0  # levels; separates shaky from steady videos of our test media
     sensitive_gap_us: int = 200_000
     still_points: float = 0.93  # of a still picture so many points go along with one movement …
-    still_px: float = 0.15  # … but for so many small px a look …
-    still_faint_px: float = 0.12  # … and so many over how well a point is seen: what is faint is found less well
+    still_px: float = 0.2  # … but for so many small px a look …
+    still_faint_px: float = 0.15  # … and so many over how well a point is seen: what is faint is found less well …
+    drift_px: float = 0.12  # … and in the middle of half a second but for so many, one way …
+    drift_faint_px: float = 0.05  # … and so many over how well it is seen …
+    drift_share: float = 0.3  # … and this share of what the point moves: following falls short the more, the further it goes
     slow_widths: float = 0.15  # a still picture is shown with slow movement: picture widths a second
     slow_zoom: float = 0.15  # 1/s
     even_px: float = 0.12  # … and evenly: what changes in speed from look to look, small px
@@ -108,19 +113,38 @@ def measure_effects(clip: Clip, tracks: Tracks, cfg: EffectsConfig) -> dict[str,
 def slideshow_score(camera: Track, cfg: EffectsConfig) -> float | None:
     """The share of looks that show a still picture moved slowly and evenly as one; None where too few looks show any texture.
 
-    In a filmed scene leaves, people, depth or the hand that holds the camera move besides.
+    In a filmed scene leaves, people, depth or the hand that holds the camera move besides. Slow ones do so by less a look than points of
+    a still are followed amiss, but one way for half a second, while what is amiss comes and goes.
     """
     seen = ~np.isnan(camera["dx"])
     if seen.sum() < 8:
         return None
-    dt, dx, dy, zoom, texture, width = (camera[n][seen].astype(np.float64) for n in ("dt_s", "dx", "dy", "zoom", "texture", "width"))
+    dt, dx, dy, zoom, roll, texture = (camera[n][seen].astype(np.float64) for n in ("dt_s", "dx", "dy", "zoom", "roll", "texture"))
+    width, height = float(camera["width"][0]), float(camera["height"][0])
     besides_px, weight = (v[seen] for v in besides_model(camera))
-    off_px = np.hypot(besides_px[..., 0], besides_px[..., 1])
-    along = (off_px <= cfg.still_px + cfg.still_faint_px / np.maximum(weight, 1e-3)) & (weight > 0)
+    faint = 1 / np.maximum(weight, 1e-3)
+    at = grid_px(round(height), round(width)) - np.array([(width - 1) / 2, (height - 1) / 2])
+    moved_px = _length(similarity_motion(np.stack([dx * width, dy * height, zoom, roll], 1) * dt[:, None], at))
+    along = (_length(besides_px) <= cfg.still_px + cfg.still_faint_px * faint) & (weight > 0)
+    along &= _length(_drift(besides_px)) <= cfg.drift_px + cfg.drift_faint_px * faint + cfg.drift_share * moved_px
     whole = along.sum(1) >= cfg.still_points * texture * weight.shape[1]  # what runs too fast to be stored does not go along
     slow = (np.hypot(dx, dy) <= cfg.slow_widths) & (np.abs(zoom) <= cfg.slow_zoom)
     even = np.hypot(_unevenness(dx * dt * width), _unevenness(dy * dt * width)) <= cfg.even_px
     return float((whole & slow & even).mean())
+
+
+def _length(motion: np.ndarray) -> np.ndarray:
+    """Of motions [..., 2]."""
+    return np.asarray(np.hypot(motion[..., 0], motion[..., 1]))
+
+
+def _drift(besides_px: np.ndarray) -> np.ndarray:
+    """The median of each point's motion over the five looks around each, [n, points, 2]; by comparisons, an eighth or less of what a sort takes."""
+    padded = np.pad(besides_px, ((2, 2), (0, 0), (0, 0)), "reflect")
+    a, b, c, d, e = (padded[k : k + len(besides_px)] for k in range(DRIFT_LOOKS))
+    low = np.maximum(np.minimum(a, b), np.minimum(c, d))  # of four, the second and third in order are the middle of five with the fifth
+    high = np.minimum(np.maximum(a, b), np.maximum(c, d))
+    return np.asarray(np.maximum(np.minimum(low, high), np.minimum(np.maximum(low, high), e)))
 
 
 def _unevenness(step_px: np.ndarray) -> np.ndarray:

@@ -133,17 +133,39 @@ def test_a_still_that_slides_is_a_slideshow_and_a_scene_with_depth_is_not(tmp_pa
     assert scores[0] > 0.8 > 0.3 > scores[1]
 
 
+def camera_of(besides_px: np.ndarray, weight: np.ndarray | int = 200, dx: float = 0.02) -> Track:
+    """A camera track of looks 0.1 s apart at 6 x 10 points that go `besides_px` [n, 6, 10] to the right besides a pan of dx widths a second."""
+    n = len(besides_px)
+    pictures = np.full((n, 3, 6, 10), 128, np.uint8)
+    pictures[:, 2] = weight
+    pictures[:, 0] += np.rint(besides_px / STEP_PX).astype(np.int8).view(np.uint8)
+    row = {"dt_s": 0.1, "dx": dx, "texture": 1.0, "width": 160, "height": 90}
+    values = np.tile(np.array([row.get(name, 0.0) for name in FIELDS], np.float32), (n, 1))
+    return Track(name="camera", fields=FIELDS, pts_us=np.arange(n) * 100_000, values=values, pictures=pictures.reshape(n, 18, 10))
+
+
 def test_faint_points_of_a_still_need_not_be_followed_as_well() -> None:
-    """Half of the points 0.6 px off: a still where these are faint, none where they are as well seen as the others."""
-    for weight, score in ((40, 1.0), (200, 0.0)):
-        pictures = np.full((12, 3, 6, 10), 128, np.uint8)
-        pictures[:, 2] = 200
-        pictures[:, 0, :3] += round(0.6 / STEP_PX)
-        pictures[:, 2, :3] = weight
-        row = {"dt_s": 0.1, "dx": 0.02, "texture": 1.0, "width": 160, "height": 90}
-        values = np.tile(np.array([row.get(name, 0.0) for name in FIELDS], np.float32), (12, 1))
-        camera = Track(name="camera", fields=FIELDS, pts_us=np.arange(12) * 100_000, values=values, pictures=pictures.reshape(12, 18, 10))
-        assert slideshow_score(camera, CFG) == score
+    """Half of the points 0.6 px off, to and fro: a still where these are faint; where they are as well seen as the others none in these looks."""
+    fro = np.zeros((12, 6, 10))
+    fro[::4, :3], fro[2::4, :3] = 0.6, -0.6
+    weight = np.full((6, 10), 200)
+    for faint, score in ((40, 1.0), (200, 0.5)):
+        weight[:3] = faint
+        assert slideshow_score(camera_of(fro, weight), CFG) == score
+
+
+def test_what_goes_one_way_moves_by_itself_though_a_look_does_not_tell() -> None:
+    """A tenth of the points 0.35 px off: a still where they come back or are off now and then, a scene where they go on one way.
+
+    In a pan by 1.6 px a look so much is an error of following.
+    """
+    one_way = np.zeros((20, 6, 10))
+    one_way[:, 2:4, 3:6] = 0.35
+    fro, rarely = np.zeros_like(one_way), np.zeros_like(one_way)
+    fro[::4], fro[2::4] = one_way[::4], -one_way[2::4]
+    rarely[::4] = one_way[::4]
+    assert [slideshow_score(camera_of(px, dx=0.0), CFG) for px in (one_way, fro, rarely)] == [0, 1, 1]
+    assert slideshow_score(camera_of(one_way, dx=0.1), CFG) == 1
 
 
 def test_signatures_are_small_and_evenly_spaced(tmp_path: Path) -> None:
