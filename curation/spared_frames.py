@@ -31,6 +31,7 @@ PROOFS, MORE_PROOFS = 24, 4
 """Frames of short packets that must leave the picture as it was before any is spared; so many times more after each that did not."""
 CHECK_EVERY = 32
 
+_MOST_AWAITED = 1 << 10  # damaged files have frames that never come
 _SLICE, _BESIDES = 1, (6, 9, 12)
 """First byte of a slice without partitions, nal_ref_idc 0; and types of what may be beside slices: SEI, delimiter, filler."""
 
@@ -39,7 +40,7 @@ class Spare:
     """Is asked of every video packet, as `spare` of `decode`, and shown every frame that came of it."""
 
     def __init__(self, log: DecodeLog) -> None:
-        """`log` is that of the decode: after the first error nothing is spared."""
+        """`log` is that of the decode: after the first damage nothing is spared."""
         self.log = log
         self._most_bytes = -1.0
         self._length_bytes = 0  # of a unit in front of it; 0 where start codes part them
@@ -61,13 +62,14 @@ class Spare:
             self._asked += 1
             if self.stands() and self._asked % CHECK_EVERY:
                 return True
-        if len(self._short) < 1 << 10:  # damaged files have frames that never come
-            self._short.add(pts)
+        if len(self._short) > _MOST_AWAITED:
+            self._short.clear()
+        self._short.add(pts)
         return False
 
     def stands(self) -> bool:
         """Whether the picture is proven to stand as of the packet asked about last."""
-        return self._calm > CALM_PACKETS and self._proofs >= self._needed and not self.log.n_errors
+        return self._calm > CALM_PACKETS and self._proofs >= self._needed and not self.log.n_errors and not self.log.n_corrupt
 
     def saw(self, frame: Frame) -> None:
         """A frame as it came out, one of a spared packet too: what it changed is the proof, or against it."""

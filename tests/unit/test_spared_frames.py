@@ -130,12 +130,13 @@ def test_what_is_no_proof(against: dict[str, Any]) -> None:
     assert not any(_feed(Spare(DecodeLog()), 200, **against))
 
 
-def test_after_an_error_all_is_decoded() -> None:
-    """Once a packet broke, damage may be in any short packet: none is spared any more."""
+@pytest.mark.parametrize("damage", ["n_errors", "n_corrupt"])
+def test_after_damage_all_is_decoded(damage: str) -> None:
+    """Once a packet broke or a frame was made up, damage may be in any short packet: none is spared any more."""
     log = DecodeLog()
     spare = Spare(log)
     assert any(_feed(spare, 100))
-    log.n_errors = 1
+    setattr(log, damage, 1)
     assert not any(_feed(spare, 100, 100))
 
 
