@@ -8,7 +8,7 @@ taken off. CPU seconds are user + system of the process and its children. The pe
 - PySceneDetect's command `detect-adaptive list-scenes`, then FFmpeg's `vmafmotion` at full size;
 - libvmaf of the file against itself, whose motion feature Open-Sora 1.3 and SpatialVID take, after PySceneDetect for the shots;
 - Data-Juicer 1.6.1's scene split and motion filter, in an environment of its own (see `DATA_JUICER`), where one is named: as they come, at
-  full size and with the clips encoded; with PySceneDetect's command in place of the split, so that nothing is encoded; and so at 256 px.
+  full size and with the clips encoded; with PySceneDetect's command in place of the split, so that nothing is encoded; `--small`: so at 256 px.
 
 Accuracy: F1 of hard cuts within one frame on `cuts.json`, and Spearman's rank correlation of the mean motion of each file with vmafmotion's.
 """
@@ -23,6 +23,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,12 @@ def run(command: list[str], cwd: str | None = None) -> tuple[float, str]:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
 
 
+@cache
+def start_up(*command: str) -> float:
+    """CPU seconds of a command that does nothing, the least of three."""
+    return min(run(list(command))[0] for _ in range(3))
+
+
 def ffmpeg() -> str:
     """The FFmpeg binary that travels with imageio-ffmpeg: it has vmafmotion and libvmaf."""
     import imageio_ffmpeg
@@ -67,16 +74,22 @@ def ffmpeg() -> str:
     return str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
+_CUTS: dict[str, tuple[float, list[int]]] = {}
+
+
 def scenedetect_cuts(path: str, folder: str) -> tuple[float, list[int]]:
-    """PySceneDetect's adaptive detector by its command: the first frame of every scene but the first."""
+    """PySceneDetect's adaptive detector by its command: the first frame of every scene but the first. Several peers take it: run once a file."""
+    if path in _CUTS:
+        return _CUTS[path]
     command = [str(Path(sys.executable).parent / "scenedetect")]
-    start_up, _ = run([*command, "-q", "version"])
+    begins_s = start_up(*command, "-q", "version")
     cpu, _ = run([*command, "-q", "-i", path, "-o", folder, "detect-adaptive", "list-scenes", "-q", "-s"])
     listed = Path(folder) / f"{Path(path).stem}-Scenes.csv"
     if not listed.is_file():
         raise RuntimeError("PySceneDetect wrote no list of scenes: it could not read the file")
     rows = list(csv.DictReader(listed.open()))
-    return cpu - start_up, [int(r["Start Frame"]) - 1 for r in rows][1:]
+    _CUTS[path] = cpu - begins_s, [int(r["Start Frame"]) - 1 for r in rows][1:]
+    return _CUTS[path]
 
 
 def vmafmotion(path: str, folder: str) -> tuple[float, float]:
@@ -116,29 +129,38 @@ def peer_libvmaf(path: str, folder: str) -> Answer:
     return Answer(cut_s + motion_s, cuts, motion)
 
 
-def peer_data_juicer(environment: str, size: int | None, encodes: bool) -> Callable[[str, str], Answer]:
-    """Data-Juicer's motion filter by its command, at full size (its default) or at `size` px; and its scene split, which encodes the clips, or
-    PySceneDetect's command in its place."""
-    command = [str(Path(environment) / "bin" / "dj-process"), "--config"]
-
-    def measure(path: str, folder: str) -> Answer:
+@cache
+def data_juicer(environment: str, recipe: str, path: str) -> tuple[float, float | None]:
+    """CPU seconds of a recipe of Data-Juicer on one file by its command, start-up included, and the motion that it gives."""
+    with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "in.jsonl").write_text(json.dumps({"text": "<__dj__video> x", "videos": [path]}) + "\n")
-        base = {"dataset_path": str(root / "in.jsonl"), "np": 1, "open_tracer": False, "video_key": "videos"}
-        work: list[dict[str, Any]] = [
-            {"video_motion_score_filter": {"min_score": 0.0, "max_score": 1e9} | ({"size": size} if size else {})},
-            {"video_split_by_scene_mapper": {"detector": "AdaptiveDetector", "save_dir": str(root / "clips")}},
-        ]
-        recipes: dict[str, list[dict[str, Any]]] = {"nothing": [{"text_length_filter": {}}], "work": work if encodes else work[:1]}
-        seconds = {}
-        for name, process in recipes.items():
-            (root / f"{name}.yaml").write_text(json.dumps(base | {"export_path": str(root / name / "out.jsonl"), "process": process}))
-            seconds[name], _ = run([*command, str(root / f"{name}.yaml")], folder)
-        cut_s, cuts = (0.0, None) if encodes else scenedetect_cuts(path, folder)
-        stats = json.loads((root / "work" / "out_stats.jsonl").read_text().splitlines()[0])
-        score = next(iter(stats["__dj__stats__"].values()))
-        found = float(score[0] if isinstance(score, list) else score)
-        return Answer(cut_s + seconds["work"] - seconds["nothing"], cuts, found)
+        settings = {"dataset_path": str(root / "in.jsonl"), "np": 1, "open_tracer": False, "video_key": "videos"}
+        settings |= {"export_path": str(root / "out" / "out.jsonl"), "process": [RECIPES[recipe]]}
+        (root / "recipe.yaml").write_text(json.dumps(settings))  # JSON is YAML
+        seconds, _ = run([str(Path(environment) / "bin" / "dj-process"), "--config", str(root / "recipe.yaml")], folder)
+        stats = root / "out" / "out_stats.jsonl"
+        score = next(iter(json.loads(stats.read_text().splitlines()[0])["__dj__stats__"].values())) if "motion" in recipe else None
+        return seconds, float(score[0] if isinstance(score, list) else score) if score is not None else None
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "nothing": {"text_length_filter": {}},
+    "motion": {"video_motion_score_filter": {"min_score": 0.0, "max_score": 1e9}},
+    "motion at 256 px": {"video_motion_score_filter": {"min_score": 0.0, "max_score": 1e9, "size": 256}},
+    "split": {"video_split_by_scene_mapper": {"detector": "AdaptiveDetector", "save_dir": "clips"}},
+}
+
+
+def peer_data_juicer(environment: str, motion: str, split: bool, begins_s: float) -> Callable[[str, str], Answer]:
+    """Data-Juicer's motion filter by a recipe; and its scene split, which encodes the clips, or PySceneDetect's command in its place."""
+
+    def measure(path: str, folder: str) -> Answer:
+        seconds, score = data_juicer(environment, motion, path)
+        if split:
+            return Answer(seconds + data_juicer(environment, "split", path)[0] - 2 * begins_s, None, score)
+        cut_s, cuts = scenedetect_cuts(path, folder)
+        return Answer(cut_s + seconds - begins_s, cuts, score)
 
     return measure
 
@@ -154,10 +176,11 @@ def dailies_all(path: str, folder: str) -> Answer:
 
 
 def _ours(path: str, what: str) -> Answer:
-    start_up, _ = run([sys.executable, str(Path(__file__).resolve()), what, ""])
-    cpu, out = run([sys.executable, str(Path(__file__).resolve()), what, path])
+    command = [sys.executable, str(Path(__file__).resolve()), what]
+    begins_s = start_up(*command, "")
+    cpu, out = run([*command, path])
     said = json.loads(out)
-    return Answer(cpu - start_up, said["cuts"], said["motion"])
+    return Answer(cpu - begins_s, said["cuts"], said["motion"])
 
 
 def shots_and_motion(path: str) -> dict[str, Any]:
@@ -232,6 +255,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--data-juicer", help=f"folder of an environment that holds it: {DATA_JUICER}")
+    parser.add_argument("--small", action="store_true", help="also its motion filter at 256 px")
     parser.add_argument("--files", default="", help="only files whose name contains this")
     parser.add_argument("--shots-and-motion", help=argparse.SUPPRESS)
     parser.add_argument("--everything", help=argparse.SUPPRESS)
@@ -249,11 +273,15 @@ def main() -> None:
         "PySceneDetect + libvmaf": peer_libvmaf,
     }
     if options.data_juicer:
+        begins_s = min(data_juicer(options.data_juicer, "nothing", name)[0] for name in ("a", "b", "c"))
         tools |= {
-            "Data-Juicer, split and motion as they come": peer_data_juicer(options.data_juicer, None, True),
-            "PySceneDetect + Data-Juicer's motion": peer_data_juicer(options.data_juicer, None, False),
-            "PySceneDetect + Data-Juicer's motion at 256 px": peer_data_juicer(options.data_juicer, 256, False),
+            "Data-Juicer's split and motion as they come": peer_data_juicer(options.data_juicer, "motion", True, begins_s),
+            "PySceneDetect + Data-Juicer's motion": peer_data_juicer(options.data_juicer, "motion", False, begins_s),
         }
+        if options.small:
+            tools["PySceneDetect + Data-Juicer's motion at 256 px"] = peer_data_juicer(
+                options.data_juicer, "motion at 256 px", False, start_up
+            )
     names = [n for n in FILES if options.files in n]
     answers: dict[str, dict[str, Answer]] = {tool: {} for tool in tools}
     for name in names:
