@@ -48,11 +48,12 @@ def damage_is_seen(path: Path, said: dict[str, Any]) -> bool:
     from curation.media import MediaConfig
     from curation.probe import probe_asset
     from curation.scan import watch
+    from curation.spared_frames import Spare
     from manifests.records import Asset
 
     asset = Asset(asset_id="a" * 32, asset_sha256=b"", asset_md5=b"", size_bytes=path.stat().st_size, uri=str(path))
     log = DecodeLog()
-    (track,) = watch(str(path), probe_asset(asset, str(path), MediaConfig()), [DamageObserver(log)], MediaConfig(), log)
+    (track,) = watch(str(path), probe_asset(asset, str(path), MediaConfig()), [DamageObserver(log)], MediaConfig(), Spare(log))
     return bool(len(track)) == bool(said["decoded"]["n_errors"])
 
 

@@ -280,7 +280,7 @@ def main() -> None:
         }
         if options.small:
             tools["PySceneDetect + Data-Juicer's motion at 256 px"] = peer_data_juicer(
-                options.data_juicer, "motion at 256 px", False, start_up
+                options.data_juicer, "motion at 256 px", False, begins_s
             )
     names = [n for n in FILES if options.files in n]
     answers: dict[str, dict[str, Answer]] = {tool: {} for tool in tools}

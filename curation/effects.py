@@ -169,7 +169,9 @@ def loop_score(signature: Track, cfg: EffectsConfig) -> float | None:
     later = _apart(cells, cells, longest)
     between = _apart(cells, (cells[1:] + cells[:-1]) / 2, longest)  # half a place further: a period may end between two signatures
     agreement = [
-        1 - (min(later[p - 1], between[p - 1]) + cfg.loop_noise) / (median(np.array(later[p // 4 - 1 : 3 * p // 4])) + cfg.loop_noise)
+        1
+        - (min(later[p - 1], between[p - 1]) + cfg.loop_noise)
+        / (median(np.array(later[max(0, p // 4 - 1) : max(1, 3 * p // 4)])) + cfg.loop_noise)
         for p in range(least, longest + 1)
     ]
     return max(0.0, *agreement)

@@ -10,6 +10,7 @@ import glob
 import io
 import json
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,7 @@ from manifests.shards import TarEntry, list_entries
 _DOCUMENTS = {".json", ".txt", ".csv", ".tsv", ".md", ".parquet", ".xml", ".yaml", ".yml", ".srt", ".vtt", ".log", ".html", ".pdf"}
 """Names in a folder that are never media: sidecars, tables and texts. Everything else is listed and judged by its content."""
 
+_MEMBER = re.compile(r"(.*)#(\d+)\+(\d+)", re.S)
 _URI_COLUMNS = ("uri", "path", "file", "url")
 
 
@@ -96,6 +98,12 @@ def uri_of(path: Path) -> str:
     """The address of a local file: its absolute path, or a percent-encoded file: address when the name is not valid Unicode."""
     text = os.path.abspath(path)
     return "file:" + quote(os.fsencode(text)) if _is_odd(text) else text
+
+
+def member_of(uri: str) -> tuple[str, int] | None:
+    """The tar of a member's address, and the offset of its bytes there; None for the address of a file."""
+    found = _MEMBER.fullmatch(uri)
+    return (found[1], int(found[2])) if found else None
 
 
 def path_of(uri: str) -> Path:

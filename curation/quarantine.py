@@ -1,6 +1,7 @@
-"""Assets whose decoder died: each death is counted in a file, and after the n-th the asset is not tried again until it is released.
+"""Assets whose decoder died, or whose clips a server refuses: each time is counted in a file, and after the n-th the asset is not tried
+again until it is released.
 
-Only what a process did not survive is counted (crashed, timeout, memory): a medium that is merely broken says so at once and the same way
+Of media only what a process did not survive is counted (crashed, timeout, memory): one that is merely broken says so at once and the same way
 each time. Such a loss may be the machine's doing, so it is tried again in the same run before it becomes the asset's row. An attempt is
 noted before the work begins and forgotten when it came to an end, so that one that took the worker or the whole run down is found by the
 next. Counts are kept under a name that says what was tried, a stage with the digest of what it depends on: what was lost under one limit
@@ -37,7 +38,7 @@ _RELEASED = "released"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantineConfig:
-    """How often an asset may cost a process. The paper says nothing of it; two tell a bad file from a bad moment at the price of one."""
+    """How often an asset may cost a process, or be refused. The paper says nothing of it; two tell a bad file from a bad moment at the price of one."""
 
     enabled: bool = True  # false: nothing is counted and nobody is refused
     max_attempts: int = 2

@@ -16,7 +16,7 @@ app.add_typer(quarantine_app, name="quarantine")
 
 @quarantine_app.command("list")
 def quarantine_list(dataset: Dataset, as_json: AsJson = False) -> None:
-    """List the assets of which lost attempts are noted: under which stage, how many, whether they are still tried, and the last reason."""
+    """List the assets of which attempts are noted that cost a process or were refused: under which stage, how many, whether they are still tried, and the last reason."""
     from pipelines.config import ConfigError
     from pipelines.quarantine import held
 

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from curation import actions, diegetic, quarantine
 from curation.blocklist import Blocklist, block_distances
 from curation.ingest import complete, merge_copies, unread_id, with_sources
-from curation.listing import Listing, list_inputs
+from curation.listing import Listing, list_inputs, member_of
 from curation.rights import from_fields, settle
 from curation.rights_table import RightsTable
 from manifests import ids, ledger
@@ -178,8 +178,9 @@ def ingest(run: Curation, inputs: list[str]) -> int:
     found = merge_copies(_with_rights(run, listings, rows, sources))
     known = {a.asset_id: a for a in from_table(Asset, run.store.read("assets"))}
     first = max(max((a.asset_no for a in known.values()), default=-1) + 1, ledger.next_number(run.store.files("decisions"), "asset"))
+    came = {a.asset_id for a in found}
     for asset_id in map(unread_id, _read_addresses(listings, rows)):
-        if asset_id in known and known[asset_id].state == LIVE:
+        if asset_id not in came and asset_id in known and known[asset_id].state == LIVE:
             del known[asset_id]  # what stood for a file that nobody could read: its content has a row now
     for asset in found:
         old = known.get(asset.asset_id)
@@ -201,7 +202,7 @@ def _read_addresses(listings: pa.Table, rows: pa.Table) -> set[str]:
     """Where bytes were found: the addresses that were read, and the tars whose members were."""
     uri_of = dict(zip(listings.column("key").to_pylist(), listings.column("uri").to_pylist(), strict=True))
     read = {uri_of[key] for key in rows.filter(pc.is_null(rows.column("error_code"))).column("key").to_pylist()}
-    return read | {uri.rpartition("#")[0] for uri in read if "#" in uri}
+    return read | {member[0] for uri in read if (member := member_of(uri))}
 
 
 def _with_rights(run: Curation, listings: pa.Table, rows: pa.Table, sources: dict[str, int]) -> Iterable[Asset]:

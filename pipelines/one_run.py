@@ -1,4 +1,4 @@
-"""One command at a time that changes a dataset's tables and work area: a second says who is at it, and ends.
+"""One command at a time that curates, decides or takes down: a second says who is at it, and ends.
 
 Two curations at once would measure everything twice and then find at the commit that one of them was in vain; a takedown beside one would
 scrub parts that it writes a moment later. Commands that only read ask nobody. The lock is the operating system's: it ends with the process

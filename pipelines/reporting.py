@@ -25,8 +25,11 @@ _QUALITY = 72
 
 def write_report(dataset: Path) -> Path:
     """`report.html` and `report.json` of the newest version stand in the dataset's folder; returns the page's path."""
-    made_of = _made_of(dataset)  # before it is made: what is committed meanwhile may not be in it
-    page = report.write_report(ManifestStore(dataset), dataset, images(dataset), title=dataset.absolute().name)
+    made_of = None
+    while made_of != (now := _made_of(dataset)):
+        # What was committed while it was made may not be in it: after a takedown what was removed must not stand here again.
+        made_of = now
+        page = report.write_report(ManifestStore(dataset), dataset, images(dataset), title=dataset.absolute().name)
     write_atomic(Place(dataset).work / STAMP, _stamp(dataset, made_of).encode())
     return page
 

@@ -39,7 +39,7 @@ class Place:
 
     @property
     def quarantine(self) -> Path:
-        """Counts of the attempts that assets cost a process (`curation.quarantine`)."""
+        """Counts of the attempts that cost a process or were refused, by asset (`curation.quarantine`)."""
         return self.work / "quarantine"
 
     @property

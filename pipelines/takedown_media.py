@@ -4,7 +4,6 @@ A collection outside the dataset is its owner's: nothing there is touched. Every
 the manifest kept. Members of a tar become filler of their length, with those that state their rights, so that no other moves; their names stay.
 """
 
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.listing import path_of, sample_key
+from curation.listing import member_of, path_of, sample_key
 from curation.sidecars import SUFFIXES, stating_in
 from manifests import scrub
 from manifests.purgeable import REMOVED_URI
@@ -21,8 +20,6 @@ from manifests.records import Asset
 from manifests.shards import list_members
 from pipelines.plan import INGEST
 from pipelines.stage import Place
-
-_MEMBER = re.compile(r"(.*)#(\d+)\+(\d+)", re.S)
 
 
 def remove_media(place: Place, assets: Sequence[Asset]) -> int:
@@ -35,14 +32,14 @@ def remove_media(place: Place, assets: Sequence[Asset]) -> int:
     for uri in sorted({*_addresses(place, assets), *(a.uri for a in assets if a.uri != REMOVED_URI)}):
         if "://" in uri:
             continue
-        member = _MEMBER.fullmatch(uri)
-        path = path_of(member[1] if member else uri)
+        member = member_of(uri)
+        path = path_of(member[0] if member else uri)
         if not path.resolve().is_relative_to(place.dataset.resolve()):
             continue
         if member is None:
             removed += sum(map(_unlink, _with_sidecars(path)))
         elif path.is_file():
-            removed += _fill_member(path, int(member[2]))
+            removed += _fill_member(path, member[1])
     shutil.rmtree(place.work / "spark", ignore_errors=True)  # of the table stages: vectors, hashes and pairs of the last run
     return removed
 

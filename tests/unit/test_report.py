@@ -367,8 +367,8 @@ def test_report_of_a_store_equals_that_of_its_tables(tmp_path: Path) -> None:
 
 
 def test_a_report_is_made_again_only_of_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where version, code, templates and title are those that a report was made of, and its files are as they were made, it stays; each of
-    these, another version, and a work area that is gone make it again."""
+    """Where version, code, templates and title are those that a report was made of, and its files are as they were made, it stays; another of
+    each of these, and a work area that is gone, make it again."""
     dataset, made = tmp_path / "harbour", []
 
     def make_quickly(store: ManifestStore, folder: Path, images: object, *, title: str) -> Path:
@@ -397,8 +397,28 @@ def test_a_report_is_made_again_only_of_something_else(tmp_path: Path, monkeypat
     assert twice() == (1, "harbour 1")
     monkeypatch.setattr(provenance, "code_version", lambda: "of tomorrow")
     assert twice() == (1, "harbour 1")
+    plain = reporting._hash
+    monkeypatch.setattr(reporting, "_hash", lambda path: plain(path) + ("changed" if path.parent.name == "templates" else ""))
+    assert twice() == (1, "harbour 1")
     dataset = dataset.rename(tmp_path / "bay")
     assert twice() == (1, "bay 1")
+
+
+def test_what_is_taken_down_while_a_report_is_made_is_not_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version that another command commits while the page is being made, and whose page it wrote itself, is the one that is shown."""
+    dataset, made = tmp_path / "harbour", []
+
+    def make_while_others_commit(store: ManifestStore, folder: Path, images: object, *, title: str) -> Path:
+        version = store.version()
+        made.append(version)
+        if len(made) == 1:
+            ManifestStore(dataset).commit("1" * 32, replace={"clips": tables(1)["clips"].slice(1)})
+        (folder / "report.html").write_text(f"{title} {version}")
+        return folder / "report.html"
+
+    write_store(dataset, tables(1))
+    monkeypatch.setattr(reporting.report, "write_report", make_while_others_commit)
+    assert reporting.write_report(dataset).read_text() == "harbour 1" and made == [0, 1]
 
 
 def test_rows_of_every_table_are_made() -> None:

@@ -155,6 +155,18 @@ def test_a_file_that_can_be_read_has_no_row_that_says_otherwise(tmp_path: Path, 
     assert entry.name in {Path(a["uri"]).name for a in start(dataset, *inputs).assets.to_pylist() if a["error_code"]}
 
 
+def test_what_still_cannot_be_read_keeps_its_number(tmp_path: Path) -> None:
+    """A file whose name holds a `#` is no member of a tar that was read: the row of what cannot be read beside it is the same in the next
+    run."""
+    write_wav(tmp_path / "never.wav#1", noise(1, 8.0))
+    listed, dataset = tmp_path / "list.txt", tmp_path / "dataset"
+    listed.write_text(f"file://{tmp_path}/never.wav\n{tmp_path}/never.wav#1\n")
+    first = start(dataset, listed)
+    finish(first)
+    assert sorted(bool(code) for code in names(first).values()) == [False, True]
+    assert start(dataset, listed).assets.column("asset_no").to_pylist() == first.assets.column("asset_no").to_pylist() == [0, 1]
+
+
 def test_a_lost_process_is_tried_as_often_as_the_quarantine_allows(tmp_path: Path) -> None:
     """A scan or an encode that was lost is tried again until its asset, or its clip, is quarantined; a broken file is not tried again. With
     another limit on memory, or quarantine switched off, both are tried again."""
