@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +18,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import actions, diegetic, quarantine
-from curation.blocklist import Blocklist, block_distances
-from curation.ingest import complete, merge_copies, unread_id, with_sources
-from curation.listing import Listing, list_inputs, member_of
-from curation.rights import from_fields, settle
-from curation.rights_table import RightsTable
+from curation.blocklist import block_distances
 from manifests import ids, ledger
 from manifests.cubes import build_cubes, with_earlier
-from manifests.events import Block, Pick, Run
+from manifests.events import Run
 from manifests.newest import keep_newest, ledger_files
 from manifests.policy import DECIDING
-from manifests.purgeable import REMOVED_URI, redact
-from manifests.records import Asset, Caption, Clip, Source
-from manifests.rules import Rule
-from manifests.schema import arrow_schema, from_table, to_table
+from manifests.records import Caption, Clip
+from manifests.schema import from_table, to_table
 from manifests.tables import ManifestStore
 from pipelines import jobs, on_ray, one_run, plan, provenance, retry, row_keys, sharding, tables
 from pipelines.batches import ERRORS
 from pipelines.config import digest, to_record
+from pipelines.curation_run import LIVE, Curation
+from pipelines.intake import ingest
 from pipelines.lost_clips import lost_clips
 from pipelines.measures import MEASURES
 from pipelines.on_ray import EngineConfig
 from pipelines.progress import Progress
 from pipelines.settings import CurateConfig
-from pipelines.stage import Place, Stage
 from pipelines.weight_files import by_content
-from pipelines.work import merge_columns, missing, read, set_column
-
-LIVE = "live"
-"""The state of an asset that nobody took down."""
+from pipelines.work import merge_columns, set_column
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,66 +61,6 @@ class Summary:
     copies_known: int
     """… and those of an earlier run, whose copies among themselves were known."""
     seconds: float
-
-
-class Curation:
-    """One run: the configuration, the place, and the two tables that grow column by column."""
-
-    def __init__(self, dataset: Path, config: CurateConfig, progress: Progress, today: date) -> None:
-        self.config, self.progress = config, progress
-        self.place = Place(dataset.absolute())
-        self.store = ManifestStore(self.place.dataset)
-        self.store.recover()
-        self.parent = self.store.version()
-        self.assets = arrow_schema(Asset).empty_table()
-        self.clips = arrow_schema(Clip).empty_table()
-        self.sources = arrow_schema(Source).empty_table()
-        self.noted = plan.INGEST.writes["rows"].empty_table()
-        self.blocks = self.store.read("blocklist")
-        self.blocklist = Blocklist.of(from_table(Block, self.blocks))
-        self.picks: list[Pick] = from_table(Pick, self.store.read("picks"))
-        self.today = today
-        self.compared = tables.Compared()
-        self.lost = arrow_schema(Clip).empty_table()
-        """Clips of an earlier version whose asset could not be read again: they are dropped, and stay in the manifest."""
-        self.tried: dict[str, set[str]] = {}
-        """By stage, the keys of failures that this run has tried again already."""
-
-    def do(self, *stages: Stage, inputs: pa.Table) -> None:
-        """The outputs of the stages, which need nothing of one another, exist for all rows of the input."""
-        units = [(stage, unit) for stage in stages for unit in missing(stage, self.config, self.place, self._untried(stage, inputs))]
-        todo, every = sum(u.n_rows for _, u in units), inputs.num_rows * len(stages)
-        name = stages[0].name if len(stages) == 1 else "measures"
-        with self.progress.stage(name, every, every - todo) as advance:
-            for done in on_ray.run(units, self.config, self.place, self.config.engine):
-                advance(done["rows_in"])
-        for stage in stages if units else ():
-            retry.tell(self, stage, inputs)
-
-    def _untried(self, stage: Stage, inputs: pa.Table) -> pa.Table:
-        tried = pa.array(sorted(self.tried.get(stage.name, ())), pa.string())
-        return inputs.filter(pc.invert(pc.is_in(inputs.column(stage.key), value_set=tried)))
-
-    def readable(self) -> pa.Table:
-        """The assets whose bytes were read and are not on the blocklist."""
-        return self.assets.filter(pc.and_(pc.is_null(self.assets.column("error_stage")), pc.equal(self.assets.column("blocked"), 0.0)))
-
-    def passing(self, probed: pa.Table) -> pa.Table:
-        """Those of the probed assets that the rules on rights and facts keep; whatever these say, nothing blocked is opened."""
-        passing = probed.filter(pa.array(ledger.survivors(self.rules("rights", "facts"), probed)))
-        return passing.filter(pc.equal(passing.column("blocked"), 0.0))
-
-    def outputs(self, stage: Stage, inputs: pa.Table, output: str = "rows", key: str | None = None) -> pa.Table:
-        """The stage's outputs for the rows of the input."""
-        return read(stage, self.config, self.place, output, inputs.column(stage.key).combine_chunks().unique(), key)
-
-    def rules(self, *stages: str) -> list[tuple[int, Rule]]:
-        """The configured rules of these rule stages, in order, numbered by position."""
-        return [(i, r) for i, r in enumerate(self.config.policy()) if r.stage in stages]
-
-    def alive(self, *stages: str) -> pa.Table:
-        """The clips that survive the rules of these stages."""
-        return self.clips.filter(pa.array(ledger.survivors(self.rules(*stages), self.clips)))
 
 
 def curate(inputs: list[str], dataset: Path, config: CurateConfig, progress: Progress) -> Summary:
@@ -167,71 +99,6 @@ def _curate(inputs: list[str], dataset: Path, config: CurateConfig, progress: Pr
         tables.stop()
     progress.say(f"committed version {version}")
     return _summary(run, listed, shortages, begun, nothing_left=False)
-
-
-def ingest(run: Curation, inputs: list[str]) -> int:
-    """`run.assets` holds every asset of the dataset and of the inputs, with rights; returns how many files were listed."""
-    listings = to_table(Listing, list_inputs(inputs))
-    run.do(plan.INGEST, inputs=listings)
-    sources = _source_numbers(run.store, listings)
-    rows = run.outputs(plan.INGEST, listings)
-    found = merge_copies(_with_rights(run, listings, rows, sources))
-    known = {a.asset_id: a for a in from_table(Asset, run.store.read("assets"))}
-    first = max(max((a.asset_no for a in known.values()), default=-1) + 1, ledger.next_number(run.store.files("decisions"), "asset"))
-    came = {a.asset_id for a in found}
-    for asset_id in map(unread_id, _read_addresses(listings, rows)):
-        if asset_id not in came and asset_id in known and known[asset_id].state == LIVE:
-            del known[asset_id]  # what stood for a file that nobody could read: its content has a row now
-    for asset in found:
-        old = known.get(asset.asset_id)
-        if old is None:
-            known[asset.asset_id] = asset
-        elif old.state == LIVE:  # what was taken down stays as it is, whatever the inputs say
-            here = dataclasses.replace(asset, asset_no=old.asset_no, source_no=old.source_no)
-            known[asset.asset_id] = here if old.uri == REMOVED_URI else with_sources(here, [old])
-    fresh = sorted(i for i, a in known.items() if a.asset_no < 0)
-    for number, asset_id in enumerate(fresh, first):
-        known[asset_id] = dataclasses.replace(known[asset_id], asset_no=number)
-    # Facts and verdicts are made again below, from the stages' own outputs.
-    run.assets = to_table(Asset, [_settled(run, known[i]) for i in sorted(known, key=lambda i: known[i].asset_no)])
-    run.sources = to_table(Source, [_source(run, n, s) for s, n in sorted(sources.items(), key=lambda item: item[1])])
-    return int(listings.num_rows)
-
-
-def _read_addresses(listings: pa.Table, rows: pa.Table) -> set[str]:
-    """Where bytes were found: the addresses that were read, and the tars whose members were."""
-    uri_of = dict(zip(listings.column("key").to_pylist(), listings.column("uri").to_pylist(), strict=True))
-    read = {uri_of[key] for key in rows.filter(pc.is_null(rows.column("error_code"))).column("key").to_pylist()}
-    return read | {member[0] for uri in read if (member := member_of(uri))}
-
-
-def _with_rights(run: Curation, listings: pa.Table, rows: pa.Table, sources: dict[str, int]) -> Iterable[Asset]:
-    """Every listed file as an asset with all that is stated of it: beside it, in the rights table, of its source."""
-    config = run.config.ingest
-    table = None if config.rights_csv is None else RightsTable(Path(config.rights_csv))
-    source_of = dict(zip(listings.column("key").to_pylist(), listings.column("source").to_pylist(), strict=True))
-    run.noted = rows.select(["asset_id", "uri", jobs.NOTED])
-    for asset, key in zip(from_table(Asset, rows), rows.column("key").to_pylist(), strict=True):
-        source = source_of[key]
-        placed = dataclasses.replace(asset, source_no=sources[source])
-        # Of what is on the blocklist nothing is known but its hashes.
-        yield placed if run.blocklist.blocks(asset) else complete(placed, source, config, table)
-    if table is not None and (unused := table.unused()):
-        run.progress.say(f"{config.rights_csv}: {len(unused)} lines match no file of these inputs, the first is line {unused[0]}")
-
-
-def _settled(run: Curation, asset: Asset) -> Asset:
-    """The asset as rules may judge it today: contracts, consent and blocklist."""
-    blocked = run.blocklist.blocks(asset) or asset.state != LIVE
-    if asset.state == LIVE:
-        asset = jobs.without_facts(redact(asset) if blocked else asset)
-    return dataclasses.replace(settle(asset, run.config.rights, run.today), blocked=float(blocked))
-
-
-def _source(run: Curation, number: int, name: str) -> Source:
-    said = from_fields(run.config.ingest.source_defaults.get(name, {}), "source default")
-    licence = said.licence_expr or run.config.ingest.default_licence
-    return Source(source_no=number, name=name, supplier=said.supplier, licence_default=licence)
 
 
 def measure_assets(run: Curation) -> None:
@@ -356,13 +223,6 @@ def _with_removed(run: Curation) -> pa.Table:
         return run.clips
     stored = run.store.read("clips")
     return pa.concat_tables([run.clips, stored.filter(pc.is_in(stored.column("asset_no"), value_set=gone))]).sort_by("clip_no")
-
-
-def _source_numbers(store: ManifestStore, listings: pa.Table) -> dict[str, int]:
-    sources = {s.name: s.source_no for s in from_table(Source, store.read("sources"))}
-    for name in sorted(set(listings.column("source").to_pylist())):
-        sources.setdefault(name, len(sources))
-    return sources
 
 
 def _number_clips(run: Curation) -> None:

@@ -4,23 +4,19 @@ With the work area deleted, or a scan of another version, every file is opened a
 a row that disappeared would leave shards and checkpoints that name it unexplained.
 """
 
-from typing import TYPE_CHECKING
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.records import Clip
 from manifests.schema import to_table
-
-if TYPE_CHECKING:
-    from pipelines.curate import Curation
+from pipelines.curation_run import Curation
 
 _OF_SPAN = ("clip_id", "clip_no", "asset_id", "asset_no", "kind", "start_us", "end_us", "shot_no", "n_frames", "width", "height")
 _KEPT = (*_OF_SPAN, "fps_num", "fps_den", "has_audio", "duration_s")
 """What is still true of such a clip: which span of what it is. What was measured of it is not known any more."""
 
 
-def lost_clips(run: "Curation", live: pa.Table) -> pa.Table:
+def lost_clips(run: Curation, live: pa.Table) -> pa.Table:
     """The clips of the last version whose live asset has none now because it could not be scanned; a line for people names these assets."""
     stored = run.store.read("clips")
     unread = live.filter(pc.or_(pc.is_null(live.column("scan_part")), pc.is_valid(live.column("error_code"))))

@@ -7,43 +7,20 @@ Both come of what the people stage left: nothing is detected again. Where no ide
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from curation import keyframes
 from curation.faces import agreeing, masked_face
 from manifests.tables import write_parquet
 from pipelines.stage import Place
 
-if TYPE_CHECKING:
-    from pipelines.curate import Curation
-
 PAIRS = "identity-pairs"
 SCHEMA = pa.schema([("clip_id", pa.string()), ("other_id", pa.string()), ("cosine", pa.float32())])
 
 _JPEG_QUALITY = 95
-
-
-def faces_of(run: "Curation", kept: pa.Table) -> dict[str, dict[str, Any]]:
-    """Clip id -> where its face is, of the kept clips of the sets that want faces; the pairs among them are written."""
-    from pipelines import plan
-
-    wanted = kept.filter(pc.is_in(kept.column("set_name"), value_set=pa.array(run.config.shards.faces, pa.string())))
-    if not wanted.num_rows or run.config.people.identity.weights is None:
-        return {}
-    rows = run.outputs(plan.stage_named("people"), wanted).to_pylist()
-    named = [row for row in rows if row["identity"]]
-    write_pairs(run.place, named, run.config.shards.same_person)
-    parts = dict(zip(wanted.column("clip_id").to_pylist(), wanted.column("keyframe_part").to_pylist(), strict=True))
-    assets = dict(zip(wanted.column("clip_id").to_pylist(), wanted.column("asset_id").to_pylist(), strict=True))
-    return {
-        row["clip_id"]: {"face": {"part": part, "asset_id": assets[row["clip_id"]], **middle_face(row)}}
-        for row in named
-        if (part := parts[row["clip_id"]])
-    }
 
 
 def middle_face(row: dict[str, Any]) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from curation import captions, credentials, encode, keyframes, quarantine, scan,
 from curation.listing import Listing
 from manifests.records import Asset, Clip, Shard
 from manifests.schema import arrow_schema
-from pipelines import jobs, sharding
+from pipelines import jobs, shard_files
 from pipelines.batches import BATCHES, Batch, make_batch
 from pipelines.batches import schema_of as batch_schema
 from pipelines.measures import MEASURES, Measure, make_measure, schema_of
 from pipelines.settings import CurateConfig
-from pipelines.sharding import PlannedShard
+from pipelines.shard_files import PlannedShard
 from pipelines.stage import Place, Stage, names_gpu
 from pipelines.weight_files import by_content
 
@@ -133,8 +133,8 @@ ENCODE = Stage(
     again=lambda row: may_pass(row) or row["error_code"] == "ffmpeg_failed", rests=_clip_rests,
 )  # fmt: skip
 WRITE_SHARDS = Stage(
-    name="shards", shape="batch", version="1", reads=arrow_schema(PlannedShard), key="path", make=sharding.make_write_shards,
-    writes={"rows": arrow_schema(Shard), "members": sharding.MEMBER_PARTS},
+    name="shards", shape="batch", version="1", reads=arrow_schema(PlannedShard), key="path", make=shard_files.make_write_shards,
+    writes={"rows": arrow_schema(Shard), "members": shard_files.MEMBER_PARTS},
     depends_on=lambda c: "shards", unit_rows=lambda c: 1,
 )  # fmt: skip
 

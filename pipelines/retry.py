@@ -5,45 +5,29 @@ mended, so each run tries. One try a run, and nothing else is done where all of 
 and no pass over the dataset. What costs a process is tried as often as the quarantine allows.
 """
 
-from collections import Counter
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests import ledger
 from pipelines import jobs, plan, row_keys
+from pipelines.curation_run import Curation
 from pipelines.stage import Stage
-from pipelines.work import merge_columns, waiting_keys
-
-if TYPE_CHECKING:
-    from pipelines.curate import Curation
+from pipelines.work import merge_columns
 
 
-def try_again(run: "Curation") -> bool:
+def try_again(run: Curation) -> bool:
     """Every failure that may pass was tried once more, by the facts and rules of the run before; whether any of it succeeded."""
     mended = False
     for stage, rows in _waiting(run):
         run.do(stage, inputs=rows)
         run.tried.setdefault(stage.name, set()).update(rows.column(stage.key).to_pylist())
-        mended = mended or len(_failed(run, stage, rows)) < rows.num_rows
+        mended = mended or len(run.failed(stage, rows)) < rows.num_rows
     return mended
 
 
-def tell(run: "Curation", stage: Stage, rows: pa.Table) -> None:
-    """Of the rows that failed and that the same command would try again, a line for people says how many, why, and what the first says."""
-    keys = waiting_keys(stage, run.config, run.place)
-    if keys and (failed := _failed(run, stage, rows.filter(_among(rows.column(stage.key), keys)))):
-        codes = ", ".join(f"{n} {code}" for code, n in sorted(Counter(row["error_code"] for row in failed).items()))
-        run.progress.say(f"{stage.name}: {len(failed)} failed for reasons that may pass ({codes}); the first: {failed[0]['error_detail']}")
-
-
-def _failed(run: "Curation", stage: Stage, rows: pa.Table) -> list[dict[str, Any]]:
-    return [row for row in run.outputs(stage, rows).to_pylist() if row["error_code"] and stage.again and stage.again(row)]
-
-
-def _waiting(run: "Curation") -> Iterator[tuple[Stage, pa.Table]]:
+def _waiting(run: Curation) -> Iterator[tuple[Stage, pa.Table]]:
     """The stages that left failures that may pass, each with the rows to try. The manifest says whether there are any: that is quick."""
     assets = run.store.read("assets")
     failed = set(assets.filter(_among(assets.column("error_code"), plan.MAY_PASS)).column("asset_id").to_pylist())
@@ -63,10 +47,8 @@ def _waiting(run: "Curation") -> Iterator[tuple[Stage, pa.Table]]:
         yield from _some(run, plan.ENCODE, row_keys.encode_rows(unmade, assets, run.config))
 
 
-def _some(run: "Curation", stage: Stage, rows: pa.Table) -> Iterator[tuple[Stage, pa.Table]]:
-    if rows.num_rows:
-        rows = rows.filter(_among(rows.column(stage.key), waiting_keys(stage, run.config, run.place)))
-    if rows.num_rows:
+def _some(run: Curation, stage: Stage, rows: pa.Table) -> Iterator[tuple[Stage, pa.Table]]:
+    if (rows := run.waiting(stage, rows)).num_rows:
         yield stage, rows
 
 

@@ -28,7 +28,7 @@ from manifests.rules import Rule
 from pipelines.batches import BATCHES
 from pipelines.measures import MEASURES, MeasuresConfig
 from pipelines.on_ray import EngineConfig
-from pipelines.sharding import ShardConfig
+from pipelines.shard_files import ShardConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,7 @@
 """Duplicates, concepts, sets and mix: the table stages over the whole dataset, on Spark, each on what the one before left."""
 
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,11 +10,9 @@ import pyarrow.compute as pc
 from curation import buckets, concepts, duplicates, keepers, known_pairs, mix, sets
 from manifests import ids
 from pipelines import plan
+from pipelines.curation_run import Compared, Curation
 from pipelines.picks import column_of
 from pipelines.work import merge_columns, set_column
-
-if TYPE_CHECKING:
-    from pipelines.curate import Curation
 
 FEW_CLIPS = 20_000
 """Clips up to which Spark has done its work before an optimised JVM pays."""
@@ -23,15 +20,7 @@ FEW_CLIPS = 20_000
 _started: list[Any] = []
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
-    """Clips whose copies were looked for among all, and those whose copies among themselves were known from an earlier run."""
-
-    fresh: int = 0
-    known: int = 0
-
-
-def compose(run: "Curation") -> tuple[str, ...]:
+def compose(run: Curation) -> tuple[str, ...]:
     """`run.clips` has its duplicate, concept, set, bucket and mix columns; returns what the sets could not get, for people."""
     alive = run.alive("analysed", "content")
     if alive.num_rows == 0:
@@ -50,7 +39,7 @@ def stop() -> None:
         _started.pop().stop()
 
 
-def _label_duplicates(run: "Curation", clips: pa.Table, described: pa.Table) -> None:
+def _label_duplicates(run: Curation, clips: pa.Table, described: pa.Table) -> None:
     """Groups by PDQ hashes, and by the descriptors of a copy-detection network where one was run; pairs of earlier runs are not looked for."""
     rows = merge_rows(clips, described, "clip_id", ("pdq", "pdq_frame", "pdq_own"))
     quality = keepers.copy_quality(rows, run.assets)
@@ -69,7 +58,7 @@ def _label_duplicates(run: "Curation", clips: pa.Table, described: pa.Table) -> 
     run.clips = merge_columns(run.clips, found, "clip_id", duplicates.OUTPUT.names[1:])
 
 
-def _label_concepts(run: "Curation", described: pa.Table) -> None:
+def _label_concepts(run: Curation, described: pa.Table) -> None:
     alive = run.alive("analysed", "content").filter(_rule_mask(run, "near_duplicate"))
     rows = described.filter(pc.is_in(described.column("clip_id"), value_set=alive.column("clip_id").combine_chunks()))
     vectors = rows.select(["clip_id", "concept"]).rename_columns(["clip_id", "vector"])
@@ -79,7 +68,7 @@ def _label_concepts(run: "Curation", described: pa.Table) -> None:
     run.clips = merge_columns(run.clips, found, "clip_id", concepts.OUTPUT.names[1:])
 
 
-def _assign_sets(run: "Curation") -> tuple[str, ...]:
+def _assign_sets(run: Curation) -> tuple[str, ...]:
     run.clips = set_column(run.clips, "picks", column_of(run.picks, run.clips.column("clip_id").to_pylist()))
     alive = run.alive("analysed", "content", "tables")
     chosen = tuple(run.config.sets.values())
@@ -91,7 +80,7 @@ def _assign_sets(run: "Curation") -> tuple[str, ...]:
     return tuple(sets.find_unmeasured(table, chosen))
 
 
-def _mix(run: "Curation") -> tuple[str, ...]:
+def _mix(run: Curation) -> tuple[str, ...]:
     alive = run.alive("analysed", "content", "tables")
     members = alive.filter(pc.and_(pc.equal(alive.column("kind"), "video"), pc.is_valid(alive.column("set_name"))))
     chosen = run.config.sets.values()
@@ -106,7 +95,7 @@ def _mix(run: "Curation") -> tuple[str, ...]:
     return tuple(s.text for s in mix.find_shortages(mix.count_strata(table, config), config))
 
 
-def _on_spark(run: "Curation", name: str, transform: Any, table: pa.Table) -> pa.Table:
+def _on_spark(run: Curation, name: str, transform: Any, table: pa.Table) -> pa.Table:
     """The table stage's rows for the table, on the session of this process, which is started for the first."""
     from pipelines.on_spark import SparkConfig, run_table, session
 
@@ -118,7 +107,7 @@ def _on_spark(run: "Curation", name: str, transform: Any, table: pa.Table) -> pa
     return run_table(_started[0], transform, table, work / name).sort_by("clip_id")
 
 
-def _rule_mask(run: "Curation", measure_rule: str) -> pa.Array:
+def _rule_mask(run: Curation, measure_rule: str) -> pa.Array:
     """Which clips that survive measures so far also survive the duplicates rule."""
     alive = run.alive("analysed", "content")
     rules = [r for r in run.rules("tables") if r[1].name == measure_rule]

@@ -15,7 +15,7 @@ from manifests.records import Asset, Clip
 from manifests.schema import to_table
 from pipelines import tables
 from pipelines.config import load
-from pipelines.curate import Curation
+from pipelines.curation_run import Curation
 from pipelines.progress import Progress
 from pipelines.settings import CurateConfig
 

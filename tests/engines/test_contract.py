@@ -13,7 +13,7 @@ from curation.buckets import assign_set
 from curation.listing import Listing, list_inputs
 from manifests.records import Asset, Clip
 from manifests.schema import from_table, to_table
-from pipelines import jobs, on_ray, plan, row_keys, sharding
+from pipelines import jobs, on_ray, plan, row_keys, shard_files
 from pipelines.batches import BATCHES
 from pipelines.config import load
 from pipelines.on_ray import EngineConfig
@@ -68,7 +68,9 @@ def inputs(config: CurateConfig, places: dict[str, Place], samples: Path) -> dic
          "set_name": "s", "bucket": "b", "json": "{}", "txt": "a caption"}
         for e in encoded if e["encoded"] == 1
     ]  # fmt: skip
-    found["shards"] = to_table(sharding.PlannedShard, list(sharding._plan(samples_of, sharding.ShardConfig(samples_per_shard=3))))
+    found["shards"] = to_table(
+        shard_files.PlannedShard, list(shard_files.plan_shards(samples_of, shard_files.ShardConfig(samples_per_shard=3)))
+    )
     return found
 
 

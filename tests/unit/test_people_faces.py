@@ -17,7 +17,7 @@ from curation.faces import agreeing, masked_face
 from curation.keyframes import KeyFrame, decode_jpeg
 from curation.people import PeopleConfig
 from manifests.tables import write_parquet
-from pipelines import people_faces
+from pipelines import people_faces, sharding
 from pipelines.config import load
 from pipelines.settings import CurateConfig
 from pipelines.stage import Place
@@ -102,7 +102,7 @@ def test_clips_of_the_set_get_their_middle_face_and_their_pairs(tmp_path: Path) 
         person("d", [1.0, 0.0], [4], "n"),
     ]
     run = Run(settings(tmp_path), place, pa.Table.from_pylist([*rows, {**person("e", [1.0, 0.0], []), "identity": None}]))
-    found = people_faces.faces_of(run, kept(*((c, "personal") for c in "abcde"), ("z", "low_res")))  # type: ignore[arg-type]
+    found = sharding.faces_of(run, kept(*((c, "personal") for c in "abcde"), ("z", "low_res")))  # type: ignore[arg-type]
     assert set(found) == set("abcd") and found["a"]["face"]["index"] == 7 and found["a"]["face"]["box"] == [0.45, 0.3, 0.1, 0.47]
     pairs = pq.read_table(tmp_path / "work" / people_faces.PAIRS / "pairs.parquet").to_pylist()
     assert [(p["clip_id"], p["other_id"]) for p in pairs] == [("a", "b"), ("b", "a")] and pairs[0]["cosine"] == pytest.approx(0.9, abs=1e-3)
@@ -112,7 +112,7 @@ def test_clips_of_the_set_get_their_middle_face_and_their_pairs(tmp_path: Path) 
     assert crop is not None and np.abs(decode_jpeg(crop)[30, 30].astype(int) - [250, 20, 220]).max() < 20
     assert people_faces.face_jpg(place, found["b"]["face"]) is None
     assert people_faces.face_jpg(place, {**found["b"]["face"], "part": "nowhere.parquet"}) is None
-    assert people_faces.faces_of(run, kept(("z", "low_res"))) == {}  # type: ignore[arg-type]
+    assert sharding.faces_of(run, kept(("z", "low_res"))) == {}  # type: ignore[arg-type]
 
 
 def test_a_takedown_ends_the_pairs_of_a_clip(tmp_path: Path) -> None:

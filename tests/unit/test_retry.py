@@ -19,7 +19,9 @@ from manifests.records import Clip
 from manifests.schema import from_table, to_table
 from pipelines import plan, retry
 from pipelines.config import load
-from pipelines.curate import Curation, ingest, measure_assets
+from pipelines.curate import measure_assets
+from pipelines.curation_run import Curation
+from pipelines.intake import ingest
 from pipelines.jobs import counted_of_clip, counted_under
 from pipelines.on_ray import EngineConfig
 from pipelines.progress import Progress

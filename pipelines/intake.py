@@ -1,0 +1,95 @@
+"""What comes in: every listed file as an asset with its rights, merged with what the dataset holds already.
+
+An asset keeps its number; what was taken down stays as it is, whatever the inputs say of it.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.ingest import complete, merge_copies, unread_id, with_sources
+from curation.listing import Listing, list_inputs, member_of
+from curation.rights import from_fields, settle
+from curation.rights_table import RightsTable
+from manifests import ledger
+from manifests.purgeable import REMOVED_URI, redact
+from manifests.records import Asset, Source
+from manifests.schema import from_table, to_table
+from manifests.tables import ManifestStore
+from pipelines import jobs, plan
+from pipelines.curation_run import LIVE, Curation
+
+
+def ingest(run: Curation, inputs: list[str]) -> int:
+    """`run.assets` holds every asset of the dataset and of the inputs, with rights; returns how many files were listed."""
+    listings = to_table(Listing, list_inputs(inputs))
+    run.do(plan.INGEST, inputs=listings)
+    sources = _source_numbers(run.store, listings)
+    rows = run.outputs(plan.INGEST, listings)
+    found = merge_copies(_with_rights(run, listings, rows, sources))
+    known = {a.asset_id: a for a in from_table(Asset, run.store.read("assets"))}
+    first = max(max((a.asset_no for a in known.values()), default=-1) + 1, ledger.next_number(run.store.files("decisions"), "asset"))
+    came = {a.asset_id for a in found}
+    for asset_id in map(unread_id, _read_addresses(listings, rows)):
+        if asset_id not in came and asset_id in known and known[asset_id].state == LIVE:
+            del known[asset_id]  # what stood for a file that nobody could read: its content has a row now
+    for asset in found:
+        old = known.get(asset.asset_id)
+        if old is None:
+            known[asset.asset_id] = asset
+        elif old.state == LIVE:  # what was taken down stays as it is, whatever the inputs say
+            here = dataclasses.replace(asset, asset_no=old.asset_no, source_no=old.source_no)
+            known[asset.asset_id] = here if old.uri == REMOVED_URI else with_sources(here, [old])
+    fresh = sorted(i for i, a in known.items() if a.asset_no < 0)
+    for number, asset_id in enumerate(fresh, first):
+        known[asset_id] = dataclasses.replace(known[asset_id], asset_no=number)
+    # Facts and verdicts are made again below, from the stages' own outputs.
+    run.assets = to_table(Asset, [_settled(run, known[i]) for i in sorted(known, key=lambda i: known[i].asset_no)])
+    run.sources = to_table(Source, [_source(run, n, s) for s, n in sorted(sources.items(), key=lambda item: item[1])])
+    return int(listings.num_rows)
+
+
+def _read_addresses(listings: pa.Table, rows: pa.Table) -> set[str]:
+    """Where bytes were found: the addresses that were read, and the tars whose members were."""
+    uri_of = dict(zip(listings.column("key").to_pylist(), listings.column("uri").to_pylist(), strict=True))
+    read = {uri_of[key] for key in rows.filter(pc.is_null(rows.column("error_code"))).column("key").to_pylist()}
+    return read | {member[0] for uri in read if (member := member_of(uri))}
+
+
+def _with_rights(run: Curation, listings: pa.Table, rows: pa.Table, sources: dict[str, int]) -> Iterable[Asset]:
+    """Every listed file as an asset with all that is stated of it: beside it, in the rights table, of its source."""
+    config = run.config.ingest
+    table = None if config.rights_csv is None else RightsTable(Path(config.rights_csv))
+    source_of = dict(zip(listings.column("key").to_pylist(), listings.column("source").to_pylist(), strict=True))
+    run.noted = rows.select(["asset_id", "uri", jobs.NOTED])
+    for asset, key in zip(from_table(Asset, rows), rows.column("key").to_pylist(), strict=True):
+        source = source_of[key]
+        placed = dataclasses.replace(asset, source_no=sources[source])
+        # Of what is on the blocklist nothing is known but its hashes.
+        yield placed if run.blocklist.blocks(asset) else complete(placed, source, config, table)
+    if table is not None and (unused := table.unused()):
+        run.progress.say(f"{config.rights_csv}: {len(unused)} lines match no file of these inputs, the first is line {unused[0]}")
+
+
+def _settled(run: Curation, asset: Asset) -> Asset:
+    """The asset as rules may judge it today: contracts, consent and blocklist."""
+    blocked = run.blocklist.blocks(asset) or asset.state != LIVE
+    if asset.state == LIVE:
+        asset = jobs.without_facts(redact(asset) if blocked else asset)
+    return dataclasses.replace(settle(asset, run.config.rights, run.today), blocked=float(blocked))
+
+
+def _source(run: Curation, number: int, name: str) -> Source:
+    said = from_fields(run.config.ingest.source_defaults.get(name, {}), "source default")
+    licence = said.licence_expr or run.config.ingest.default_licence
+    return Source(source_no=number, name=name, supplier=said.supplier, licence_default=licence)
+
+
+def _source_numbers(store: ManifestStore, listings: pa.Table) -> dict[str, int]:
+    sources = {s.name: s.source_no for s in from_table(Source, store.read("sources"))}
+    for name in sorted(set(listings.column("source").to_pylist())):
+        sources.setdefault(name, len(sources))
+    return sources
