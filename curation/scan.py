@@ -144,7 +144,7 @@ def _finished(asset: Asset, pts: np.ndarray, log: DecodeLog, cfg: ScanConfig) ->
     # The last frame stands as long as the median one; a single frame as long as the container says.
     last_us = int(np.median(np.diff(pts))) if len(pts) > 1 else asset.duration_us or 1
     indexed, duration_us = asset.n_frames, int(pts[-1] - pts[0]) + last_us
-    asset = replace(asset, n_frames=len(pts), start_us=int(pts[0]), duration_us=duration_us, is_vfr=is_variable(pts))
+    asset = replace(asset, n_frames=len(pts), n_spared=log.n_spared, start_us=int(pts[0]), duration_us=duration_us, is_vfr=is_variable(pts))
     if indexed and len(pts) < cfg.least_decoded * indexed:
         return failed(asset, MediaError("decode_error", f"expected {indexed} frames, found {len(pts)}; {_troubles(log)}"))
     if log.n_errors or log.n_undated or log.n_sound_errors:

@@ -113,7 +113,12 @@ class Asset:
     fps_den: int | None = _small("average frame rate, denominator")
     time_base_num: int | None = _small("time base of the video stream, numerator")
     time_base_den: int | None = _small("time base of the video stream, denominator")
-    n_frames: int | None = _whole("frames in the container's index, or frames decoded once analysed", "frame")
+    n_frames: int | None = _whole("frames in the container's index, or frames that the scan saw once analysed", "frame")
+    n_spared: int | None = _whole(
+        "of these, frames that were not decoded: nothing refers to them, and their packets are too short to hold a change; the frame before "
+        "stood for each; null before the scan",
+        "frame",
+    )
     is_vfr: bool | None = _flag("frame intervals vary by more than rounding")
     has_audio: bool | None = _flag("carries a sound track that opens")
     sample_rate_hz: int | None = _small("sample rate of the sound", "Hz")

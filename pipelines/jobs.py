@@ -53,10 +53,21 @@ FACT_COLUMNS = (
 )
 """What probing tells of an asset."""
 
-SCANNED_COLUMNS = ("start_us", "duration_us", "n_frames", "is_vfr", "duration_s", "readable", "scan_part", "error_stage", *ERRORS)
+SCANNED_COLUMNS = (
+    "start_us",
+    "duration_us",
+    "n_frames",
+    "n_spared",
+    "is_vfr",
+    "duration_s",
+    "readable",
+    "scan_part",
+    "error_stage",
+    *ERRORS,
+)
 """What decoding tells of an asset, better than its container did."""
 
-_DERIVED = (*FACT_COLUMNS, "n_clips", "scan_part", "first_fail_rule")
+_DERIVED = (*FACT_COLUMNS, "n_spared", "n_clips", "scan_part", "first_fail_rule")
 
 
 def without_facts(asset: Asset) -> Asset:

@@ -16,7 +16,7 @@ from curation.decode import DecodeLog
 from curation.media import MediaConfig
 from curation.observe import SmallFrames
 from curation.probe import probe, with_facts
-from curation.scan import watch
+from curation.scan import ScanConfig, scan_asset, watch
 from curation.spared_frames import CHECK_EVERY, PROOFS, Spare, is_lone_b_frame, units_of
 from manifests.records import Asset
 from tests.media_makers import MEDIA, pan, still, write_video
@@ -212,4 +212,6 @@ def test_what_passes_between_slides_is_seen_at_its_own_frame(tmp_path: Path, b_f
     facts = with_facts(Asset(asset_id="", asset_sha256=b"", asset_md5=b"", size_bytes=0, uri=str(path)), probe(str(path), CFG))
     shots = next(t for t in watch(str(path), facts, [ShotObserver()], CFG, Spare(log)) if t.name == "shots")
     assert log.n_spared > 60
+    scanned = scan_asset(facts, str(path), ScanConfig()).asset
+    assert (scanned.n_frames, scanned.n_spared) == (600, log.n_spared), "the manifest says how many"
     assert np.flatnonzero(np.nan_to_num(shots["change"]) > 3).tolist() == [120, 240, 300, 304, 360, 480]
