@@ -16,7 +16,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,17 +101,19 @@ def verdict(noted: list[Loss], cfg: QuarantineConfig) -> MediaError | None:
     return None
 
 
-def release(folder: Path, asset_id: str) -> int:
-    """The asset may be tried again under every name; the number of attempts forgotten. That it was released is noted."""
-    place = folder / _name(asset_id)
-    n = len(list(place.glob("*/*.json")))
-    shutil.rmtree(place, ignore_errors=True)
+def release(folder: Path, asset_ids: Collection[str], stage: str | None = None) -> int:
+    """The assets may be tried again, in that stage or in all; the number of attempts forgotten. That there was a release is noted, once."""
+    n = 0
+    for asset_id in asset_ids:
+        for place in list((folder / _name(asset_id)).glob(f"{stage}-*" if stage else "*")):
+            n += len(_numbers(place))
+            _forget(place)
     write_atomic(folder / _RELEASED, str(releases(folder) + 1).encode())
     return n
 
 
 def releases(folder: Path) -> int:
-    """How often an asset was released: part of what a run is made of."""
+    """How often assets were released: part of what a run is made of."""
     path = folder / _RELEASED
     return int(path.read_text()) if path.is_file() else 0
 

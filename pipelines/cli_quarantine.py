@@ -1,7 +1,8 @@
 """The commands of quarantine."""
 
+import dataclasses
 import json
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -9,7 +10,7 @@ from pipelines.console import AsJson, Dataset, errors, print_table
 
 app = typer.Typer()
 quarantine_app = typer.Typer(
-    no_args_is_help=True, help="Assets that cost a process more often than allowed: list them, have one tried again."
+    no_args_is_help=True, help="Assets that cost a process, or were refused, more often than allowed: list them, have them tried again."
 )
 app.add_typer(quarantine_app, name="quarantine")
 
@@ -44,18 +45,30 @@ def quarantine_list(dataset: Dataset, as_json: AsJson = False) -> None:
 @quarantine_app.command("release")
 def quarantine_release(
     dataset: Dataset,
-    asset: Annotated[str, typer.Argument(help="Id of the asset (6 or more digits), or the name of its file.")],
+    asset: Annotated[str | None, typer.Argument(help="Id of the asset (6 or more digits), or the name of its file.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every asset, as after a server that refused everything was set right.")] = False,
+    stage: Annotated[
+        Literal["probe", "scan", "encode", "caption"] | None, typer.Option("--stage", help="Only what this stage counts.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Forget what an asset cost, so that the next `dailies curate` tries it again."""
+    """Forget what assets cost, or how often they were refused, so that the next `dailies curate` tries them again.
+
+    dailies quarantine release dataset pan_right.mp4
+
+    dailies quarantine release dataset --all --stage caption
+    """
     from manifests.find import LookupFailed
     from pipelines.config import ConfigError
     from pipelines.one_run import DatasetBusy
     from pipelines.quarantine import release
 
+    if (asset is None) != every:
+        raise typer.BadParameter("expected an ASSET or --all, found " + ("both" if every else "neither"))
     with errors(ConfigError, LookupFailed, DatasetBusy):
-        asset_id, n_attempts, n_units = release(dataset, asset)
+        done = release(dataset, asset, stage)
     if as_json:
-        print(json.dumps({"asset_id": asset_id, "attempts": n_attempts, "units": n_units}))
+        print(json.dumps(dataclasses.asdict(done)))
     else:
-        print(f"{asset_id}: {n_attempts} attempts forgotten, {n_units} units of work are done again by the next `dailies curate`")
+        who = done.asset_ids[0] if len(done.asset_ids) == 1 else f"{len(done.asset_ids)} assets"
+        print(f"{who}: {done.attempts} attempts forgotten, {done.units} units of work are done again by the next `dailies curate`")

@@ -1,8 +1,10 @@
-"""`dailies quarantine`: which assets cost processes and are not tried any more, and one of them released to be tried again."""
+"""`dailies quarantine`: which assets cost processes or are refused, and are not tried any more; and some or all released to be tried again."""
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pyarrow.compute as pc
 import pyarrow.dataset as pds
@@ -18,26 +20,40 @@ from pipelines.config import bind
 from pipelines.one_run import alone
 from pipelines.stage import Place
 
+Stages = Literal["probe", "scan", "encode", "caption"]
+"""The stages that count."""
+
 
 def held(dataset: Path) -> list[Count]:
     """Every asset of which attempts are noted, with its verdict under the settings of the last run. Raises ConfigError."""
     return list(quarantine.counts(Place(dataset.absolute()).quarantine, _settings(ManifestStore(dataset))))
 
 
-def release(dataset: Path, key: str) -> tuple[str, int, int]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """Of which assets attempts were forgotten, how many, and how many units of work are done again for it."""
+
+    asset_ids: tuple[str, ...]
+    attempts: int
+    units: int
+
+
+def release(dataset: Path, key: str | None, stage: Stages | None = None) -> Released:
     """The asset is tried again by the next `dailies curate`: nothing is counted of it, and no stage holds an error of it that a lost process
-    left. Its id, the attempts forgotten and the units of work that are done again. The key is an id, six or more digits of it, or a file name.
+    left. The key is an id, six or more digits of it, or a file name; None: every asset of which anything is counted. With a stage given,
+    what is counted in others stays.
 
     Raises manifests.find.LookupFailed and DatasetBusy.
     """
     place = Place(dataset.absolute())
-    asset_id = _asset_id(place, key)
+    noted = {p.parent.name for p in place.quarantine.glob(f"*/{stage}-*" if stage else "*/*")} if key is None else {_asset_id(place, key)}
     with alone(dataset, "quarantine release"):
-        parts = list(_parts_of_losses(place, asset_id))
+        parts = list(_parts_of_losses(place, noted, stage))
         # The stored rows first: killed in between, the count is still there to be released.
         for part in parts:
             part.unlink(missing_ok=True)
-        return asset_id, quarantine.release(place.quarantine, asset_id), len(parts)
+        n = quarantine.release(place.quarantine, noted, stage)
+        return Released(asset_ids=tuple(sorted(noted)), attempts=n, units=len(parts))
 
 
 def _settings(store: ManifestStore) -> QuarantineConfig:
@@ -63,14 +79,14 @@ def _asset_id(place: Place, key: str) -> str:
     return found
 
 
-def _parts_of_losses(place: Place, asset_id: str) -> Iterator[Path]:
-    """The parts in which a stage stored, for the asset or a clip of it, that a process was lost. Without them their units are done again."""
-    clips = {key.split("-")[2] for p in (place.quarantine / asset_id).glob("encode-*-*") if (key := p.name)}
-    subjects = {"probe": ("asset_id", [asset_id]), "scan": ("asset_id", [asset_id]), "encode": ("clip_id", sorted(clips))}
-    for stage, (column, wanted) in subjects.items():
-        for part in sorted((place.work / stage).glob("*/*.parquet")):
-            if part.name.count(".") > 1 or not wanted:
-                continue
-            lost = pc.field(column).isin(wanted) & pc.field("error_code").isin(LOSSES)
+def _parts_of_losses(place: Place, asset_ids: set[str], stage: Stages | None) -> Iterator[Path]:
+    """The parts in which a stage stored, for the assets or clips of them, that a process was lost. Without them their units are done again."""
+    clips = [p.name.split("-")[2] for a in asset_ids for p in (place.quarantine / a).glob("encode-*-*")]
+    subjects = {"probe": ("asset_id", asset_ids), "scan": ("asset_id", asset_ids), "encode": ("clip_id", clips)}
+    for name, (column, wanted) in subjects.items():
+        if not wanted or stage not in (None, name):
+            continue
+        for part in sorted(p for p in (place.work / name).glob("*/*.parquet") if p.name.count(".") == 1):
+            lost = pc.field(column).isin(sorted(wanted)) & pc.field("error_code").isin(LOSSES)
             if pds.dataset(part, format="parquet").count_rows(filter=lost):
                 yield part

@@ -1,6 +1,7 @@
 """Assets that cost processes: counted, tried again, and given up after the n-th time with their reason."""
 
 import hashlib
+import json
 import signal
 import subprocess
 import sys
@@ -102,7 +103,7 @@ def test_another_version_or_a_release_tries_again(tmp_path: Path) -> None:
         for _ in range(2):
             note_failure(tmp_path, asset, "1", "crashed", "x")
     assert is_quarantined(tmp_path, ASSET, "1", CFG) and not is_quarantined(tmp_path, ASSET, "2", CFG)
-    assert release(tmp_path, ASSET) == 2
+    assert release(tmp_path, [ASSET]) == 2
     assert not is_quarantined(tmp_path, ASSET, "1", CFG) and is_quarantined(tmp_path, "b" * 32, "1", CFG)
 
 
@@ -245,7 +246,7 @@ def test_a_clip_that_an_endpoint_refuses_is_asked_as_often_as_allowed(tmp_path: 
         assert "1" in asked_in_a_run(server.url.replace("127.0.0.1", "localhost"))
         assert "1" in asked_in_a_run(quarantine=replace(config.quarantine, enabled=False))
         assert "1" not in asked_in_a_run()
-        release(place.quarantine, ASSET)
+        release(place.quarantine, [ASSET])
         behaves["1" * 32] = "good"
         assert "1" in asked_in_a_run() and "1" not in asked_in_a_run()
         assert list(counts(place.quarantine, QuarantineConfig())) == []
@@ -263,6 +264,27 @@ def test_a_released_asset_is_tried_again(tmp_path: Path, probed) -> None:
     assert list(counts(place.quarantine, config.quarantine)) == [] and releases(place.quarantine) == 1
     assert _run(SCAN, config, place, rows) == 1
     assert CliRunner().invoke(app, ["quarantine", "release", str(place.dataset), "0" * 32]).exit_code == 2
+
+
+def test_all_that_a_stage_counts_is_released_at_once(tmp_path: Path, probed) -> None:
+    """`--all --stage caption` forgets every refusal and nothing else, as one release; `--all` the rest, with its stored error; an asset and
+    `--all`, or neither, is a wrong use."""
+    place = Place(tmp_path / "dataset")
+    config, rows = probed("scan.media.max_wall_s=0")
+    assert _run(SCAN, config, place, rows) == 1
+    for asset in (ASSET, "b" * 32, "c" * 32):
+        for _ in range(2):
+            note_failure(place.quarantine, asset, f"caption-0123-{asset}", "http_400", "bad request")
+
+    def released(*arguments: str) -> Any:
+        said = CliRunner().invoke(app, ["quarantine", "release", str(place.dataset), *arguments, "--json"])
+        return json.loads(said.stdout) if said.exit_code == 0 else said.exit_code
+
+    assert released() == released(ASSET, "--all") == 2
+    assert released("--all", "--stage", "caption") == {"asset_ids": sorted((ASSET, "b" * 32, "c" * 32)), "attempts": 6, "units": 0}
+    assert [c.under.split("-")[0] for c in counts(place.quarantine, config.quarantine)] == ["scan"] and releases(place.quarantine) == 1
+    assert released("--all") == {"asset_ids": [ASSET], "attempts": 2, "units": 1}
+    assert released("--all")["asset_ids"] == [] and list(counts(place.quarantine, config.quarantine)) == []
 
 
 def test_a_replay_tries_and_counts_nothing(tmp_path: Path, probed) -> None:

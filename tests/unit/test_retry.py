@@ -184,7 +184,7 @@ def test_a_lost_process_is_tried_as_often_as_the_quarantine_allows(tmp_path: Pat
         assert stage.rests(row, config, place)
         for override in ("scan.media.memory_bytes=8000000000", "quarantine.enabled=false"):
             assert not stage.rests(row, load(CurateConfig, "curate", "tiny", [override]), place)
-        quarantine.release(place.quarantine, asset)
+        quarantine.release(place.quarantine, [asset])
         assert not stage.rests(row, config, place)
 
 
