@@ -5,11 +5,16 @@ import json
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from pipelines.console import AsJson, Dataset, errors, print_table, store_of
+
+if TYPE_CHECKING:  # commands start without what they do not need
+    from manifests.tables import ManifestStore
+    from manifests.takedown import Radius
+    from pipelines.takedown_case import Request
 
 app = typer.Typer()
 
@@ -48,15 +53,10 @@ def takedown(
     from manifests.signing import SigningError
     from manifests.tables import ManifestError
     from manifests.takedown import Selector, TakedownError, survey
-    from pipelines.backtranslate import derived_datasets, derived_folders
-    from pipelines.exposures import first_step, record_registered
+    from pipelines.exposures import first_step
     from pipelines.one_run import DatasetBusy, alone
-    from pipelines.progress import Progress
-    from pipelines.stage import Place
-    from pipelines.takedown import STEPS, with_derived
-    from pipelines.takedown import execute as run
-    from pipelines.takedown_case import Request, find_case, near_copies, pictures_of
-    from pipelines.work_scrub import count_work
+    from pipelines.takedown import with_derived
+    from pipelines.takedown_case import Request, pictures_of
 
     store = store_of(dataset)
     store.recover()
@@ -65,36 +65,58 @@ def takedown(
     with errors(TakedownError, ManifestError, ReleaseError, SigningError, DatasetBusy, OSError), mine:
         given: list[tuple[Any, list[str]]] = [("url", url or []), ("asset", asset or []), ("hash", hash or []), ("channel", channel or [])]
         selectors = [Selector(kind=k, value=v) for k, values in given for v in values]
-        selectors += [Selector(kind="hash", value=_sha256(path)) for path in file or []]
+        of_file = {path: _sha256(path) for path in file or []}
+        selectors += [Selector(kind="hash", value=sha256) for sha256 in of_file.values()]
         if not selectors:
             raise TakedownError("expected something to take down, found nothing named; give --url, --asset, --hash, --file or --channel")
-        for folder in record_registered(store):  # what is being trained has checkpoints too
-            print(f"{folder}: a training run of this dataset that cannot be read from here: look there what it has seen", file=sys.stderr)
-        for folder in derived_folders(store):
-            if folder not in derived_datasets(store):
-                print(f"{folder}: a dataset made of this one that is not there: take it down where it is", file=sys.stderr)
+        _tell_of_elsewhere(store)
         radius = with_derived(store, survey(store, selectors, first_step(dataset)))
         known = {a.sha256 for a in radius.assets}
-        strangers = [path for path in file or [] if _sha256(path) not in known]
-        pictures = tuple(p for path in strangers for p in pictures_of(path))
+        pictures = tuple(p for path, sha256 in of_file.items() if sha256 not in known for p in pictures_of(path))
         request = Request(selectors=tuple(selectors), basis=basis, reason=reason, pictures=pictures)
-        facts: dict[str, Any] = dataclasses.asdict(radius) | {"shards": radius.shards, "executed": execute}
-        if execute:
-            with Progress(quiet=as_json).stage("takedown", len(STEPS)) as advance:
-                case, receipt = run(dataset, request, radius, key, lambda step: advance(1))
-            facts |= {"takedown_no": case.takedown_no, "receipt": str(receipt), "assets_removed": len(case.asset_ids)}
-            facts |= {"near_copies": [{"clip_id": c, "distance": bits} for c, bits in case.near], "signed": key is not None}
-        else:
-            earlier = find_case(dataset, request)
-            touched = {c.clip_id for c in radius.clips}
-            facts |= {
-                "work_rows": count_work(Place(dataset.absolute()), {a.asset_id for a in radius.assets}, touched),
-                "near_copies": [dataclasses.asdict(n) for n in near_copies(Place(dataset.absolute()), store, radius, pictures)],
-                "takedown_no": None if earlier is None else earlier.takedown_no,
-            }
+        facts = dataclasses.asdict(radius) | {"shards": radius.shards, "executed": execute}
+        facts |= _remove(dataset, request, radius, key, quiet=as_json) if execute else _what_else(store, request, radius)
     if execute:
         _rewrite_report(dataset)
     print(json.dumps(facts, default=str)) if as_json else _print(facts)
+
+
+def _tell_of_elsewhere(store: "ManifestStore") -> None:
+    """A line for people for each training run and each derived dataset that cannot be looked into from here."""
+    from pipelines.backtranslate import derived_datasets, derived_folders
+    from pipelines.exposures import record_registered
+
+    for folder in record_registered(store):  # what is being trained has checkpoints too
+        print(f"{folder}: a training run of this dataset that cannot be read from here: look there what it has seen", file=sys.stderr)
+    for folder in derived_folders(store):
+        if folder not in derived_datasets(store):
+            print(f"{folder}: a dataset made of this one that is not there: take it down where it is", file=sys.stderr)
+
+
+def _remove(dataset: Path, request: "Request", radius: "Radius", key: Path | None, quiet: bool) -> dict[str, Any]:
+    """The takedown is done; what it was, for people and programs."""
+    from pipelines.progress import Progress
+    from pipelines.takedown import STEPS, execute
+
+    with Progress(quiet=quiet).stage("takedown", len(STEPS)) as advance:
+        case, receipt = execute(dataset, request, radius, key, lambda step: advance(1))
+    near = [{"clip_id": c, "distance": bits} for c, bits in case.near]
+    facts = {"takedown_no": case.takedown_no, "receipt": str(receipt), "assets_removed": len(case.asset_ids)}
+    return {**facts, "near_copies": near, "signed": key is not None}
+
+
+def _what_else(store: "ManifestStore", request: "Request", radius: "Radius") -> dict[str, Any]:
+    """What the request would touch beside the manifest, and whether it was made before."""
+    from pipelines.stage import Place
+    from pipelines.takedown_case import find_case, near_copies
+    from pipelines.work_scrub import count_work
+
+    earlier, place = find_case(store.root, request), Place(store.root.absolute())
+    return {
+        "work_rows": count_work(place, {a.asset_id for a in radius.assets}, {c.clip_id for c in radius.clips}),
+        "near_copies": [dataclasses.asdict(n) for n in near_copies(place, store, radius, request.pictures)],
+        "takedown_no": None if earlier is None else earlier.takedown_no,
+    }
 
 
 def _sha256(path: Path) -> str:
