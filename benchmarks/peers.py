@@ -2,8 +2,9 @@
 
     python benchmarks/peers.py [--json out.json] [--data-juicer ENVIRONMENT] [--files PART]
 
-Every tool runs as its users run it, as one process a file, on one thread; its start-up (the same command without a file) is measured and
-taken off. CPU seconds are user + system of the process and its children. The peers:
+Every tool runs as its users run it, on one thread: a process a file, but for Data-Juicer, which takes all files in one run, and the longest in
+another. Start-up (the same command without a file) is measured and taken off. CPU seconds are user + system of the process and its children.
+The peers:
 
 - PySceneDetect's command `detect-adaptive list-scenes`, then FFmpeg's `vmafmotion` at full size;
 - libvmaf of the file against itself, whose motion feature Open-Sora 1.3 and SpatialVID take, after PySceneDetect for the shots;
@@ -129,40 +130,55 @@ def peer_libvmaf(path: str, folder: str) -> Answer:
     return Answer(cut_s + motion_s, cuts, motion)
 
 
-@cache
-def data_juicer(environment: str, recipe: str, path: str) -> tuple[float, float | None]:
-    """CPU seconds of a recipe of Data-Juicer on one file by its command, start-up included, and the motion that it gives."""
+def data_juicer(environment: str, recipe: str, paths: tuple[str, ...]) -> tuple[float, dict[str, float | None]]:
+    """CPU seconds of a recipe of Data-Juicer on the files by its command, start-up included; for each file that came out, the motion it gives."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        (root / "in.jsonl").write_text(json.dumps({"text": "<__dj__video> x", "videos": [path]}) + "\n")
+        (root / "in.jsonl").write_text("".join(json.dumps({"text": f"<__dj__video> {p}", "videos": [p]}) + "\n" for p in paths))
         settings = {"dataset_path": str(root / "in.jsonl"), "np": 1, "open_tracer": False, "video_key": "videos"}
-        settings |= {"export_path": str(root / "out" / "out.jsonl"), "process": [RECIPES[recipe]]}
+        settings |= {"export_path": str(root / "out" / "out.jsonl"), "process": [RECIPES[recipe]], "keep_stats_in_res_ds": True}
         (root / "recipe.yaml").write_text(json.dumps(settings))  # JSON is YAML
         seconds, _ = run([str(Path(environment) / "bin" / "dj-process"), "--config", str(root / "recipe.yaml")], folder)
-        stats = root / "out" / "out_stats.jsonl"
-        score = next(iter(json.loads(stats.read_text().splitlines()[0])["__dj__stats__"].values())) if "motion" in recipe else None
-        return seconds, float(score[0] if isinstance(score, list) else score) if score is not None else None
+        rows = [json.loads(line) for line in (root / "out" / "out.jsonl").read_text().splitlines()]
+    found: dict[str, float | None] = {}
+    for row in rows:
+        score = next(iter(row.get("__dj__stats__", {}).values()), None) if "motion" in recipe else None
+        found[row["text"].split(" ", 1)[1]] = float(score[0] if isinstance(score, list) else score) if score is not None else None
+    return seconds, found
 
 
 RECIPES: dict[str, dict[str, Any]] = {
     "nothing": {"text_length_filter": {}},
-    "motion": {"video_motion_score_filter": {"min_score": 0.0, "max_score": 1e9}},
-    "motion at 256 px": {"video_motion_score_filter": {"min_score": 0.0, "max_score": 1e9, "size": 256}},
+    "motion": {"video_motion_score_filter": {"min_score": -1.0, "max_score": 1e9}},
+    "motion at 256 px": {"video_motion_score_filter": {"min_score": -1.0, "max_score": 1e9, "size": 256}},
     "split": {"video_split_by_scene_mapper": {"detector": "AdaptiveDetector", "save_dir": "clips"}},
 }
 
 
-def peer_data_juicer(environment: str, motion: str, split: bool, begins_s: float) -> Callable[[str, str], Answer]:
-    """Data-Juicer's motion filter by a recipe; and its scene split, which encodes the clips, or PySceneDetect's command in its place."""
-
-    def measure(path: str, folder: str) -> Answer:
-        seconds, score = data_juicer(environment, motion, path)
-        if split:
-            return Answer(seconds + data_juicer(environment, "split", path)[0] - 2 * begins_s, None, score)
-        cut_s, cuts = scenedetect_cuts(path, folder)
-        return Answer(cut_s + seconds - begins_s, cuts, score)
-
-    return measure
+def peers_data_juicer(environment: str, folder: Path, names: list[str], small: bool) -> dict[str, dict[str, Answer]]:
+    """Data-Juicer's motion filter and its scene split, which encodes the clips; and the filter with PySceneDetect's command in place of the
+    split. Of what a run takes each of its files stands for an equal share."""
+    wanted = {"motion": "Data-Juicer's motion"} | ({"motion at 256 px": "Data-Juicer's motion at 256 px"} if small else {})
+    begins_s = min(data_juicer(environment, "nothing", ("a",))[0] for _ in range(3))
+    found: dict[str, dict[str, Answer]] = {"Data-Juicer's split and motion as they come": {}}
+    for group in ([n for n in names if n != LONG], [n for n in names if n == LONG]):
+        if not group:
+            continue
+        paths = {name: str(folder / "video" / name) for name in group}
+        split_s, clips = data_juicer(environment, "split", tuple(paths.values()))
+        print(f"Data-Juicer's split, {len(clips)} of {len(group)} files: {split_s - begins_s:.1f} CPU s", file=sys.stderr)
+        for recipe, label in wanted.items():
+            motion_s, motion = data_juicer(environment, recipe, tuple(paths.values()))
+            print(f"{label}, {len(motion)} of {len(group)} files: {motion_s - begins_s:.1f} CPU s", file=sys.stderr)
+            for name in (n for n, path in paths.items() if path in motion):
+                share_s = (motion_s - begins_s) / len(motion)
+                if recipe == "motion":
+                    both_s = share_s + (split_s - begins_s) / len(motion)
+                    found["Data-Juicer's split and motion as they come"][name] = Answer(both_s, None, motion[paths[name]])
+                if paths[name] in _CUTS:
+                    cut_s, cuts = _CUTS[paths[name]]
+                    found.setdefault(f"PySceneDetect + {label}", {})[name] = Answer(cut_s + share_s, cuts, motion[paths[name]])
+    return found
 
 
 def dailies(path: str, folder: str) -> Answer:
@@ -272,16 +288,6 @@ def main() -> None:
         "PySceneDetect + vmafmotion": peer_filter,
         "PySceneDetect + libvmaf": peer_libvmaf,
     }
-    if options.data_juicer:
-        begins_s = min(data_juicer(options.data_juicer, "nothing", name)[0] for name in ("a", "b", "c"))
-        tools |= {
-            "Data-Juicer's split and motion as they come": peer_data_juicer(options.data_juicer, "motion", True, begins_s),
-            "PySceneDetect + Data-Juicer's motion": peer_data_juicer(options.data_juicer, "motion", False, begins_s),
-        }
-        if options.small:
-            tools["PySceneDetect + Data-Juicer's motion at 256 px"] = peer_data_juicer(
-                options.data_juicer, "motion at 256 px", False, begins_s
-            )
     names = [n for n in FILES if options.files in n]
     answers: dict[str, dict[str, Answer]] = {tool: {} for tool in tools}
     for name in names:
@@ -292,6 +298,8 @@ def main() -> None:
                 except RuntimeError as error:
                     print(f"{tool} failed on {name}: {error}", file=sys.stderr)
         print(name, {t: round(a[name].cpu_s, 2) for t, a in answers.items() if name in a}, file=sys.stderr)
+    if options.data_juicer:
+        answers |= peers_data_juicer(options.data_juicer, folder, names, options.small)
     rows = summary(answers, labels)
     print(
         f"| tool | CPU s | x dailies | without {LONG} | hard-cut F1 | rank agreement with vmafmotion | files |\n|---|---|---|---|---|---|---|"
