@@ -96,7 +96,7 @@ def _curate(inputs: list[str], dataset: Path, config: CurateConfig, progress: Pr
         version = place_and_commit(run, captions, inputs_digest, started_at)
     finally:
         on_ray.stop()
-        tables.stop()
+        tables.wait()
     progress.say(f"committed version {version}")
     return _summary(run, listed, shortages, begun, nothing_left=False)
 
@@ -153,6 +153,7 @@ def compose_sets(run: Curation) -> tuple[str, ...]:
     """Duplicates, concepts, sets and mix, on Spark; returns what the sets could not get."""
     with run.progress.stage("tables", run.clips.num_rows) as advance:
         shortages = tables.compose(run)
+        tables.stop()
         advance(run.clips.num_rows)
     for text in shortages:
         run.progress.say(f"shortage: {text}")

@@ -11,12 +11,14 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines import class_archive
 from pipelines.progress import stderr_to
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class SparkConfig:
     arrow_batch_rows: int = 4096  # rows handed to Python at once: 8 MB of 512-float vectors
     brief: bool = False  # for few rows: a local JVM compiles for a quick start, which halves the CPU of a minute and slows an hour.
     # pyspark keeps a process's JVM: a larger run after a small one in one Python process has the small one's
+    leave_archive: bool = False  # a local JVM leaves the archive of its classes when `end` ends it, where there is none yet
     log_level: str = "ERROR"
     settings: tuple[tuple[str, str], ...] = ()  # further Spark settings, applied last
 
@@ -98,14 +101,41 @@ def session(cores: int | None, config: SparkConfig) -> "SparkSession":
     cores = cores or os.cpu_count() or 1
     from pyspark.sql import SparkSession
 
+    options = "" if config.master is not None else _class_options(java, work, config)
     builder = SparkSession.builder.appName("dailies").master(config.master or f"local[{cores}]")
-    for key, value in {**_settings(cores, work, config), **dict(config.settings)}.items():
+    for key, value in {**_settings(cores, work, config, options), **dict(config.settings)}.items():
         builder = builder.config(key, value)
     with stderr_to(work / "spark.log"):
         spark = builder.getOrCreate()
         spark.sparkContext.setLogLevel(config.log_level)
     spark.sparkContext.setCheckpointDir(str(work / "checkpoints"))
     return spark
+
+
+def end(spark: "SparkSession", config: SparkConfig) -> Callable[[], None]:
+    """The session is down. What is returned is to be called before this process ends: where the JVM was to leave the archive of its classes,
+    it waits until it did, which takes some seconds of its own."""
+    from pyspark import SparkContext
+
+    gateway, draft = SparkContext._gateway, _draft(Path(config.work_dir).resolve())
+    leaves = str(draft) in (spark.sparkContext.getConf().get("spark.driver.extraJavaOptions") or "")
+    spark.stop()
+    if not leaves or gateway is None:
+        return lambda: None
+    SparkContext._gateway = SparkContext._jvm = None  # the next session of this process starts a JVM of its own
+    gateway.shutdown()
+    gateway.proc.stdin.close()  # which is what a JVM of pyspark waits for
+    return partial(_wait_for_archive, gateway.proc, draft)
+
+
+def _wait_for_archive(jvm: "subprocess.Popen[bytes]", draft: Path) -> None:
+    try:
+        jvm.wait(60)
+    except subprocess.TimeoutExpired:
+        jvm.kill()
+        jvm.wait()
+        draft.unlink(missing_ok=True)
+    class_archive.keep(draft, class_archive.archive_of(find_java()))
 
 
 def run_table(spark: "SparkSession", transform: Transform, source: Table, work: Path) -> pa.Table:
@@ -143,7 +173,18 @@ def _javas() -> list[Path]:
     return found
 
 
-def _settings(cores: int, work: Path, config: SparkConfig) -> dict[str, str]:
+def _class_options(java: Path, work: Path, config: SparkConfig) -> str:
+    archive = class_archive.archive_of(java)
+    if archive.is_file():
+        return class_archive.use(archive)
+    return class_archive.leave(_draft(work)) if config.leave_archive else ""
+
+
+def _draft(work: Path) -> Path:
+    return work / "classes.jsa"
+
+
+def _settings(cores: int, work: Path, config: SparkConfig, options: str) -> dict[str, str]:
     partitions = cores * config.partitions_per_core
     shared = {
         "spark.ui.enabled": "false",
@@ -170,6 +211,6 @@ def _settings(cores: int, work: Path, config: SparkConfig) -> dict[str, str]:
         "spark.default.parallelism": str(partitions),
         "spark.executorEnv.PYTHONPATH": os.pathsep.join(paths),
         "spark.executorEnv.OPENBLAS_NUM_THREADS": "1",  # one Python worker a core already
-        "spark.driver.extraJavaOptions": f'"-Djava.io.tmpdir={work}"{f" {BRIEF_JVM}" if config.brief else ""}',
+        "spark.driver.extraJavaOptions": f'"-Djava.io.tmpdir={work}" {BRIEF_JVM if config.brief else ""} {options}',
     }
     return {**shared, **local}

@@ -1,5 +1,6 @@
 """Duplicates, concepts, sets and mix: the table stages over the whole dataset, on Spark, each on what the one before left."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,8 @@ from pipelines.work import merge_columns, set_column
 FEW_CLIPS = 20_000
 """Clips up to which Spark has done its work before an optimised JVM pays."""
 
-_started: list[Any] = []
+_started: list[tuple[Any, Any]] = []
+_leaving: list[Callable[[], None]] = []
 
 
 def compose(run: Curation) -> tuple[str, ...]:
@@ -34,9 +36,18 @@ def compose(run: Curation) -> tuple[str, ...]:
 
 
 def stop() -> None:
-    """The Spark session of this process, if any, is down."""
+    """The Spark session of this process, if any, is down: its memory is free for what follows."""
+    from pipelines.on_spark import end
+
     while _started:
-        _started.pop().stop()
+        _leaving.append(end(*_started.pop()))
+
+
+def wait() -> None:
+    """The session is down and has left what it was to leave."""
+    stop()
+    while _leaving:
+        _leaving.pop()()
 
 
 def _label_duplicates(run: Curation, clips: pa.Table, described: pa.Table) -> None:
@@ -102,9 +113,11 @@ def _on_spark(run: Curation, name: str, transform: Any, table: pa.Table) -> pa.T
     work = run.place.work / "spark"
     if not _started:
         engine, brief = run.config.engine, run.clips.num_rows <= FEW_CLIPS
-        config = SparkConfig(work_dir=str(work / "session"), driver_memory=engine.spark_memory, master=engine.spark_master, brief=brief)
-        _started.append(session(engine.cpus, config))
-    return run_table(_started[0], transform, table, work / name).sort_by("clip_id")
+        config = SparkConfig(
+            work_dir=str(work / "session"), driver_memory=engine.spark_memory, master=engine.spark_master, brief=brief, leave_archive=brief
+        )
+        _started.append((session(engine.cpus, config), config))
+    return run_table(_started[0][0], transform, table, work / name).sort_by("clip_id")
 
 
 def _rule_mask(run: Curation, measure_rule: str) -> pa.Array:

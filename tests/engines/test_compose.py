@@ -37,7 +37,7 @@ class Fed(Curation):
 @pytest.fixture(autouse=True)
 def spark_ends() -> Iterator[None]:
     yield
-    tables.stop()
+    tables.wait()
 
 
 def curation(folder: Path) -> Fed:
