@@ -185,7 +185,9 @@ def test_a_changed_threshold_decides_again_without_opening_media(samples: Path, 
     """With one threshold changed there is a new version with a new funnel, in which clips have moved; no medium was opened."""
     copy, log = tmp_path / "dataset", tmp_path / "media.log"
     shutil.copytree(curated.path, copy)
-    again = dailies("curate", samples, "--out", copy, "--json", "rules.motion.threshold=8", env={"DAILIES_MEDIA_LOG": str(log)})
+    again = dailies(
+        "curate", samples, "--out", copy, "--json", "rules.motion.threshold=8", "engine.name=local", env={"DAILIES_MEDIA_LOG": str(log)}
+    )
     assert again.status == 0, again.err
     assert not log.exists()
     assert again.json["version"] == curated.summary["version"] + 1

@@ -32,7 +32,8 @@ def test_curate_after_a_decision_continues_from_it(samples: Path, curated, daili
     assert sum(c.decision == "keep" for c in after.values()) < sum(
         c.decision == "keep" for c in from_table(Clip, store.read("clips", version - 1))
     )
-    done = dailies("curate", samples, "--out", dataset, "--config", "tiny", OVERRIDE, "--json", env={"DAILIES_MEDIA_LOG": str(log)})
+    command = ("curate", samples, "--out", dataset, "--config", "tiny", OVERRIDE, "engine.name=local", "--json")
+    done = dailies(*command, env={"DAILIES_MEDIA_LOG": str(log)})
     assert done.status == 0, done.err
     assert not done.json["nothing_left"]
     runs = store.read("runs").to_pylist()
@@ -47,5 +48,5 @@ def test_curate_after_a_decision_continues_from_it(samples: Path, curated, daili
             assert (clip.decision, clip.first_fail_rule) == (was.decision, was.first_fail_rule)
     assert compare(store) == []
     assert dailies("verify", dataset).status == 0
-    again = dailies("curate", samples, "--out", dataset, "--config", "tiny", OVERRIDE, "--json")
+    again = dailies(*command)
     assert again.json["nothing_left"]

@@ -133,7 +133,9 @@ def test_nothing_is_left_and_nothing_comes_back(case: Case, dailies: Any, tmp_pa
     steps = {k: v for c in dailies(*command[:-2], "--json").json["checkpoints"] for k, v in c["first_steps"].items()}
     assert steps == _first_steps(case), "what was trained can still be told"
 
-    again = dailies("curate", case.media, _copied(case, tmp_path / "copies"), "--out", case.root, "--config", "tiny", "--json")
+    again = dailies(
+        "curate", case.media, _copied(case, tmp_path / "copies"), "--out", case.root, "--config", "tiny", "engine.name=local", "--json"
+    )
     assert again.status == 0, again.err
     assert _found(case.root, needles) == set()
     assert dailies("verify", case.root).status == 0
