@@ -4,7 +4,7 @@ import math
 import re
 
 _OPS = {"<": "<", "<=": "≤", ">": ">", ">=": "≥", "==": "="}
-_UNIT_ENDINGS = ("_us", "_bytes", "_px", "_db", "_hz", "_bits")
+_UNIT_ENDINGS = ("_us", "_bytes", "_px", "_db", "_hz", "_bits", "_s")
 _NAME_CHARACTERS = 96
 _INVISIBLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"  # controls, bidi overrides, zero width
@@ -98,8 +98,8 @@ def near_text(score: float, threshold: float, unit: str = "") -> str:
 
 
 def measure_text(measure: str) -> str:
-    """A column name as words, without the unit: 'duration_us' -> 'duration'."""
-    ending = next((e for e in _UNIT_ENDINGS if measure.endswith(e)), "")
+    """A column name as words, without the unit: 'duration_us' -> 'duration'; a rate keeps it: 'shots per s'."""
+    ending = next((e for e in _UNIT_ENDINGS if measure.endswith(e) and not measure.endswith(f"_per{e}")), "")
     return measure.removesuffix(ending).replace("_", " ")
 
 
