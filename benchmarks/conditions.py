@@ -24,10 +24,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from training import keyed
-from training.data.batch import DataConfig, load_pixels, open_shards, read_beside, to_tensor
+from training.data.batch import to_tensor
 from training.data.beside import Partners
+from training.data.config import DataConfig
 from training.data.index import Sample
 from training.data.plan import Plan
+from training.data.sample import load_pixels, open_shards, read_beside
 from training.folder import RunFolder, read_run
 from training.latents import read_export
 from training.losses import psnr_db

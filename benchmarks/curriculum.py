@@ -22,9 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipelines.curriculum import Curriculum, StageSpec, reopen
 from training.conditions import load_prompts
-from training.data.batch import load_pixels, to_tensor
+from training.data.batch import to_tensor
 from training.data.index import Sample
 from training.data.plan import Plan
+from training.data.sample import load_pixels
 from training.folder import RunFolder, read_run
 from training.latents import read_export
 from training.metrics import read_log

@@ -31,7 +31,7 @@ def prepare(folder: Path, layers: int, compiled: bool, small: bool) -> None:
     from safetensors.torch import save
 
     from training.config import TrainConfig
-    from training.data.batch import DataConfig
+    from training.data.config import DataConfig
     from training.flow import SamplerConfig
     from training.launch import prepare_run
     from training.losses import TAELossConfig

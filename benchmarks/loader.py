@@ -40,7 +40,8 @@ from manifests.shards import read_payload
 from manifests.tables import ManifestStore
 from training import keyed
 from training.config import TrainConfig
-from training.data.batch import BatchLoader, DataConfig
+from training.data.batch import BatchLoader
+from training.data.config import DataConfig
 from training.data.index import Sample, load_samples
 from training.data.plan import Plan
 

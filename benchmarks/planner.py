@@ -46,7 +46,7 @@ def configuration(
 ) -> Any:
     """A generator's run of these sizes in float32 on one process, latents made beforehand."""
     from training.config import TrainConfig
-    from training.data.batch import DataConfig
+    from training.data.config import DataConfig
     from training.flow import SamplerConfig
     from training.models.text import TextConfig
     from training.models.transformer import TransformerConfig

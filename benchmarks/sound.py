@@ -35,9 +35,10 @@ from curation.sample_writers import synthesise
 from pipelines import config as configuration
 from tests.sound_events import FPS, Bounces, build_sound_dataset, draw_bounces, film_of_clip, frames_of
 from training.config import TrainConfig
-from training.data.batch import open_shards, to_tensor
+from training.data.batch import to_tensor
 from training.data.index import Sample, load_samples
 from training.data.plan import Plan
+from training.data.sample import open_shards
 from training.data.sound import RATE_HZ, load_shown, load_sound
 from training.launch import train
 from training.models.spectral import magnitudes, si_sdr_db

@@ -36,9 +36,10 @@ from manifests.schema import to_table
 from manifests.shards import Payload, write_shard
 from manifests.tables import ManifestStore
 from training.config import TrainConfig
-from training.data.batch import load_pixels, to_tensor
+from training.data.batch import to_tensor
 from training.data.index import Sample, load_samples
 from training.data.plan import Plan
+from training.data.sample import load_pixels
 from training.losses import psnr_db
 from training.principal import Principal, fit_principal
 

@@ -36,7 +36,8 @@ import torch
 from torch import Tensor, nn
 
 from training.config import TrainConfig
-from training.data.batch import Batch, DataConfig
+from training.data.batch import Batch
+from training.data.config import DataConfig
 from training.losses import TAELossConfig, l1, outlier_penalty
 from training.models.autoencoder import TAEConfig
 from training.models.text import TextConfig

@@ -20,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.data.batch import load_pixels, to_tensor
+from training.data.batch import to_tensor
 from training.data.index import Sample
 from training.data.plan import Plan
+from training.data.sample import load_pixels
 from training.errors import SampleError
 from training.folder import read_run
 from training.latents import read_export

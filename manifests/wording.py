@@ -4,7 +4,7 @@ import math
 import re
 
 _OPS = {"<": "<", "<=": "≤", ">": ">", ">=": "≥", "==": "="}
-_UNIT_ENDINGS = ("_us", "_bytes", "_px", "_db", "_hz", "_bits", "_s")
+_UNIT_ENDINGS = ("_us", "_bytes", "_px", "_db", "_hz", "_bits", "_lu", "_s")
 _NAME_CHARACTERS = 96
 _INVISIBLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"  # controls, bidi overrides, zero width

@@ -35,7 +35,7 @@ from pipelines import provenance
 from pipelines.progress import Progress
 
 if TYPE_CHECKING:
-    from training.data.batch import DataConfig
+    from training.data.config import DataConfig
     from training.data.index import Sample
     from training.exports import Export
     from training.generation import Generator
@@ -216,7 +216,8 @@ def _make(dataset: Path, sample: "Sample", editor: "Generator", config: Backtran
     import torch
 
     from training import edits, keyed
-    from training.data.batch import load_pixels, to_tensor
+    from training.data.batch import to_tensor
+    from training.data.sample import load_pixels
     from training.film import Film, encode_film
     from training.losses import psnr_db
     from training.tasks.edit import EditTask
@@ -248,7 +249,7 @@ def _make(dataset: Path, sample: "Sample", editor: "Generator", config: Backtran
 
 def _form(trained: dict[str, Any]) -> "DataConfig":
     """The form that an editor was trained on: whole pictures of it, not crops."""
-    from training.data.batch import DataConfig
+    from training.data.config import DataConfig
 
     size = int(trained["size_px"])
     return DataConfig(size_px=size, resize_px=size, n_frames=int(trained["n_frames"]), shapes=trained.get("shapes", "square"))

@@ -19,7 +19,7 @@ from manifests.deny import DenyList
 if TYPE_CHECKING:
     import torch
 
-    from training.data.batch import DataConfig
+    from training.data.config import DataConfig
     from training.data.index import Sample
     from training.exports import Export
     from training.generation import MoviePipeline
@@ -121,7 +121,7 @@ class Subject:
     @property
     def form(self) -> "DataConfig":
         """How its clips are read."""
-        from training.data.batch import DataConfig
+        from training.data.config import DataConfig
 
         described, trained = self.export.described, self.export.described["trained_on"]
         known = ("size_px", "resize_px", "n_frames", "shapes", "sound_frames")

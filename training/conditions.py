@@ -23,10 +23,12 @@ import pyarrow.parquet as pq
 
 from manifests.deny import DenyList
 from manifests.files import write_atomic
-from training.data.batch import DataConfig, load_pixels, to_tensor, training_fps
+from training.data.batch import to_tensor
+from training.data.config import DataConfig
 from training.data.index import Sample
 from training.data.latent_cache import LatentCache
 from training.data.plan import Plan
+from training.data.sample import load_pixels, training_fps
 from training.errors import SampleError, TrainingError
 
 if TYPE_CHECKING:

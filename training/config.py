@@ -6,7 +6,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-from training.data.batch import DataConfig
+from training.data.config import DataConfig
 from training.data.plan import PlanSettings
 from training.losses import TAELossConfig
 from training.models.autoencoder import TAEConfig

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from manifests.deny import DenyList
-from training.data.batch import DataConfig, decode_sample, open_shards, to_tensor
+from training.data.batch import to_tensor
 from training.data.cache import forget_payloads
+from training.data.config import DataConfig
 from training.data.index import Sample
 from training.data.latent_cache import LatentCache
+from training.data.sample import decode_sample, open_shards
 from training.data.text_cache import TextCache, name_of
 from training.errors import DeniedError, SampleError
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from manifests.deny import DenyList
 from manifests.files import write_atomic
-from training.data.batch import open_shards
 from training.data.index import Sample
 from training.data.plan import Plan
+from training.data.sample import open_shards
 from training.data.sound import load_sound
 from training.errors import SampleError, TrainingError
 

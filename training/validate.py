@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, zeros_like
 
 from manifests.deny import DenyList
-from training.data.batch import DataConfig, Latents, load_pixels, open_shards, read_beside, unit
+from training.data.batch import Latents, unit
 from training.data.beside import Partners
+from training.data.config import DataConfig
 from training.data.index import Sample
+from training.data.sample import load_pixels, open_shards, read_beside
 from training.data.sound import measured_key
 from training.errors import SampleError, TrainingError
 from training.parallel.engine import Engine

@@ -15,9 +15,11 @@ from safetensors.torch import load_file
 from training import checkpoint
 from training.conditions import PRINCIPAL, load_principal, prepare
 from training.config import TrainConfig
-from training.data.batch import BatchLoader, DataConfig, load_pixels, to_tensor
+from training.data.batch import BatchLoader, to_tensor
+from training.data.config import DataConfig
 from training.data.index import load_samples
 from training.data.plan import Plan
+from training.data.sample import load_pixels
 from training.errors import TrainingError
 from training.launch import train
 from training.loop import lr_at

@@ -19,7 +19,8 @@ from manifests.tables import ManifestStore
 from pipelines.evaluate_models import Clips, EvaluateConfig, Measured, measure_models
 from tests.train.conftest import encode_jpg, encode_mp4, moving_pattern
 from training.config import TrainConfig
-from training.data.batch import BatchLoader, DataConfig
+from training.data.batch import BatchLoader
+from training.data.config import DataConfig
 from training.data.index import Sample, load_samples, read_samples, write_samples
 from training.data.plan import Plan
 from training.edits import TASKS, EditConfig

@@ -22,7 +22,8 @@ from tests.text_makers import ul2
 from training import edits
 from training.conditions import latent_cache, prepare, read_prompts
 from training.config import TrainConfig
-from training.data.batch import BatchLoader, DataConfig
+from training.data.batch import BatchLoader
+from training.data.config import DataConfig
 from training.data.index import load_samples
 from training.data.latent_cache import LatentCache, forget_latents
 from training.data.plan import Plan

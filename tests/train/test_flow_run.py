@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 from training import checkpoint
 from training.conditions import load_prompts, measured_on
 from training.config import TrainConfig
-from training.data.batch import DataConfig
+from training.data.config import DataConfig
 from training.errors import TrainingError
 from training.flow import SamplerConfig
 from training.launch import train

@@ -19,7 +19,7 @@ from tests.sound_events import build_sound_dataset, draw_bounces, film_of_clip
 from training import checkpoint
 from training.conditions import load_prompts, measured_on
 from training.config import TrainConfig
-from training.data.batch import DataConfig
+from training.data.config import DataConfig
 from training.data.plan import Plan
 from training.errors import TrainingError
 from training.flow import SamplerConfig

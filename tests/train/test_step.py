@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from training import checkpoint, launch
 from training.config import TrainConfig
-from training.data.batch import DataConfig
+from training.data.config import DataConfig
 from training.data.index import load_samples
 from training.data.plan import Plan
 from training.flow import SamplerConfig

@@ -14,7 +14,7 @@ import torch
 
 from training import checkpoint
 from training.config import TrainConfig
-from training.data.batch import DataConfig
+from training.data.config import DataConfig
 from training.data.index import load_samples
 from training.data.plan import Plan, exposed_clips, replay, roll
 from training.errors import TrainingError

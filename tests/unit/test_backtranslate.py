@@ -26,9 +26,11 @@ from pipelines.takedown_case import Request
 from pipelines.trace import trace_clip
 from tests.train.conftest import build_dataset, moving_pattern
 from training import edits
-from training.data.batch import BatchLoader, DataConfig, load_pixels
+from training.data.batch import BatchLoader
+from training.data.config import DataConfig
 from training.data.index import load_samples, split_holdout
 from training.data.plan import Plan, PlanSettings, replay
+from training.data.sample import load_pixels
 from training.data.text_cache import TextCache
 from training.edits import TASKS, EditConfig
 from training.flow import SamplerConfig

@@ -16,8 +16,9 @@ from benchmarks.conditions import trained_on
 from pipelines import config as settings
 from training import keyed
 from training.config import TrainConfig
-from training.data.batch import Batch, DataConfig
+from training.data.batch import Batch
 from training.data.beside import Partners, load_reference
+from training.data.config import DataConfig
 from training.data.index import Sample
 from training.data.text_cache import TextCache
 from training.errors import TrainingError

@@ -19,7 +19,8 @@ from tests.sound_events import (
     frames_of,
     sound_of,
 )
-from training.data.batch import BatchLoader, DataConfig
+from training.data.batch import BatchLoader
+from training.data.config import DataConfig
 from training.data.index import Sample, load_samples, read_samples, write_samples
 from training.data.plan import Plan, PlanSettings, replay
 from training.data.sound import HOP, decode_sound, load_sound, measured_key

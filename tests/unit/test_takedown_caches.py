@@ -22,8 +22,8 @@ from pipelines.training import with_absolute_caches
 from tests.takedown_maker import make_place
 from training.conditions import PROMPTS, load_prompts, write_prompts
 from training.config import TrainConfig
-from training.data.batch import DataConfig
 from training.data.cache import FolderCache, path_in
+from training.data.config import DataConfig
 from training.data.index import Sample, load_samples
 from training.data.latent_cache import LatentCache
 from training.data.text_cache import TextCache, name_of

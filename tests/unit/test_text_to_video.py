@@ -11,7 +11,8 @@ from torch import Tensor
 
 from training import flow, keyed
 from training.config import TrainConfig, from_json_value, to_json_value
-from training.data.batch import Batch, DataConfig
+from training.data.batch import Batch
+from training.data.config import DataConfig
 from training.data.index import Sample
 from training.data.text_cache import TextCache
 from training.errors import TrainingError

@@ -23,12 +23,14 @@ from manifests.deny import deny
 from manifests.ids import digest
 from manifests.shards import Payload, write_shard
 from training import keyed
-from training.data.batch import Batch, BatchLoader, DataConfig, load_pixels, to_tensor, training_fps, transform_of
+from training.data.batch import Batch, BatchLoader, to_tensor
 from training.data.cache import FolderCache, MemoryCache, forget_payloads, path_in
+from training.data.config import DataConfig
 from training.data.decode import decode_image, decode_video
 from training.data.index import Sample
 from training.data.plan import Plan, PlanSettings
 from training.data.read import GAP_BYTES, Shards, coalesce
+from training.data.sample import load_pixels, training_fps, transform_of
 from training.data.shapes import Shape, shape_of, size_of
 from training.errors import SampleError, StorageError, TrainingError
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from training.config import TrainConfig, from_json_value, to_json_value
-from training.data.batch import Batch, DataConfig
+from training.data.batch import Batch
+from training.data.config import DataConfig
 from training.loop import lr_at
 from training.losses import TAELossConfig, l1, outlier_penalty, psnr_db
 from training.models.autoencoder import TAE, Posterior, TAEConfig, from_patches, inflate, latent_frames, to_patches

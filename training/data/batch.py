@@ -9,23 +9,21 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from manifests.deny import DenyList
-from training import keyed
-from training.data.beside import Arrays, Partners, load_edit, load_reference
-from training.data.cache import FolderCache, MemoryCache, forget_payloads
-from training.data.decode import Fit, Pixels, decode_image, decode_video
+from training.data.beside import Arrays, Partners
+from training.data.cache import forget_payloads
+from training.data.config import DataConfig
+from training.data.decode import Pixels
 from training.data.index import Kind, Sample
 from training.data.plan import Place, Plan
-from training.data.read import Shards
-from training.data.shapes import FRAMES_PER_LATENT, PX_PER_LATENT, SIDE_MULTIPLE, Shape, Shapes, shape_of, spread_over
-from training.data.sound import load_shown, load_sound
+from training.data.sample import decode_sample, open_shards, read_beside
+from training.data.shapes import FRAMES_PER_LATENT, PX_PER_LATENT, shape_of
 from training.errors import DeniedError, SampleError, SilentError, TrainingError
 
 if TYPE_CHECKING:
@@ -38,84 +36,6 @@ _EDIT_MEMBERS = ("source.mp4", "source.jpg", "mask.jpg")
 MAX_DENIED = 1000
 """Reserves drawn for one place before giving up: clips taken down and silent windows do not count as broken, but a bucket may hold nothing
 else."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
-    """Which clips, in which form. The paper gives only the ratio of image to video batches; the other defaults are ours."""
-
-    sets: tuple[str, ...] = ()
-    """Sets to train on; empty for all."""
-    size_px: int = 256
-    """Side of the square crop, a multiple of 8; in buckets of a square of the same area, a multiple of 16."""
-    resize_px: int = 288
-    """Shorter side of the picture before a square is cropped from it; at least size_px."""
-    sound_frames: int = 0
-    """Of a stage of sound: its window in latent frames of 1/25 s; the samples are the clips that have sound, and n_frames are the pictures
-    shown in the window, evenly spaced, 0 for none. 0 for a stage of pictures."""
-    n_frames: int = 32
-    """Frames of a video window; in buckets at most as many. 32 frames are one encoder tile of the paper."""
-    shapes: Shapes = "square"
-    """`square` crops, or the aspect and frames of each sample's `buckets` at an area of about size_px squared."""
-    spread_frames: bool = False
-    """The frames are spread over the whole clip, at a rate as low as that makes it, and not a window at the clip's own rate."""
-    augment: bool = True
-    """Window and crop are drawn anew in each pass; otherwise they are the first frames and the centre, which can be encoded beforehand."""
-    global_batch: int = 8
-    """Samples of a step over all processes, without tokens_per_step."""
-    tokens_per_step: int = 0
-    """Tokens of a step over all processes: each bucket's batch is as many samples as fit in it. 0 for global_batch samples."""
-    batch_multiple: int = 1
-    """A batch by tokens is a multiple of this; it has to be one of the number of processes."""
-    shuffle_shards: int = 0
-    """Shards of a bucket among which samples are shuffled at a time, so that shards are read whole; 0 for all of them."""
-    image_batches: int = 1
-    video_batches: int = 3
-    holdout_share: float = 0.02
-    """Share of assets that is never trained on and measures the model."""
-    validate_clips: int = 16
-    """Held-out clips that are measured."""
-    verify_sha256: bool = True
-    """Compare every payload with the manifest's hash; costs about 1 ms per 2 MB."""
-    shards: str | None = None
-    """Where the shards lie if not under the dataset: an fsspec address such as s3://bucket/dataset."""
-    cache_folder: str | None = None
-    """Folder for what is read from there, shared by processes; None keeps it in memory."""
-    cache_mb: int = 1024
-    """Its size at most, or that in memory of each process; it has to hold the batches read ahead."""
-    prefetch_batches: int = 2
-    """Batches read and decoded ahead; at least one for each thread."""
-    decode_threads: int = 1
-    max_replacements: int = 4
-    """Broken samples in a row, at one place of one batch, that end the run."""
-    reference_px: int = 0
-    """Side of the picture of a clip's person that is read beside it; 0 for none."""
-    cross_share: float = 0.0
-    """Share of the samples whose picture is from another clip of the same person, where there is one."""
-    cross: Literal["identity", "asset"] = "identity"
-    """Who is the same person: pairs of faces that agree, as curation stores them, or clips of one asset."""
-    edits: bool = False
-    """Read what a clip was edited from and what of it is to be marked, where its shard has them."""
-
-    def __post_init__(self) -> None:
-        if self.shapes not in ("square", "buckets"):
-            raise ValueError(f"data.shapes: expected square or buckets, found {self.shapes}")
-        if self.shapes == "buckets" and (self.size_px < SIDE_MULTIPLE or self.size_px % SIDE_MULTIPLE):
-            raise ValueError(f"data.size_px: expected a multiple of {SIDE_MULTIPLE} for buckets, found {self.size_px}")
-        if self.shapes == "square" and (self.size_px % 8 or not 0 < self.size_px <= self.resize_px):
-            raise ValueError(f"data: expected size_px a multiple of 8 and <= resize_px, found {self.size_px} and {self.resize_px}")
-        if self.sound_frames < 0 or (self.sound_frames and self.shapes != "square"):
-            raise ValueError(f"data: expected sound_frames >= 0 and square shapes with it, found {self.sound_frames} and {self.shapes}")
-        if self.n_frames < (0 if self.sound_frames else 1) or self.global_batch < 1 or not 0 < self.holdout_share < 1:
-            raise ValueError("data: expected n_frames >= 1, global_batch >= 1 and 0 < holdout_share < 1")
-        if min(self.image_batches, self.video_batches) < 0 or not self.image_batches + self.video_batches or self.validate_clips < 1:
-            raise ValueError("data: expected image_batches and video_batches >= 0 and not both 0, and validate_clips >= 1")
-        if self.reference_px < 0 or not 0 <= self.cross_share <= 1 or (self.cross_share and not self.reference_px):
-            raise ValueError(
-                f"data: expected reference_px >= 0 and 0 <= cross_share <= 1, of references only, found {self.reference_px} and {self.cross_share}"
-            )
-        if self.tokens_per_step < 0 or self.batch_multiple < 1 or self.shuffle_shards < 0 or self.cache_mb < 1:
-            raise ValueError("data: expected tokens_per_step >= 0, batch_multiple >= 1, shuffle_shards >= 0 and cache_mb >= 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -367,81 +287,6 @@ class BatchLoader:
         return self._plan.settings.seed, self._plan.settings.stage, sample.clip_id, epoch
 
 
-def read_beside(
-    read: Callable[[Sample], bytes],
-    sample: Sample,
-    config: DataConfig,
-    crop: tuple[object, ...] | None,
-    key: tuple[object, ...],
-    partners: Partners,
-) -> tuple[Arrays, str]:
-    """What the configuration wants beside the sample's pixels, whose window and crop are drawn by the key `crop`, or are the first; and the
-    id of the other clip that is shown there, empty without one."""
-    if config.sound_frames:
-        return load_sound(read(sample), sample, config.sound_frames, crop), ""
-    made: Arrays = {}
-    shown = ""
-    if config.reference_px:
-        share = config.cross_share
-        made["reference"], shown = load_reference(read, sample, partners, config.reference_px, share, (*key, "reference"))
-    if config.edits:
-        shape = shape_of(sample, config.shapes, config.size_px, config.n_frames)
-        made |= load_edit(read, lambda data, other: decode_sample(data, other, config, crop), sample, shape)
-    return made, shown
-
-
-def load_pixels(
-    dataset: Path, sample: Sample, config: DataConfig, key: tuple[object, ...] | None, denied: DenyList | None = None
-) -> Pixels:
-    """The sample's window and crop, (T, H, W, 3): drawn by the key, or the first frames and the centre without one."""
-    data = open_shards(dataset, config).read(sample, config.verify_sha256, denied)
-    frames = decode_sample(data, sample, config, key)
-    return np.stack(frames) if frames else np.zeros((0, config.size_px, config.size_px, 3), np.uint8)
-
-
-def decode_sample(data: bytes, sample: Sample, config: DataConfig, key: tuple[object, ...] | None) -> list[Pixels]:
-    """The frames (H, W, 3) of `load_pixels`, of a sample whose payload is `data`."""
-    if config.sound_frames:
-        return load_shown(data, sample, config.sound_frames, config.n_frames, config.size_px, key)
-    where = f"{sample.shard_path} clip {sample.clip_id}"
-    shape = shape_of(sample, config.shapes, config.size_px, config.n_frames)
-    fit: Fit = config.resize_px if config.shapes == "square" else (shape.width, shape.height)
-    if sample.kind == "image":
-        return _crop(decode_image(data, where, fit), shape, key)
-    if not sample.fps_num or not sample.fps_den or sample.n_frames is None:
-        raise SampleError(where, "decode", "a frame rate and a frame count in the manifest", "none")
-    every = spread_over(sample, shape.n_frames) if config.spread_frames else Fraction(1)
-    last = int(sample.n_frames - shape.n_frames * every)
-    start = keyed.integer(0, last + 1, *key, "window") if key else 0
-    fps = Fraction(sample.fps_num, sample.fps_den)
-    return _crop(decode_video(data, where, start, shape.n_frames, fps, fit, every), shape, key)
-
-
-def open_shards(dataset: Path, config: DataConfig) -> Shards:
-    """The dataset's shards where the configuration says they lie."""
-    if config.shards is None:
-        return Shards(dataset)
-    cache = FolderCache(Path(config.cache_folder), config.cache_mb) if config.cache_folder else MemoryCache(config.cache_mb)
-    return Shards(dataset, config.shards, cache)
-
-
-def training_fps(sample: Sample, config: DataConfig) -> Fraction | None:
-    """Frames a second of a video as it is trained on, which its prompt says; None for pictures, and where one frame is all."""
-    shape = shape_of(sample, config.shapes, config.size_px, config.n_frames)
-    if config.n_frames == 1 or sample.kind == "image" or not sample.fps_num or not sample.fps_den:
-        return None
-    every = spread_over(sample, shape.n_frames) if config.spread_frames else Fraction(1)
-    return Fraction(sample.fps_num, sample.fps_den) / every
-
-
-def transform_of(sample: Sample, config: DataConfig) -> str:
-    """What becomes of a payload without a key, in words that differ where pixels may: with the payload it determines them."""
-    shape = shape_of(sample, config.shapes, config.size_px, config.n_frames)
-    fit = f"{config.resize_px}" if config.shapes == "square" else f"{shape.width}x{shape.height}"
-    every = spread_over(sample, shape.n_frames) if config.spread_frames else Fraction(1)
-    return f"first/v1 {sample.kind} {shape} of {fit} at {sample.fps_num}/{sample.fps_den} every {every}"
-
-
 def to_tensor(clips: Sequence[Sequence[Pixels] | Pixels]) -> "torch.Tensor":
     """Clips of equal shape, each its frames (H, W, 3), as one float32 tensor (B, 3, T, H, W) in [-1, 1]."""
     first = clips[0]
@@ -483,10 +328,3 @@ def _stacked(beside: list[Arrays]) -> "dict[str, torch.Tensor]":
     import torch
 
     return {name: torch.from_numpy(np.stack([arrays[name] for arrays in beside])) for name in beside[0]}
-
-
-def _crop(frames: list[Pixels], shape: Shape, key: tuple[object, ...] | None) -> list[Pixels]:
-    free_y, free_x = frames[0].shape[0] - shape.height, frames[0].shape[1] - shape.width
-    y = keyed.integer(0, free_y + 1, *key, "crop y") if key else free_y // 2
-    x = keyed.integer(0, free_x + 1, *key, "crop x") if key else free_x // 2
-    return [frame[y : y + shape.height, x : x + shape.width] for frame in frames]

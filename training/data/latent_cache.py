@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from manifests.files import write_atomic
 from manifests.ids import digest
-from training.data.batch import DataConfig, transform_of
+from training.data.config import DataConfig
 from training.data.index import Sample
+from training.data.sample import transform_of
 
 if TYPE_CHECKING:
     from torch import Tensor
