@@ -17,12 +17,14 @@ _SILENT = "-Xlog:disable -Xlog:all=error:stderr"
 """What a JVM says of an archive goes to its standard output, which is ours."""
 
 
-def archive_of(java: Path) -> Path:
-    """Where the archive for this Java and this installation of Spark lies, or would lie."""
+def archive_of(java: Path) -> Path | None:
+    """Where the archive for this Java and this installation of Spark lies, or would lie; None for a Java that is not HotSpot."""
     import pyspark
 
-    home, jars = java.resolve().parents[1], Path(pyspark.__file__).parent / "jars"
-    said = home / "release" if (home / "release").is_file() else java.resolve()
+    release, jars = java.resolve().parents[1] / "release", Path(pyspark.__file__).parent / "jars"
+    if release.is_file() and "openj9" in release.read_text(errors="replace").lower():
+        return None
+    said = release if release.is_file() else java.resolve()
     changed = (f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in (said, jars))
     return Path(sys.prefix) / "share" / "dailies" / f"spark-{ids.digest('classes/v1', pyspark.__version__, *changed)[:16]}.jsa"
 
@@ -37,9 +39,9 @@ def leave(draft: Path) -> str:
     return f'"-XX:ArchiveClassesAtExit={draft}" {_SILENT}'
 
 
-def keep(draft: Path, archive: Path) -> bool:
+def keep(draft: Path, archive: Path | None) -> bool:
     """What a JVM left is the archive, whole or not at all, and the only one; false where there is none or no place for it."""
-    if not draft.is_file():
+    if archive is None or not draft.is_file():
         return False
     try:
         archive.parent.mkdir(parents=True, exist_ok=True)

@@ -175,9 +175,9 @@ def _javas() -> list[Path]:
 
 def _class_options(java: Path, work: Path, config: SparkConfig) -> str:
     archive = class_archive.archive_of(java)
-    if archive.is_file():
+    if archive is not None and archive.is_file():
         return class_archive.use(archive)
-    return class_archive.leave(_draft(work)) if config.leave_archive else ""
+    return class_archive.leave(_draft(work)) if archive is not None and config.leave_archive else ""
 
 
 def _draft(work: Path) -> Path:

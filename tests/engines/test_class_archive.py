@@ -69,3 +69,15 @@ def test_the_newest_archive_is_the_only_one(tmp_path: Path) -> None:
     assert [p.name for p in other.parent.iterdir()] == ["spark-1.jsa"] and not draft.exists()
     draft.write_bytes(b"new")
     assert not class_archive.keep(draft, draft / "under-a-file" / "spark-1.jsa") and not draft.exists()
+
+
+def test_another_java_has_another_archive(tmp_path: Path) -> None:
+    """The archive's name follows Java's release; for one that is not HotSpot there is none."""
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.write_bytes(b"")
+    found = []
+    for release in ('JAVA_VERSION="17.0.15"', 'JAVA_VERSION="21.0.2 and more"', 'JAVA_VERSION="17.0.15"\nJVM_VARIANT="Openj9"'):
+        (tmp_path / "release").write_text(release)
+        found.append(class_archive.archive_of(java))
+    assert found[2] is None and None not in found[:2] and found[0] != found[1]
