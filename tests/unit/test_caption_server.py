@@ -116,13 +116,15 @@ def test_retry_after_holds_for_everybody() -> None:
         if not first:
             first.append(time.monotonic())
             return "busy"
+        if time.monotonic() < first[0] + 0.5:
+            time.sleep(0.5)  # what the other thread had under way comes back when the first has long been told to wait
         return "good"
 
     with CaptionServer(behave) as server:
         _check(items, got := CaptionClips(_config(server, dataclasses.replace(LIMITS, concurrency=2)))(items))
         later = sorted(a.at for a in server.seen.asked)
     assert all(row.error_code is None for row in got)
-    assert sum(at < first[0] + 0.95 for at in later) <= 3  # the first, and what the other thread had under way
+    assert sum(at < first[0] + 0.95 for at in later) <= 2  # the first, and what the other thread had under way
     assert later[-1] >= first[0] + 1.0
 
 
