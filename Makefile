@@ -4,6 +4,9 @@ RUN := .venv/bin
 DEMO := demo
 SOURCES := manifests curation training pipelines tests benchmarks
 
+# Container images set this, and then every process compiles all that it imports anew: 2 s of pandas, 3 s of torch.
+unexport PYTHONDONTWRITEBYTECODE
+
 help: ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
