@@ -68,11 +68,13 @@ def registered(dataset: Path) -> list[Path]:
 def record_registered(store: ManifestStore) -> list[Path]:
     """The manifest has a row for each complete checkpoint that lies in a folder of a registered run, whether it ended or not; returns the
     folders that cannot be looked at from here."""
+    folders, unseen = registered(store.root), []
+    if not folders:  # nor need torch be imported, which takes longer than all else that most commands do
+        return []
     from training.errors import TrainingError
     from training.folder import began_on, has_run
 
-    unseen = []
-    for out in registered(store.root):
+    for out in folders:
         try:
             if has_run(out) and began_on(out) == store.root.resolve():  # not of the dataset that this one is a copy of
                 record(store, out, datetime.now(UTC))
