@@ -34,7 +34,7 @@ PYTEST = PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python -m pytest
 # Units run side by side, each with one thread: threads that wait for each other on shared cores take minutes. Engines and training take
 # turns at waiting, so they run at the same time, training with some of the engines' tests, which makes both about as long, on one curation of
 # the samples, which units make; training is told of when engines are done. 5: no test was chosen.
-BESIDE = tests/engines/test_docs.py tests/engines/test_adding_a_measure.py tests/engines/test_store_processes.py
+BESIDE = $(addprefix tests/engines/test_, docs.py adding_a_measure.py store_processes.py class_archive.py spark_cluster.py)
 
 test: setup ## every test: units, engines, training
 	@shared=$$(mktemp -d); export DAILIES_SAMPLES=$${DAILIES_SAMPLES:-$$shared/samples} DAILIES_CURATED=$$shared/curated; \
