@@ -175,6 +175,7 @@ def _javas() -> list[Path]:
 
 def _class_options(java: Path, work: Path, config: SparkConfig) -> str:
     archive = class_archive.archive_of(java)
+    _draft(work).unlink(missing_ok=True)  # a killed run's
     if archive is not None and archive.is_file():
         return class_archive.use(archive)
     return class_archive.leave(_draft(work)) if archive is not None and config.leave_archive else ""
