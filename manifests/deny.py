@@ -1,6 +1,6 @@
 """The deny list: clips that nobody may train on any more, in force from the moment the file is written, without a new shard or version.
 
-    <dataset>/deny.txt     one clip a line: clip_id, a space, number of the takedown
+    <dataset>/deny.txt     one clip a line: clip_id, a space, number of the takedown; 0 of one that waits for another command to end
 
 Loaders read it live: each look costs one `stat`, and the file is read again when it changed.
 """
@@ -12,6 +12,8 @@ from pathlib import Path
 from manifests.files import write_atomic
 
 NAME = "deny.txt"
+WAITING = 0
+"""In place of the number of a takedown that was asked for and has none yet."""
 
 
 class DenyList:
@@ -40,9 +42,10 @@ class DenyList:
 
 
 def deny(dataset: Path, clip_ids: Iterable[str], takedown_no: int) -> None:
-    """The clips are denied from now on; those that were already keep their number."""
+    """The clips are denied from now on; those that were already keep their number, if they have one."""
     path = dataset / NAME
-    clips = dict.fromkeys(clip_ids, takedown_no) | (_read(path) if path.exists() else {})
+    known = _read(path) if path.exists() else {}
+    clips = known | dict.fromkeys(clip_ids, takedown_no) | {clip: number for clip, number in known.items() if number != WAITING}
     write_atomic(path, "".join(f"{clip} {number}\n" for clip, number in sorted(clips.items())).encode())
 
 

@@ -52,30 +52,40 @@ def takedown(
     from manifests.release_file import ReleaseError
     from manifests.signing import SigningError
     from manifests.tables import ManifestError
-    from manifests.takedown import Selector, TakedownError, survey
+    from manifests.takedown import Radius, Selector, TakedownError, survey
     from pipelines.exposures import first_step
     from pipelines.one_run import DatasetBusy, alone
-    from pipelines.takedown import with_derived
+    from pipelines.takedown import deny_meanwhile, with_derived
     from pipelines.takedown_case import Request, pictures_of
 
     store = store_of(dataset)
     store.recover()
-    # What is surveyed is what is executed: nothing may be added in between.
-    mine = alone(dataset, "takedown") if execute else nullcontext()
-    with errors(TakedownError, ManifestError, ReleaseError, SigningError, DatasetBusy, OSError), mine:
+    with errors(TakedownError, ManifestError, ReleaseError, SigningError, DatasetBusy, OSError):
         given: list[tuple[Any, list[str]]] = [("url", url or []), ("asset", asset or []), ("hash", hash or []), ("channel", channel or [])]
         selectors = [Selector(kind=k, value=v) for k, values in given for v in values]
         of_file = {path: _sha256(path) for path in file or []}
         selectors += [Selector(kind="hash", value=sha256) for sha256 in of_file.values()]
         if not selectors:
             raise TakedownError("expected something to take down, found nothing named; give --url, --asset, --hash, --file or --channel")
-        _tell_of_elsewhere(store)
-        radius = with_derived(store, survey(store, selectors, first_step(dataset)))
-        known = {a.sha256 for a in radius.assets}
-        pictures = tuple(p for path, sha256 in of_file.items() if sha256 not in known for p in pictures_of(path))
-        request = Request(selectors=tuple(selectors), basis=basis, reason=reason, pictures=pictures)
-        facts = dataclasses.asdict(radius) | {"shards": radius.shards, "executed": execute}
-        facts |= _remove(dataset, request, radius, key, quiet=as_json) if execute else _what_else(store, request, radius)
+
+        def asked() -> tuple[Request, Radius]:
+            radius = with_derived(store, survey(store, selectors, first_step(dataset)))
+            known = {a.sha256 for a in radius.assets}
+            pictures = tuple(p for path, sha256 in of_file.items() if sha256 not in known for p in pictures_of(path))
+            return Request(selectors=tuple(selectors), basis=basis, reason=reason, pictures=pictures), radius
+
+        try:
+            # What is surveyed is what is executed: nothing may be added in between.
+            with alone(dataset, "takedown") if execute else nullcontext():
+                _tell_of_elsewhere(store)
+                request, radius = asked()
+                facts = dataclasses.asdict(radius) | {"shards": radius.shards, "executed": execute}
+                facts |= _remove(dataset, request, radius, key, quiet=as_json) if execute else _what_else(store, request, radius)
+        except DatasetBusy as busy:
+            denied = deny_meanwhile(store, *asked())
+            raise DatasetBusy(
+                f"{busy}. Until then nobody trains on what was named: {denied} clips are denied, nothing is removed"
+            ) from None
     if execute:
         _rewrite_report(dataset)
     print(json.dumps(facts, default=str)) if as_json else _print(facts)

@@ -40,7 +40,7 @@ from pipelines.backtranslate import derived_datasets, derived_folders, forget_wo
 from pipelines.exposures import first_step, record_registered
 from pipelines.stage import Place
 from pipelines.takedown_caches import scrub_caches
-from pipelines.takedown_case import Case, Request, open_case
+from pipelines.takedown_case import Case, Request, all_clips, near_copies, open_case
 from pipelines.takedown_media import remove_media
 from pipelines.work import set_column
 from pipelines.work_scrub import scrub_work
@@ -97,6 +97,17 @@ def execute(dataset: Path, request: Request, radius: Radius, key: Path | None, s
     receipt = write_receipt(dataset, case, done, key)
     said("receipt")
     return case, receipt
+
+
+def deny_meanwhile(store: ManifestStore, request: Request, radius: Radius) -> int:
+    """While another command has the dataset: nobody may train on the clips that the request names, or on others that show the same, from now
+    on; how many. Nothing else is done, and the takedown is still to be given."""
+    place = Place(store.root.absolute())
+    mine = {a.asset_id for a in radius.assets if a.state != "removed"}
+    clips = {*all_clips(place, store, mine), *(n.clip_id for n in near_copies(place, store, radius, request.pictures))}
+    for folder in (store.root, *derived_datasets(store)) if clips else ():
+        deny.deny(folder, clips, deny.WAITING)
+    return len(clips)
 
 
 def with_derived(store: ManifestStore, radius: Radius) -> Radius:

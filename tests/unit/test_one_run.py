@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from benchmarks.ledger_manifest import build
 from curation import quarantine
 from curation.quarantine import note_failure
-from manifests.records import Asset
+from manifests.deny import DenyList
+from manifests.records import Asset, Clip
 from manifests.schema import from_table
 from manifests.tables import ManifestStore
 from pipelines import one_run
@@ -55,7 +56,7 @@ def _asset(dataset: Path) -> Asset:
 
 def test_what_changes_a_dataset_waits_for_a_curation(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While `curate` has it, `takedown --execute`, `decide --commit`, `pick --file` and `quarantine release` end with status 2 and say who
-    has it, and nothing is changed; the same commands without these options read on."""
+    has it, and nothing is changed, but that nobody trains on what is to be taken down; the same commands without these options read on."""
     monkeypatch.setattr(one_run, "_WAIT_S", 0.0)
     store, picks, asset = ManifestStore(dataset), dataset / "picks.csv", _asset(dataset).asset_id
     picks.write_text("clip_id,picked,reason\n")
@@ -74,8 +75,10 @@ def test_what_changes_a_dataset_waits_for_a_curation(dataset: Path, monkeypatch:
         for command in reading:
             result = CliRunner().invoke(app, [str(c) for c in command], catch_exceptions=False)
             assert result.exit_code == 0, (command, result.output)
-    assert store.version() == before and not (dataset / "takedowns").exists() and not (dataset / "deny.txt").exists()
+    assert store.version() == before and not (dataset / "takedowns").exists()
+    clips = [c.clip_id for c in from_table(Clip, store.read("clips")) if c.asset_id == asset]
+    assert clips and DenyList(dataset).clips() == dict.fromkeys(clips, 0), "nobody trains on what was named"
     assert quarantine.attempts(Place(dataset).quarantine, asset, "scan-0")
     for command in (changing[0], changing[1]):
         assert CliRunner().invoke(app, [str(c) for c in command], catch_exceptions=False).exit_code == 0
-    assert store.version() == before + 3
+    assert store.version() == before + 3 and DenyList(dataset).clips() == dict.fromkeys(clips, 1)

@@ -128,13 +128,17 @@ def test_filler_has_the_length_and_nothing_else(extension: str, size: int) -> No
 
 
 def test_the_deny_list_is_live_and_keeps_what_it_has(tmp_path: Path) -> None:
-    """A list made before the file sees it, and sees it change; a clip keeps its first number; a broken file is an error, never a pass."""
+    """A list made before the file sees it, and sees it change; a clip keeps its first number, or gets one; a broken file is an error, never a pass."""
     live = deny.DenyList(tmp_path)
     assert live.takedown_of("a") is None
     deny.deny(tmp_path, ["a"], 1)
     assert live.takedown_of("a") == 1
     deny.deny(tmp_path, ["a", "b"], 2)
     assert live.clips() == {"a": 1, "b": 2}
+    deny.deny(tmp_path, ["a", "c"], deny.WAITING)
+    assert live.clips() == {"a": 1, "b": 2, "c": 0}
+    deny.deny(tmp_path, ["b", "c"], 3)
+    assert live.clips() == {"a": 1, "b": 2, "c": 3}
     (tmp_path / deny.NAME).write_text("a one\n")
     with pytest.raises(ValueError, match="expected lines of a clip id"):
         live.clips()
