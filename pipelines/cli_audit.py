@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,7 +60,8 @@ def explain(
     from pipelines.exposures import first_step, record_registered
 
     store = store_of(dataset)
-    record_registered(store)
+    for missed in record_registered(store):
+        print(missed, file=sys.stderr)
     with errors(LookupFailed):
         found = look(store, id, exposed=first_step(dataset), version=version)
     print(json.dumps(to_dict(found), default=plain) if as_json else to_text(found))

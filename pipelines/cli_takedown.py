@@ -77,7 +77,7 @@ def takedown(
         try:
             # What is surveyed is what is executed: nothing may be added in between.
             with alone(dataset, "takedown") if execute else nullcontext():
-                _tell_of_elsewhere(store)
+                _tell_of_elsewhere(store, holds=execute)
                 request, radius = asked()
                 facts = dataclasses.asdict(radius) | {"shards": radius.shards, "executed": execute}
                 facts |= _remove(dataset, request, radius, key, quiet=as_json) if execute else _what_else(store, request, radius)
@@ -91,13 +91,13 @@ def takedown(
     print(json.dumps(facts, default=str)) if as_json else _print(facts)
 
 
-def _tell_of_elsewhere(store: "ManifestStore") -> None:
+def _tell_of_elsewhere(store: "ManifestStore", holds: bool) -> None:
     """A line for people for each training run and each derived dataset that cannot be looked into from here."""
     from pipelines.backtranslate import derived_datasets, derived_folders
     from pipelines.exposures import record_registered
 
-    for folder in record_registered(store):  # what is being trained has checkpoints too
-        print(f"{folder}: a training run of this dataset that cannot be read from here: look there what it has seen", file=sys.stderr)
+    for missed in record_registered(store, holds=holds):  # what is being trained has checkpoints too
+        print(missed, file=sys.stderr)
     for folder in derived_folders(store):
         if folder not in derived_datasets(store):
             print(f"{folder}: a dataset made of this one that is not there: take it down where it is", file=sys.stderr)

@@ -6,7 +6,8 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -19,38 +20,50 @@ from manifests.schema import from_table, to_table
 from manifests.tables import ManifestError, ManifestStore
 from pipelines import config as configuration
 from pipelines import provenance
+from pipelines.one_run import DatasetBusy, alone
 
 RUNS = "training_runs"
 
 FirstStep = Callable[[Exposure, str], int | None]
 
 
-def record(store: ManifestStore, out: Path, started_at: datetime) -> int:
-    """The manifest has an exposure row for each complete checkpoint of the run in `out`, of whatever version it is; returns how many there are."""
+def record(store: ManifestStore, out: Path, started_at: datetime, *, holds: bool = False) -> int:
+    """The manifest has an exposure row for each complete checkpoint of the run in `out`, of whatever version it is; returns how many there are.
+
+    `holds`: this process has the dataset to itself already. Raises DatasetBusy where another command has it and there are new rows: a curation
+    that numbers its run meanwhile would find at its commit that it was in vain.
+    """
     from training.checkpoint import list_complete
     from training.folder import read_settings
 
-    known = {(e.run_path, e.checkpoint, e.rolling_digest) for e in from_table(Exposure, store.read("exposures"))}
     complete = list_complete(out)
-    run_no = store.read("runs", columns=["run_no"]).num_rows
-    rows = [_row(info.path.relative_to(out), out, info.exposure, run_no) for info in complete]
-    new = [r for r in rows if (r.run_path, r.checkpoint, r.rolling_digest) not in known]
-    if new:
+    if _unknown(store, out, complete, 0):
         settings = read_settings(out)
-        run = Run(
-            run_no=run_no,
-            run_id=ids.digest("train/v1", *(dataclasses.astuple(r) for r in new)),
-            command=f"train {settings['stage']}",
-            inputs_digest=new[-1].plan_digest,
-            code_version=provenance.code_version(),
-            config_sha256=configuration.digest(settings),
-            config_json=configuration.to_json(settings),
-            parent_version=store.version(),
-            started_at=started_at,
-            ended_at=datetime.now(started_at.tzinfo),
-        )
-        store.commit(run.run_id, append={"exposures": to_table(Exposure, new), "runs": to_table(Run, [run])})
+        with nullcontext() if holds else alone(store.root, f"train {settings['stage']}"):
+            run_no = store.read("runs", columns=["run_no"]).num_rows
+            new = _unknown(store, out, complete, run_no)
+            run = Run(
+                run_no=run_no,
+                run_id=ids.digest("train/v1", *(dataclasses.astuple(r) for r in new)),
+                command=f"train {settings['stage']}",
+                inputs_digest=complete[-1].exposure["plan_digest"],
+                code_version=provenance.code_version(),
+                config_sha256=configuration.digest(settings),
+                config_json=configuration.to_json(settings),
+                parent_version=store.version(),
+                started_at=started_at,
+                ended_at=datetime.now(started_at.tzinfo),
+            )
+            if new:
+                store.commit(run.run_id, append={"exposures": to_table(Exposure, new), "runs": to_table(Run, [run])})
     return len(complete)
+
+
+def _unknown(store: ManifestStore, out: Path, complete: Sequence[Any], run_no: int) -> list[Exposure]:
+    """Rows of the checkpoints that the manifest has none of."""
+    known = {(e.run_path, e.checkpoint, e.rolling_digest) for e in from_table(Exposure, store.read("exposures"))}
+    rows = [_row(info.path.relative_to(out), out, info.exposure, run_no) for info in complete]
+    return [r for r in rows if (r.run_path, r.checkpoint, r.rolling_digest) not in known]
 
 
 def register(dataset: Path, out: Path) -> None:
@@ -65,24 +78,27 @@ def registered(dataset: Path) -> list[Path]:
     return [Path(json.loads(path.read_bytes())["run"]) for path in sorted((dataset / RUNS).glob("*.json"))]
 
 
-def record_registered(store: ManifestStore) -> list[Path]:
-    """The manifest has a row for each complete checkpoint that lies in a folder of a registered run, whether it ended or not; returns the
-    folders that cannot be looked at from here."""
-    folders, unseen = registered(store.root), []
+def record_registered(store: ManifestStore, *, holds: bool = False) -> list[str]:
+    """The manifest has a row for each complete checkpoint that lies in a folder of a registered run, whether it ended or not; returns, for people,
+    what could not be recorded: folders that cannot be looked at from here, and all that is new while another command has the dataset."""
+    folders = registered(store.root)
     if not folders:  # nor need torch be imported, which takes longer than all else that most commands do
         return []
     from training.errors import TrainingError
     from training.folder import began_on, has_run
 
+    missed, elsewhere = [], "a training run of this dataset that cannot be read from here: look there what it has seen"
     for out in folders:
         try:
             if has_run(out) and began_on(out) == store.root.resolve():  # not of the dataset that this one is a copy of
-                record(store, out, datetime.now(UTC))
+                record(store, out, datetime.now(UTC), holds=holds)
             elif not out.is_dir():
-                unseen.append(out)
+                missed.append(f"{out}: {elsewhere}")
+        except DatasetBusy as busy:
+            missed.append(f"{out}: a training run with checkpoints that the manifest does not name yet: {busy}")
         except (OSError, ValueError, KeyError, ManifestError, TrainingError):
-            unseen.append(out)
-    return unseen
+            missed.append(f"{out}: {elsewhere}")
+    return missed
 
 
 def first_step(dataset: Path) -> FirstStep:

@@ -4,6 +4,7 @@ A checkpoint says of its training: the plan it followed, how far, and a hash cha
 over the run's own index gives the ids again; that they are the right ones is proved by the chain's last link.
 """
 
+import sys
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,7 +80,8 @@ def trace_clip(dataset: Path, id: str) -> tuple[str, list[Sighting]]:
         theirs = ManifestStore(folder)
         if theirs.version() < 0:
             continue
-        record_registered(theirs)
+        for missed in record_registered(theirs):
+            print(missed, file=sys.stderr)
         first = first_step(folder)
         exposures = from_table(Exposure, theirs.read("exposures"))
         found += [(exposure, first(exposure, clip)) for exposure in exposures]

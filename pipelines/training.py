@@ -10,6 +10,7 @@ from manifests.tables import ManifestError, ManifestStore
 from pipelines import config
 from pipelines.config import ConfigError
 from pipelines.exposures import record, register
+from pipelines.one_run import DatasetBusy
 from pipelines.progress import Progress
 
 STAGES = config.CONF / "train"
@@ -41,6 +42,7 @@ def train_stage(
     an upsampler learns to remove. `release` names the release that is trained on; without, the newest version is.
     With the launcher `none` nothing is trained here: the run is prepared, and `launch` in the result is the command that trains it.
     """
+    from training.checkpoint import list_complete
     from training.config import AUTOENCODERS, TrainConfig
     from training.folder import steps_done
     from training.launch import prepare_run, train
@@ -73,7 +75,11 @@ def train_stage(
         if steps_done(out) < settings.steps:
             return {"run": str(out), "launch": f"RUN={out.resolve()} docs/launch/torchrun.sh (or slurm.sbatch, kubernetes.yaml)"}
     status = 0 if launcher == "none" else train(settings, data, out, Progress(quiet=quiet).say, release)
-    recorded = record(store, out, started_at)
+    try:
+        recorded = record(store, out, started_at)
+    except DatasetBusy as busy:  # the folder is registered: whoever asks next records it
+        Progress(quiet=quiet).say(f"its checkpoints are in the manifest as soon as somebody asks for them: {busy}")
+        recorded = len(list_complete(out))
     if status != 0:
         raise ManifestError(f"{out}: training ended with status {status}; its log is in {out / 'worker.log'}; the same command resumes")
     return {

@@ -9,6 +9,7 @@ import pytest
 from manifests.events import Exposure
 from manifests.schema import from_table
 from manifests.tables import ManifestStore
+from pipelines.one_run import alone
 
 pytestmark = [pytest.mark.train, pytest.mark.timeout(900)]
 
@@ -16,7 +17,7 @@ pytestmark = [pytest.mark.train, pytest.mark.timeout(900)]
 def test_training_leaves_exposures_that_explain_tells(curated, dailies, tmp_path: Path) -> None:
     """After a short run every complete checkpoint has its exposure row; a clip that was seen names it, and held-out clips do not.
 
-    Checkpoints of which the manifest has no row yet are found in the run's folder. The same command again adds nothing; a configuration that would be another run is refused with a sentence.
+    Checkpoints of which the manifest has no row yet are found in the run's folder; beside a curation that is only said. The same command again adds nothing; a configuration that would be another run is refused with a sentence.
     """
     dataset, out = tmp_path / "dataset", tmp_path / "run"
     shutil.copytree(curated.path, dataset)
@@ -39,6 +40,10 @@ def test_training_leaves_exposures_that_explain_tells(curated, dailies, tmp_path
     shutil.rmtree(dataset / "manifest")  # as a run leaves it that is killed, or goes on
     shutil.copytree(curated.path / "manifest", dataset / "manifest")
     store = ManifestStore(dataset)
+    assert store.read("exposures").num_rows == 0
+    with alone(dataset, "curate"):  # whose commit would find another run under its number
+        busy = dailies("explain", dataset, seen[0], "--json")
+    assert busy.status == 0 and "does not name yet" in busy.err and "found `dailies curate`" in busy.err
     assert store.read("exposures").num_rows == 0
     traced = dailies("trace", dataset, "--clip", seen[0], "--json")
     assert traced.status == 0 and len(traced.json["checkpoints"]) >= 1, traced.err
