@@ -212,6 +212,6 @@ def _settings(cores: int, work: Path, config: SparkConfig, options: str) -> dict
         "spark.default.parallelism": str(partitions),
         "spark.executorEnv.PYTHONPATH": os.pathsep.join(paths),
         "spark.executorEnv.OPENBLAS_NUM_THREADS": "1",  # one Python worker a core already
-        "spark.driver.extraJavaOptions": f'"-Djava.io.tmpdir={work}" {BRIEF_JVM if config.brief else ""} {options}',
+        "spark.driver.extraJavaOptions": f'"-Djava.io.tmpdir={work}" "-XX:ErrorFile={work}/crash-%p.log" {BRIEF_JVM if config.brief else ""} {options}',
     }
     return {**shared, **local}
