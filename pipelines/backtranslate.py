@@ -32,6 +32,7 @@ from manifests.schema import from_table, to_table
 from manifests.shards import Payload, write_shard
 from manifests.tables import ManifestError, ManifestStore
 from pipelines import provenance
+from pipelines.one_run import LOCK, alone
 from pipelines.progress import Progress
 
 if TYPE_CHECKING:
@@ -117,14 +118,30 @@ def backtranslate(
             advance(1)
     if share is not None:
         return {"dataset": str(out), "share": f"{share[0]}/{share[1]}", "clips": len(rows)}
-    denied = DenyList(dataset).clips()  # taken down while others were edited
+    with alone(out, COMMAND):  # a takedown comes before the list is read, and is heeded, or after the commit, and finds it
+        return _gather(store, out, run_id, {s.clip_id: s for s in samples}, rows, editor, config, settings)
+
+
+def _gather(
+    store: ManifestStore,
+    out: Path,
+    run_id: str,
+    samples: "dict[str, Sample]",
+    rows: list[Row],
+    editor: "Export",
+    config: BacktranslateConfig,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """What was made is OUT's set, but for what was taken down meanwhile; the work area is empty."""
+    denied = DenyList(store.root).clips()
     made = [row for row in rows if row.status == "made" and row.clip_id not in denied]
     write_atomic(out / "record.json", json.dumps([dataclasses.asdict(r) for r in rows if r.clip_id not in denied], indent=1).encode())
     if not made:
         raise ManifestError(f"{out}: expected edits to keep, found none of {len(rows)}: {Counter(r.reason.split(',')[0] for r in rows)}")
-    version = _commit(store, out, run_id, {s.clip_id: s for s in samples}, made, editor, config, settings)
+    version = _commit(store, out, run_id, samples, made, editor, config, settings)
     for path in (out / "work").iterdir():
-        path.unlink()
+        if path.name != LOCK:
+            path.unlink()
     counts = Counter(row.status for row in rows)
     return {"dataset": str(out), "version": version, "clips": len(made), "dropped": counts["dropped"]}
 
@@ -162,10 +179,12 @@ def forget_work(out: Path, clip_ids: Iterable[str]) -> None:
 
 
 def register(store: ManifestStore, out: Path, settings: dict[str, Any]) -> str:
-    """Before anything is made, the real dataset's manifest names OUT; gives the run's id."""
+    """Before anything is made, the real dataset's manifest names OUT; gives the run's id. DatasetBusy beside a command that commits to it."""
     config_json = json.dumps({"folder": str(out.resolve()), **settings}, sort_keys=True)
     run_id = ids.digest("backtranslate/v1", config_json)
-    if store.version_of_run(run_id) is None:
+    if store.version_of_run(run_id) is not None:
+        return run_id
+    with alone(store.root, COMMAND):
         store.commit(run_id, append={"runs": to_table(Run, [_run(store, run_id, config_json)])})
     return run_id
 

@@ -38,6 +38,21 @@ app = typer.Typer(
 )
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from pipelines.provenance import code_version
+
+        print(f"dailies {code_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Print the version and leave.")] = False,
+) -> None:
+    """What every command takes before its name."""
+
+
 def main() -> None:
     """The console script."""
     leave_pandas_out()

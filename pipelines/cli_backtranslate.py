@@ -42,10 +42,11 @@ def backtranslate(
     from manifests.tables import ManifestError
     from pipelines.backtranslate import BacktranslateConfig
     from pipelines.backtranslate import backtranslate as run
+    from pipelines.one_run import DatasetBusy
     from pipelines.progress import Progress
     from training.errors import TrainingError
 
-    with errors(ManifestError, TrainingError):
+    with errors(ManifestError, TrainingError, DatasetBusy):
         config = BacktranslateConfig(sets=tuple(sets or ()), clips=clips, seed=seed, release=release)
         result = run(dataset, models, out, config, device, Progress(quiet=as_json), _share(share) if share else None)
     print(json.dumps(result) if as_json else "\n".join(f"{k:<16} {v}" for k, v in result.items()))

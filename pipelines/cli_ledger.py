@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -145,8 +146,10 @@ def purge(
 
     dailies purge dataset --keep 10
     """
+    from pipelines.one_run import LOCK, VERSIONS, DatasetBusy, alone
+
     store = store_of(dataset)
-    with errors():
+    with errors(DatasetBusy), alone(dataset, "purge", LOCK, VERSIONS) if execute else nullcontext():
         found = store.purge(store.readable()[-keep:], dry_run=not execute)
     if as_json:
         facts = {"versions": found.versions, "kept": found.kept, "pinned": found.pinned, "files": len(found.files)}

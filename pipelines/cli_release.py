@@ -51,11 +51,12 @@ def release(
     from manifests.release import STEPS
     from manifests.release_file import ReleaseError
     from manifests.signing import SigningError
+    from pipelines.one_run import DatasetBusy
     from pipelines.progress import Progress
     from pipelines.release import release as make
 
     store_of(dataset)
-    with errors(ReleaseError, SigningError), Progress(quiet=as_json).stage("release", len(STEPS)) as advance:
+    with errors(ReleaseError, SigningError, DatasetBusy), Progress(quiet=as_json).stage("release", len(STEPS)) as advance:
         made = make(dataset, name, version, key, lambda step: advance(1))
     found = made.release
     if as_json:

@@ -54,8 +54,8 @@ def takedown(
     from manifests.tables import ManifestError
     from manifests.takedown import Radius, Selector, TakedownError, survey
     from pipelines.exposures import first_step
-    from pipelines.one_run import DatasetBusy, alone
-    from pipelines.takedown import deny_meanwhile, with_derived
+    from pipelines.one_run import DatasetBusy
+    from pipelines.takedown import deny_meanwhile, to_itself, with_derived
     from pipelines.takedown_case import Request, pictures_of
 
     store = store_of(dataset)
@@ -76,7 +76,7 @@ def takedown(
 
         try:
             # What is surveyed is what is executed: nothing may be added in between.
-            with alone(dataset, "takedown") if execute else nullcontext():
+            with to_itself(store) if execute else nullcontext():
                 _tell_of_elsewhere(store, holds=execute)
                 request, radius = asked()
                 facts = dataclasses.asdict(radius) | {"shards": radius.shards, "executed": execute}

@@ -1,8 +1,9 @@
 """One command at a time that curates, decides or takes down: a second says who is at it, and ends.
 
 Two curations at once would measure everything twice and then find at the commit that one of them was in vain; a takedown beside one would
-scrub parts that it writes a moment later. Commands that only read ask nobody. The lock is the operating system's: it ends with the process
-that holds it, however that ends, so there is never one to clear away.
+scrub parts that it writes a moment later, and a release beside a takedown would freeze texts that are about to go. A release reads versions
+that a curation leaves as they are, so it has a lock of its own, which whatever rewrites versions takes too. Commands that only read ask
+nobody. The lock is the operating system's: it ends with the process that holds it, however that ends, so there is never one to clear away.
 """
 
 import fcntl
@@ -11,13 +12,15 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pipelines.stage import Place
 
 LOCK = "curate.lock"
+VERSIONS = "versions.lock"
+"""Held while versions are frozen, rewritten or deleted."""
 _WAIT_S = 2.0
 """What a command that was killed a moment ago may need to be gone."""
 
@@ -27,11 +30,20 @@ class DatasetBusy(Exception):
 
 
 @contextmanager
-def alone(dataset: Path, command: str) -> Iterator[None]:
-    """Inside, no other process that asks here changes the dataset; one that tries is told of this command. Raises DatasetBusy."""
+def alone(dataset: Path, command: str, *locks: str) -> Iterator[None]:
+    """Inside, no other process that asks here for one of these locks (`LOCK`, if none is named) changes the dataset; one that tries is told
+    of this command. Raises DatasetBusy."""
+    with ExitStack() as held:
+        for lock in locks or (LOCK,):
+            held.enter_context(_holding(dataset, command, lock))
+        yield
+
+
+@contextmanager
+def _holding(dataset: Path, command: str, lock: str) -> Iterator[None]:
     work = Place(dataset.absolute()).work
     work.mkdir(parents=True, exist_ok=True)
-    with (work / LOCK).open("a+") as file:
+    with (work / lock).open("a+") as file:
         if not _locked(file.fileno()):
             file.seek(0)
             raise DatasetBusy(

@@ -15,6 +15,7 @@ from manifests.schema import from_table
 from manifests.tables import ManifestStore
 from pipelines import plan, provenance, reporting
 from pipelines.config import ConfigError, bind
+from pipelines.one_run import VERSIONS, alone
 from pipelines.settings import CurateConfig
 from pipelines.stage import Place, Stage
 
@@ -35,7 +36,13 @@ _READS = {
 
 
 def release(dataset: Path, name: str, version: int | None, key: Path | None, said: Callable[[str], None]) -> Made:
-    """The release stands in the dataset's `releases/<name>`; `said` is called with each step."""
+    """The release stands in the dataset's `releases/<name>`; `said` is called with each step. DatasetBusy while versions are
+    rewritten or deleted."""
+    with alone(dataset, f"release {name}", VERSIONS):
+        return _release(dataset, name, version, key, said)
+
+
+def _release(dataset: Path, name: str, version: int | None, key: Path | None, said: Callable[[str], None]) -> Made:
     store = ManifestStore(dataset)
     version = store.version() if version is None else version
     request = Request(

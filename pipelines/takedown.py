@@ -16,7 +16,8 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from manifests.takedown import Radius, Selector, TakedownError, signer_of, surve
 from pipelines import provenance
 from pipelines.backtranslate import derived_datasets, derived_folders, forget_work
 from pipelines.exposures import first_step, record_registered
+from pipelines.one_run import LOCK, VERSIONS, alone
 from pipelines.stage import Place
 from pipelines.takedown_caches import scrub_caches
 from pipelines.takedown_case import Case, Request, all_clips, near_copies, open_case
@@ -53,12 +55,25 @@ _ABANDONED = re.compile(r"\.(?:.*\.)?(\d+)\.tmp")
 Said = Callable[[str], None]
 
 
+@contextmanager
+def to_itself(store: ManifestStore) -> Iterator[None]:
+    """Inside, nothing else changes, freezes or purges the dataset or any that was made of it. Raises DatasetBusy."""
+    with ExitStack() as held:
+        waiting = [store.root]
+        while waiting:
+            folder = waiting.pop()
+            held.enter_context(alone(folder, "takedown", LOCK, VERSIONS))
+            if (held_store := ManifestStore(folder)).version() >= 0:
+                waiting += derived_datasets(held_store)
+        yield
+
+
 def execute(dataset: Path, request: Request, radius: Radius, key: Path | None, said: Said) -> tuple[Case, Path]:
     """Nothing of what the request names is left under the dataset but hashes and numbers; returns the case and its receipt.
 
     The same request again continues a case that was killed, or does a finished one again, which finds nothing left to do. What the
-    inputs brought since, and the request names too, is a case of its own. Whoever calls has the dataset to itself since before the radius was
-    surveyed (`one_run.alone`): what a curation wrote meanwhile would stay.
+    inputs brought since, and the request names too, is a case of its own. Whoever calls has the dataset to itself (`to_itself`) since before
+    the radius was surveyed: what a curation wrote meanwhile would stay.
     """
     place, store = Place(dataset.absolute()), ManifestStore(dataset)
     store.recover()
@@ -257,7 +272,7 @@ def _take_down_derived(store: ManifestStore, request: Request, case: Case, key: 
         forget_work(folder, case.clip_ids)
         theirs = ManifestStore(folder)
         if theirs.version() >= 0 and (selectors := _held(theirs, case.asset_ids)):
-            record_registered(theirs)
+            record_registered(theirs, holds=True)
             there = Request(selectors=selectors, basis=request.basis, reason=request.reason)
             execute(folder, there, survey(theirs, selectors, first_step(folder)), key, lambda step: None)
             gone[str(folder)] = len(selectors)

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
+from pipelines.cli import app
 from pipelines.console import errors, print_table, store_of
+from pipelines.provenance import code_version
 from tests.conftest import ROOT
 from tests.fake_dataset import fake_tables, write_store
 
@@ -71,3 +74,9 @@ assert frame.shape == (2, 2) and pa.Table.from_pandas(frame)["b"].to_pylist() ==
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0 and "2024-01-01 00:00:00.123456789" in done.stdout, done.stderr
+
+
+def test_the_version_is_that_of_the_code() -> None:
+    """`dailies --version` prints the version that runs and the ledger record, so that a bug report names the code."""
+    found = CliRunner().invoke(app, ["--version"])
+    assert found.exit_code == 0 and found.output == f"dailies {code_version()}\n"

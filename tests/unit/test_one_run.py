@@ -16,9 +16,11 @@ from manifests.records import Asset, Clip
 from manifests.schema import from_table
 from manifests.tables import ManifestStore
 from pipelines import one_run
+from pipelines.backtranslate import register
 from pipelines.cli import app
 from pipelines.one_run import DatasetBusy, alone
 from pipelines.stage import Place
+from pipelines.takedown import to_itself
 from tests.conftest import ROOT
 
 HOLD = "import sys, time, pathlib; from pipelines.one_run import alone\nwith alone(pathlib.Path(sys.argv[1]), 'curate'): print('held', flush=True); time.sleep(60)"
@@ -55,8 +57,9 @@ def _asset(dataset: Path) -> Asset:
 
 
 def test_what_changes_a_dataset_waits_for_a_curation(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While `curate` has it, `takedown --execute`, `decide --commit`, `pick --file` and `quarantine release` end with status 2 and say who
-    has it, and nothing is changed, but that nobody trains on what is to be taken down; the same commands without these options read on."""
+    """While `curate` has it, `takedown --execute`, `decide --commit`, `pick --file`, `purge --execute` and `quarantine release` end with status
+    2 and say who has it, and nothing is changed, but that nobody trains on what is to be taken down; the same commands without these options
+    read on, and a release of a version is made."""
     monkeypatch.setattr(one_run, "_WAIT_S", 0.0)
     store, picks, asset = ManifestStore(dataset), dataset / "picks.csv", _asset(dataset).asset_id
     picks.write_text("clip_id,picked,reason\n")
@@ -66,8 +69,10 @@ def test_what_changes_a_dataset_waits_for_a_curation(dataset: Path, monkeypatch:
         ["decide", dataset, "rules.motion.threshold=3", "--commit"],
         ["pick", dataset, "sft", "--file", picks],
         ["quarantine", "release", dataset, asset],
+        ["purge", dataset, "--keep", "1", "--execute"],
     ]
     reading = [["takedown", dataset, "--asset", asset], ["decide", dataset, "rules.motion.threshold=3"], ["quarantine", "list", dataset]]
+    reading += [["purge", dataset, "--keep", "1"], ["release", dataset, "beside"]]
     with alone(dataset, "curate"):
         for command in changing:
             result = CliRunner().invoke(app, [str(c) for c in command])
@@ -82,3 +87,27 @@ def test_what_changes_a_dataset_waits_for_a_curation(dataset: Path, monkeypatch:
     for command in (changing[0], changing[1]):
         assert CliRunner().invoke(app, [str(c) for c in command], catch_exceptions=False).exit_code == 0
     assert store.version() == before + 3 and DenyList(dataset).clips() == dict.fromkeys(clips, 1)
+
+
+def test_a_release_does_not_freeze_what_a_takedown_rewrites(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a takedown has the dataset, or a purge, `release` ends with status 2, says who has it, and leaves no folder."""
+    monkeypatch.setattr(one_run, "_WAIT_S", 0.0)
+    with to_itself(ManifestStore(dataset)):
+        result = CliRunner().invoke(app, ["release", str(dataset), "v9"])
+    assert result.exit_code == 2 and f"found `dailies takedown`: process {os.getpid()}" in result.stderr
+    assert not (dataset / "releases" / "v9").exists()
+
+
+def test_a_takedown_has_what_was_made_of_the_dataset_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While edits of a dataset's clips are gathered, a takedown there does not begin; afterwards it holds both datasets."""
+    monkeypatch.setattr(one_run, "_WAIT_S", 0.0)
+    real, edits = tmp_path / "real", tmp_path / "edits"
+    for root in (real, edits):
+        build(root, 3, [])
+    register(ManifestStore(real), edits, {})
+    with alone(edits, "backtranslate"), pytest.raises(DatasetBusy, match="found `dailies backtranslate`"), to_itself(ManifestStore(real)):
+        pass
+    with to_itself(ManifestStore(real)):
+        for root in (real, edits):
+            with pytest.raises(DatasetBusy, match="found `dailies takedown`"), alone(root, "curate"):
+                pass
