@@ -181,8 +181,8 @@ def frames(v: Variant, base: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def is_visible(v: Variant, base: Sequence[np.ndarray]) -> bool:
-    """Whether the picture differs from each border, by 10 levels in some frame, along a third of its line or more: black before a black
-    scene is no border that could be seen."""
+    """Whether the picture differs from each border by 10 levels along a third of its line or more, in some frame: black before a black scene
+    is no border that could be seen, nor is one past which a thing moves bit by bit."""
     clean = np.stack(frames(replace(v, noise=0.0, logo=False, subtitles=False), base)[: 1 if v.still else N_FRAMES])
     grey = clean.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     picture = grey[:, v.top : v.height - v.bottom, v.left : v.width - v.right]
@@ -192,7 +192,7 @@ def is_visible(v: Variant, base: Sequence[np.ndarray]) -> bool:
         (v.left, grey[:, v.top : v.height - v.bottom, v.left - 1], picture[:, :, 1]),
         (v.right, grey[:, v.top : v.height - v.bottom, -v.right], picture[:, :, -2]),
     )
-    return all((np.abs(outside - inside).max(0) > 10).mean() >= 1 / 3 for size, outside, inside in pairs if size)
+    return all((np.abs(outside - inside) > 10).mean(1).max() >= 1 / 3 for size, outside, inside in pairs if size)
 
 
 def _cover(picture: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -51,6 +51,7 @@ class BordersConfig:
     text_levels: float = 12.0  # … when its deviation along a line is that of strokes …
     strokes_levels: float = 25.0  # … and text in any case from here on
     still_levels: float = 3.0  # deviation over time of still text
+    straight_share: float = 0.8  # of both lines are lasting steps: letters end less straight
     plain_favoured_share: float = 0.9  # of a still border is of one level: then it is no graphic
     frame_score: float = 1.4  # the share of an edge's steps, and …
     frame_weakest_weight: float = 0.5  # … so much of that of the weakest edge, and …
@@ -249,6 +250,13 @@ def _fraction(strength: np.ndarray, line: int) -> float:
     return float(np.clip(np.median((within - strength[line])[clear] / (within - outside)[clear]), 0, 1))
 
 
+def _step_share(maps: Maps, sizes: list[float], side: int) -> float:
+    """How much of the line at which a border ends is a lasting step, between the borders at its ends."""
+    s, other, ends = (maps[0], maps[1], sizes[2:]) if side < 2 else (maps[1], maps[0], sizes[:2])
+    step = s.step[:, _inside(ends[0], ends[1], len(other.level))].mean(1)
+    return float(steps_at(step[:: -1 if side % 2 else 1], np.array([int(sizes[side])]))[0][0])
+
+
 def _is_empty(maps: Maps, sizes: list[float], cfg: BordersConfig) -> bool:
     """Whether most of what lies between the borders is as plain as they are: a title card, a thing before a plain wall."""
     side = int(np.argmax(sizes))
@@ -270,6 +278,7 @@ def _is_empty(maps: Maps, sizes: list[float], cfg: BordersConfig) -> bool:
     low = len(plain[inside]) < cfg.text_share * len(plain)
     still = median(s.motion[inside]) < cfg.still_levels + 1.3 * median(s.motion[0])
     strokes = median(s.texture[inside][~plain[inside]]) if not plain[inside].all() else 0.0
-    text = still and (strokes > cfg.strokes_levels or ((gaps or low) and strokes > cfg.text_levels))
+    edges = min(_step_share(maps, sizes, k) for k in (side, side ^ 1)) if sizes[side ^ 1] else 0.0
+    text = still and edges < cfg.straight_share and (strokes > cfg.strokes_levels or ((gaps or low) and strokes > cfg.text_levels))
     lone = np.count_nonzero(sizes) == 1
     return bool(text or plain[inside].mean() > (cfg.lone_empty_share if lone else cfg.empty_share))

@@ -22,7 +22,7 @@ from curation.orientation import Orientation
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
 
-VERSION = "3"
+VERSION = "4"
 
 LOOK_US = 180_000
 """A look each fifth frame or so: 20 looks average the noise of a span, and more cost without telling more."""
