@@ -12,6 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from benchmarks import border_truth
 from benchmarks.border_truth import BORDERED, Variant
 from benchmarks.figures import Figure, as_table

@@ -72,12 +72,12 @@ class Totals:
 
 def examine(path: str, cfg: MediaConfig) -> list[Any]:
     """Runs in the sandbox: the fields of an Outcome."""
-    start, before = time.process_time(), _peak_bytes()
+    start = time.process_time()
     try:
         verdict, seen = _watch(path, cfg)
     except MediaError as e:
         verdict, seen = (e.code if e.code in CODES else f"FAULT: unknown code {e.code}"), e.detail
-    return [verdict, seen, time.process_time() - start, (_peak_bytes() - before) >> 20]
+    return [verdict, seen, time.process_time() - start, _peak_bytes() >> 20]
 
 
 def examine_scan(path: str, cfg: MediaConfig) -> list[Any]:
@@ -85,7 +85,7 @@ def examine_scan(path: str, cfg: MediaConfig) -> list[Any]:
     from curation.scan import ScanConfig, scan_asset
     from manifests.records import Asset
 
-    start, before = time.process_time(), _peak_bytes()
+    start = time.process_time()
     asset = Asset(asset_id="a" * 32, asset_sha256=b"", asset_md5=b"", size_bytes=1, uri=path)
     found = scan_asset(asset, path, ScanConfig(media=replace(cfg, max_frames=SCAN_FRAMES)))
     seen = zlib.crc32(repr(found.asset).encode())
@@ -93,14 +93,17 @@ def examine_scan(path: str, cfg: MediaConfig) -> list[Any]:
         seen = zlib.crc32(track.pts_us.tobytes() + np.nan_to_num(track.values).tobytes() + track.pictures.tobytes(), seen)
     error = found.asset.error_code
     verdict = f"scan: {found.asset.kind}" if error is None else f"scan: {error}" if error in CODES else f"FAULT: unknown code {error}"
-    return [verdict, f"{seen:08x}", time.process_time() - start, (_peak_bytes() - before) >> 20]
+    return [verdict, f"{seen:08x}", time.process_time() - start, _peak_bytes() >> 20]
 
 
 def _peak_bytes() -> int:
-    """The most memory this process has held. It begins with that of the process it was forked from: only its growth says anything."""
+    """The most memory this process has held in RAM since it began, all cases before this one included."""
+    if sys.platform == "linux":  # ru_maxrss begins with that of the process which started this one
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
     import resource
 
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1024 if sys.platform == "linux" else 1)
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def _watch(path: str, cfg: MediaConfig) -> tuple[str, str]:

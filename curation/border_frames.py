@@ -26,7 +26,9 @@ def find_frame(maps: Maps, cfg: BordersConfig) -> Sides:
     inside, outside = _moving(maps, tops, lefts, cfg.frame_motion + 1.3 * noise)
     score = (np.where(there, steps, 0).sum(0) + cfg.frame_clear_weight * np.where(there, clear, 0).sum(0)) / count
     score += cfg.frame_weakest_weight * np.where(there, steps, 1).min(0) - cfg.frame_motion_weight * outside
-    score = np.where((count > 1) & ((inside >= cfg.frame_active_share) | (score >= cfg.frame_sure_score)), score, 0)
+    length = 1 - tops[:, None] / h - lefts / w  # of the edges, the mean share of the picture's side
+    sure = np.where(count > 2, score - cfg.frame_short_weight * (1 - length) >= cfg.frame_sure_four, score >= cfg.frame_sure_score)
+    score = np.where((count > 1) & ((inside >= cfg.frame_active_share) | sure), score, 0)
     if noise > cfg.frame_noise or score.max() < cfg.frame_score:
         return 0.0, 0.0, 0.0, 0.0
     row, column = np.unravel_index(int((score + cfg.frame_four_favour * (count > 2)).argmax()), score.shape)

@@ -219,7 +219,7 @@ def _found(maps: Maps, cfg: BordersConfig) -> _Found:
         several.append(("blurred", find_soft(maps, cfg)))
     shares = [1 - (1 - (s[0] + s[1]) / rows) * (1 - (s[2] + s[3]) / columns) for _, s in several]
     # A graphic with a plain edge is plain as far as that goes, so the widest finding is the whole one; plain ones win a near tie.
-    best = max(range(len(several)), key=lambda i: shares[i] + (cfg.plain_favour if i == 0 else 0))
+    best = max(range(len(several)), key=lambda i: shares[i] + (cfg.plain_favour if i == 0 and shares[0] else 0))
     kind, sides = several[best]
     return _Found(kind if shares[best] else "none", sides, rows, columns)
 

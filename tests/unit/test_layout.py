@@ -64,3 +64,11 @@ def test_readme_lists_every_file_of_the_packages() -> None:
     listed = set(re.findall(r"^\s*([\w/]+\.py)\s", tree, re.M))
     found = {str(p.relative_to(ROOT)) for p in SOURCES if p.name != "__init__.py"}
     assert listed == found
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
+def test_a_benchmark_runs_from_its_file(path: Path) -> None:
+    """A script of benchmarks/ that imports another finds it wherever it is called from, as its own first lines say it is called."""
+    text = path.read_text()
+    if "__main__" in text and any(name.startswith("benchmarks") for name in _imports(ast.parse(text))):
+        assert "sys.path.insert(0, " in text
