@@ -74,6 +74,7 @@ class BordersConfig:
     fill_clear_weight: float = 0.32  # … of how many fewer there are beside it, and …
     fill_content_weight: float = 0.025  # … for each doubling of the fill's deviation: plain strips are alike without being copies
     fill_least_levels: float = 0.6  # deviation of either side
+    fill_least_share: float = 0.08  # of the picture: nobody fills less
     plain_favour: float = 0.08  # of the picture: another kind of border must be so much larger than a plain one
     least_share: float = 0.012  # of the side: thinner strips are encoder padding
     most_share: float = 0.44  # of the side: wider ones are a plain scene

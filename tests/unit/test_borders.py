@@ -146,13 +146,15 @@ def resting(seed: int, height: int, width: int) -> list[np.ndarray]:
     return frames
 
 
-@pytest.mark.parametrize(("top", "left"), [(15, 24), (0, 30), (20, 0)])
-def test_a_graphic_around_a_resting_camera(top: int, left: int) -> None:
-    """A striped graphic is found by its edges where little inside it moves: on four sides, or on two."""
+@pytest.mark.parametrize(("top", "left", "moves"), [(15, 24, True), (0, 30, True), (20, 0, True), (0, 6, True), (15, 24, False)])
+def test_a_graphic_around_a_resting_camera(top: int, left: int, moves: bool) -> None:
+    """A striped graphic is found by its edges where little inside it moves, on four sides or on two, and if it is narrow; on four sides also
+    where nothing moves."""
     y, x = np.mgrid[:90, :160]
     graphic = np.where((x + y) // 7 % 2, 180, 90).astype(np.uint8)
     frames = []
-    for inner in resting(2, 90 - 2 * top, 160 - 2 * left):
+    pictures = resting(2, 90 - 2 * top, 160 - 2 * left)
+    for inner in pictures if moves else pictures[:1] * 20:
         frame = graphic.copy()
         frame[top : 90 - top, left : 160 - left] = inner
         frames.append(frame)
@@ -163,8 +165,10 @@ def test_a_graphic_around_a_resting_camera(top: int, left: int) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_resting_camera_alone_has_no_borders(seed: int) -> None:
-    """What stands still has edges everywhere, but no straight ones around all that moves."""
-    assert measured(watched(resting(seed, 90, 160)), 160, 90)["border_kind"] == "none"
+    """What stands still has edges everywhere, but no straight ones around all that moves, nor long ones where nothing does."""
+    frames = resting(seed, 90, 160)
+    assert measured(watched(frames), 160, 90)["border_kind"] == "none"
+    assert measured(watched(frames[:1] * 20), 160, 90)["border_kind"] == "none"
 
 
 def test_the_margin_of_a_page_is_no_border() -> None:
