@@ -19,7 +19,7 @@ from manifests.comparisons import RightsMatrix
 from manifests.funnel import Amount, Funnel, count_funnels
 from manifests.histogram import Histogram, applies_sql, count_histograms
 from manifests.paper_funnel import beside
-from manifests.query import Snapshot, connect, connection, rows
+from manifests.query import Snapshot, connect, connection, hold, rows
 from manifests.report_data import (
     BucketCell,
     CaptionRow,
@@ -90,6 +90,7 @@ def collect_store(
     version = store.version() if version is None else version
     con = connect(store, version)
     try:
+        hold(con)
         return _collect(con, images, title, version, config or SummaryConfig())
     finally:
         con.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from manifests import ids, report
 from manifests.files import write_atomic
-from manifests.query import connect, rows
+from manifests.query import connect, hold, rows
 from manifests.records import Clip
 from manifests.summary import Images
 from manifests.tables import ManifestStore
@@ -63,6 +63,7 @@ def images(dataset: Path, version: int | None = None) -> Images:
     from curation.keyframes import KeyFrameError, decode_jpeg, of_clip, read_keyframes, spread
 
     con = connect(ManifestStore(dataset), version)
+    hold(con, ("clips",))
 
     @cache
     def middle(clip_id: str, part: str) -> bytes | None:
