@@ -218,7 +218,9 @@ def _found(maps: Maps, cfg: BordersConfig) -> _Found:
     if not (plain[0] and plain[1]) and not (plain[2] and plain[3]):
         several.append(("blurred", find_soft(maps, cfg)))
     shares = [1 - (1 - (s[0] + s[1]) / rows) * (1 - (s[2] + s[3]) / columns) for _, s in several]
-    shares = [share if kind != "blurred" or share >= cfg.fill_least_share else 0.0 for share, (kind, _) in zip(shares, several, strict=True)]
+    shares = [
+        share if kind != "blurred" or share >= cfg.fill_least_share else 0.0 for share, (kind, _) in zip(shares, several, strict=True)
+    ]
     # A graphic with a plain edge is plain as far as that goes, so the widest finding is the whole one; plain ones win a near tie.
     best = max(range(len(several)), key=lambda i: shares[i] + (cfg.plain_favour if i == 0 and shares[0] else 0))
     kind, sides = several[best]

@@ -91,7 +91,8 @@ def from_report(report: dict[str, Any], state: str) -> Credentials:
     """The credentials in a reader's JSON report."""
     manifest = report.get("manifests", {}).get(report.get("active_manifest"), {})
     assertions = [a for a in manifest.get("assertions", []) if isinstance(a, dict) and isinstance(a.get("data"), dict)]
-    entries = sorted(set(_entries(assertions)))
+    # What reserves comes first: it is not cut off.
+    entries = sorted(set(_entries(manifest.get("assertions", []))), key=lambda entry: (not reserves_by_credentials([entry]), entry))
     types = sorted({t.rpartition("/")[2] for a in assertions for t in _source_types(a["data"])})
     return Credentials(
         c2pa_state=_STATES.get(state, "invalid"),
@@ -101,13 +102,19 @@ def from_report(report: dict[str, Any], state: str) -> Credentials:
     )
 
 
-def _entries(assertions: list[dict[str, Any]]) -> Iterator[str]:
+def _entries(assertions: list[Any]) -> Iterator[str]:
     for assertion in assertions:
-        entries = assertion["data"].get("entries")
-        if "training-mining" in str(assertion.get("label")) and isinstance(entries, dict):
-            for name, said in entries.items():
-                use = said.get("use") if isinstance(said, dict) else said
-                yield _plain(f"{name}={use}")
+        label = str(assertion.get("label")) if isinstance(assertion, dict) else ""
+        if "training-mining" not in label:
+            continue
+        data = assertion.get("data")
+        entries = data.get("entries") if isinstance(data, dict) else None
+        if not isinstance(entries, dict):
+            yield _plain(f"{label}=not understood")
+            continue
+        for name, said in entries.items():
+            use = said.get("use") if isinstance(said, dict) else said
+            yield _plain(f"{name}={use}")
 
 
 def _source_types(data: dict[str, Any]) -> Iterator[str]:

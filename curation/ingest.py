@@ -300,7 +300,9 @@ def _merge(copies: list[Asset]) -> Asset:
     stated = rights.of_asset(copies[0])
     for copy in copies[1:]:
         stated = rights.merge(stated, rights.of_asset(copy))
-    merged = dataclasses.replace(rights.put(copies[0], stated), n_copies=len(copies))
+    # A copy that is on the blocklist by its address says so here for the last time: its address is gone.
+    blocked = max((c.blocked for c in copies if c.blocked is not None), default=None)
+    merged = dataclasses.replace(rights.put(copies[0], stated), n_copies=len(copies), blocked=blocked)
     return with_sources(merged, copies) if len(copies) > 1 else merged
 
 

@@ -5,7 +5,7 @@ tdm_reservation      TDMRep: 0 or 1; tdm_policy_url beside it
 x_robots_tag         noai, noimageai, noml reserve; noindex and the like are about search
 robots_verdict       what robots.txt said to the crawler: allowed, or anything else
 content_usage        IETF AIPREF, the raw header text; parsed as a structured field's dictionary without knowing its categories, which
-                     are a draft: any preference but `y` reserves
+                     are a draft: any preference but the token `y` reserves, and so does a category that is stated twice
 c2pa                 `c2pa.training-mining` or `cawg.training-mining` of Content Credentials: training and mining must be `allowed`
 """
 
@@ -19,19 +19,19 @@ AIPREF_PARSER = "dictionary/1"
 NO_TRAINING_TAGS = ("noai", "noimageai", "noml")
 SIGNALS = ("training", "tdm_reservation", "x_robots_tag", "robots_verdict", "content_usage")
 _MAX = {"training": 100, "tdm_reservation": 100, "robots_verdict": 100, "x_robots_tag": 200, "content_usage": 1000}
-_MEMBER = re.compile(
-    r"\s*([a-z*][a-z0-9_.*-]*)\s*(?:=\s*(\?[01]|[A-Za-z*][\w!#$%&'*+.^`|~:/-]*|-?\d+(?:\.\d+)?|\"[^\"]*\"))?\s*(?:;[^,]*)?\s*"
-)
+_KEY = re.compile(r"[a-z*][a-z0-9_.*-]*")
+_VALUE = re.compile(r"\?[01]|[A-Za-z*][\w!#$%&'*+.^`|~:/-]*|-?\d+(?:\.\d+)?|\"[^\"]*\"")
 
 
 def parse_content_usage(raw: str) -> dict[str, str] | None:
-    """The preferences of a `Content-Usage` text, category -> value ('?1' where none is given); None when it is no dictionary (RFC 9651)."""
+    """The preferences of a `Content-Usage` text, category -> value as written ('?1' where none is); None when it is no dictionary (RFC 9651)
+    that states each category once, or longer than one is kept."""
     found: dict[str, str] = {}
-    for piece in raw.split(","):
-        match = _MEMBER.fullmatch(piece)
-        if match is None:
+    for piece in raw.split(",") if len(raw) <= _MAX["content_usage"] else [""]:
+        key, equals, value = (part.strip() for part in piece.split(";", 1)[0].partition("="))
+        if not _KEY.fullmatch(key) or key in found or (equals and not _VALUE.fullmatch(value)):
             return None
-        found[match[1]] = (match[2] or "?1").strip('"')
+        found[key] = value if equals else "?1"
     return found
 
 
@@ -45,7 +45,7 @@ def reserves(name: str, value: str) -> bool:
     if name == "x_robots_tag":
         return any(tag in word for tag in NO_TRAINING_TAGS)
     preferences = parse_content_usage(value)
-    return preferences is None or any(v not in ("y", "?1") for v in preferences.values())
+    return preferences is None or any(v != "y" for v in preferences.values())
 
 
 def reserves_by_credentials(entries: Iterable[str]) -> bool:

@@ -3,7 +3,7 @@
 MAX_TEXT = 8192
 """Characters kept of a text where nothing else is said."""
 
-_DROPPED = dict.fromkeys([*range(9), *range(0x0B, 0x20), 0x7F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
+_DROPPED = dict.fromkeys([*range(9), *range(0x0B, 0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 """Control and direction-changing characters; tab and line feed stay."""
 
 

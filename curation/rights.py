@@ -135,41 +135,72 @@ FIELDS = frozenset(
 
 
 def read_sidecar(data: bytes, evidence: str) -> Rights:
-    """The rights a JSON sidecar states. One that cannot be read states nothing, and the evidence says why."""
+    """The rights a JSON sidecar states. One that is not understood may hold the opt-out, so it reserves; the signals say why."""
+    found = parse_sidecar(data)
+    return not_understood(evidence, found) if isinstance(found, str) else from_fields(found, evidence)
+
+
+def parse_sidecar(data: bytes) -> dict[str, Any] | str:
+    """The fields of a JSON sidecar, or why it has none: too large, no JSON, no object, or a name that stands in one twice."""
     if len(data) > MAX_SIDECAR_BYTES:
-        return Rights(licence_evidence=f"{evidence}: sidecar larger than {MAX_SIDECAR_BYTES} bytes, not read")
+        return f"sidecar larger than {MAX_SIDECAR_BYTES} bytes, not read"
     try:
-        fields = json.loads(data)
+        fields = json.loads(data, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
-        return Rights(licence_evidence=f"{evidence}: sidecar is not JSON ({clean_text(str(error), 200)})")
-    if not isinstance(fields, dict):
-        return Rights(licence_evidence=f"{evidence}: sidecar holds {type(fields).__name__}, expected an object")
-    return from_fields(fields, evidence)
+        return f"sidecar is not JSON ({clean_text(str(error), 200)})"
+    return fields if isinstance(fields, dict) else f"sidecar holds {type(fields).__name__}, expected an object"
+
+
+def not_understood(evidence: str, reason: str) -> Rights:
+    """What a statement that cannot be read says: that training is reserved, and why."""
+    return Rights(licence_evidence=f"{evidence}: {reason}", optout_state=1, optout_signals=clean_text(f"sidecar={reason}", 300))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1)
+        raise ValueError(f"{clean_text(twice, 100)!r} is stated twice")
+    return found
 
 
 def from_fields(fields: Mapping[str, Any], evidence: str) -> Rights:
-    """The rights in a dict of a sidecar or a table row; other keys are ignored."""
+    """The rights in a dict of a sidecar or a table row; other keys are ignored. Names are told by their letters: `X-Robots-Tag` is one."""
+    named: dict[str, Any] = {}
+    for name, value in fields.items():
+        named.setdefault(field_name(name), value)
 
     def first(name: str) -> str | None:
-        return next((t for n in _ALIASES.get(name, (name,)) if (t := _text(fields.get(n)))), None)
+        return next((t for n in _ALIASES.get(name, (name,)) if (t := _text(named.get(n)))), None)
 
-    licence = first("licence_expr")
+    licence = first("licence_expr") or _foreign_licence(named)
     expression, licence_class = parse_licence(licence) if licence else (None, None)
     signals: dict[str, Any] = {}
     for name, value in fields.items():
-        signal = _SIGNAL_ALIASES.get(name, name)
+        signal = _SIGNAL_ALIASES.get(field_name(name), field_name(name))
         if signals.get(signal) is None or (value is not None and reserves(signal, str(value))):  # under two names: the stricter counts
             signals[signal] = value
     values: dict[str, Any] = {n: first(n) for n in _TEXTS}
-    values |= {n: _integer(fields.get(n)) for n in _INTEGERS}
+    values |= {n: (_flag if n in _FLAGS else _integer)(named.get(n)) for n in _INTEGERS}
     values |= read_signals(signals, clean_text)
     return Rights(
         licence_expr=expression,
         licence_class=licence_class,
         licence_evidence=evidence if licence else None,
-        licence_confidence=_share(fields.get("licence_confidence")),
+        licence_confidence=_share(named.get("licence_confidence")),
         **values,
     )
+
+
+def field_name(name: str) -> str:
+    """The name of a field however it is written: small letters, underscores for hyphens."""
+    return name.strip().lower().replace("-", "_")
+
+
+def _foreign_licence(named: Mapping[str, Any]) -> str | None:
+    """A licence that is stated as no text, such as an object with a name: kept as it is, which no class of licences knows."""
+    stated = next((v for n in _ALIASES["licence_expr"] if (v := named.get(n))), None)
+    return None if stated is None or isinstance(stated, str) else clean_text(json.dumps(stated, ensure_ascii=False, default=str), 500)
 
 
 def misread(fields: Mapping[str, str]) -> str | None:
@@ -195,9 +226,30 @@ def merge(mine: Rights, theirs: Rights) -> Rights:
         values |= {n: getattr(theirs, n) for n in Rights.__slots__ if n.startswith("licence_")}
     values["contract_id"] = ", ".join(sorted(_contracts(mine.contract_id) | _contracts(theirs.contract_id))) or None
     values["optout_signals"] = "\n".join(dict.fromkeys(_lines(mine.optout_signals) + _lines(theirs.optout_signals))) or None
-    if theirs.consent is not None and theirs.consent not in _CONSENT:
-        values |= {n: getattr(theirs, n) for n in ("consent", "consent_ref", "consent_expires")}
+    values["licence_expr"] = _both_licences(mine, theirs, values["licence_expr"])
+    if mine.consent is not None and theirs.consent is not None:
+        strictest = min((mine, theirs), key=lambda r: (r.consent in _CONSENT, _end_of_consent(r)))
+        values |= {n: getattr(strictest, n) for n in ("consent", "consent_ref", "consent_expires")}
     return Rights(**values)
+
+
+def _both_licences(mine: Rights, theirs: Rights, chosen: str | None) -> str | None:
+    """The strictest licence, and beside a LicenseRef, which the configuration may class as an open one, the other licence too."""
+    stated = {p for r in (mine, theirs) for p in (r.licence_expr or "").split(" AND ") if p}
+    if (
+        mine.licence_expr == theirs.licence_expr
+        or not any("LicenseRef-" in p for p in stated)
+        or None in (mine.licence_expr, theirs.licence_expr)
+    ):
+        return chosen
+    return " AND ".join(f"({p})" if " OR " in p and not p.startswith("(") else p for p in sorted(stated))
+
+
+def _end_of_consent(stated: Rights) -> date:
+    """The last day of the consent; of one that cannot be read it is over."""
+    if stated.consent_expires is None:
+        return date.max
+    return _day(stated.consent_expires) or date.min
 
 
 def fill(stated: Rights, default: Rights) -> Rights:
@@ -295,10 +347,19 @@ def _number(value: Any, kind: Callable[[Any], Any]) -> Any:
 
 
 def _integer(value: Any) -> int | None:
-    found: int | None = _number(value, int)
-    if found is None and isinstance(value, str) and (number := _number(value, float)) is not None and number.is_integer():
+    found: int | None = None if isinstance(value, float) else _number(value, int)
+    if found is None and (number := _number(value, float)) is not None and number.is_integer():
         found = int(number)  # '1.0': what becomes of 1 in a column that also has empty cells
     return found if found is not None and abs(found) < 1 << 31 else None
+
+
+def _flag(value: Any) -> int | None:
+    """0 or 1; 1 too where something is stated that is neither, as what is not understood may say yes."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str) and value.strip().lower() in ("false", "no"):
+        return 0
+    return 0 if _integer(value) == 0 else 1
 
 
 def _share(value: Any) -> float | None:

@@ -5,6 +5,7 @@ A sidecar that cannot be read as it should is a reason not to take the file: it 
 
 import os
 import stat
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ SUFFIXES = (".json", ".txt")
 """Suffixes, in small letters, of what states the rights and the caption of the file it stands beside."""
 
 Stating = dict[str, list[str]]
-"""The sidecars in a folder, by their name with its suffix in small letters."""
+"""The sidecars in a folder, by their name as Unicode composes it, with its suffix in small letters."""
 
 Seen = dict[Path, Stating | str]
 """Folders looked into, so that a list of a million files looks into each once: their sidecars, or why they could not be seen."""
@@ -23,7 +24,7 @@ def stating_of(names: Iterable[str]) -> Stating:
     found: Stating = {}
     for name in sorted(names):
         if (suffix := Path(name).suffix.lower()) in SUFFIXES:
-            found.setdefault(name[: -len(suffix)] + suffix, []).append(name)
+            found.setdefault(_composed(name[: -len(suffix)] + suffix), []).append(name)
     return found
 
 
@@ -44,15 +45,21 @@ def beside(path: Path, suffix: str, stating: Stating, root: Path) -> tuple[Path 
 
     `stating` are the sidecars in the file's folder, and none of them may lie outside `root`.
     """
-    for stem in (path.name, path.stem):
-        named = [path.with_name(n) for n in stating.get(stem + suffix, []) if n != path.name]
-        found = [p for p in named if not os.path.isdir(p)]
-        if len(found) > 1:
-            return None, f"{path}: expected one sidecar, found {' and '.join(p.name for p in found)}; keep one of them"
-        if found:
-            trouble = _misplaced(found[0], root)
-            return (None, trouble) if trouble else (found[0], None)
-    return None, None
+    of_stems = [[path.with_name(n) for n in stating.get(_composed(s + suffix), []) if n != path.name] for s in (path.name, path.stem)]
+    named = [[p for p in paths if not os.path.isdir(p)] for paths in of_stems]
+    # Either statement may hold the opt-out; of captions that of the whole name is the nearer one.
+    found = [*named[0], *named[1]] if suffix == ".json" else named[0] or named[1]
+    if len(found) > 1:
+        return None, f"{path}: expected one sidecar, found {' and '.join(p.name for p in found)}; keep one of them"
+    if not found:
+        return None, None
+    trouble = _misplaced(found[0], root)
+    return (None, trouble) if trouble else (found[0], None)
+
+
+def _composed(name: str) -> str:
+    """The name as it compares: macOS writes an accent apart from its letter."""
+    return unicodedata.normalize("NFC", name)
 
 
 def said_of(error: BaseException) -> str:

@@ -3,6 +3,8 @@
 import hashlib
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12]
@@ -10,20 +12,18 @@ _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12]
 
 def write_atomic(path: Path, data: bytes | memoryview) -> None:
     """The file holds exactly these bytes; before the rename the old content, or nothing, was visible."""
-    temporary = _temporary(path, data)
-    os.replace(temporary, path)
+    with _written(path, data) as temporary:
+        os.replace(temporary, path)
     sync_folder(path.parent)
 
 
 def publish(path: Path, data: bytes) -> bool:
     """True when this call created the file with these bytes; False when it was there already, then it is untouched."""
-    temporary = _temporary(path, data)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        os.unlink(temporary)
+    with _written(path, data) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
     sync_folder(path.parent)
     return True
 
@@ -43,12 +43,27 @@ def temporary_name(path: Path) -> Path:
     return path.parent / f".{path.name}.{_HOST}.{os.getpid()}.tmp"
 
 
-def _temporary(path: Path, data: bytes | memoryview) -> Path:
-    """The bytes, synced, under the temporary name of `path`."""
+@contextmanager
+def temporary_of(path: Path) -> Iterator[Path]:
+    """The temporary name of `path`, which is free, in a folder that is there; afterwards nothing has it, whatever failed.
+
+    What has the name already was left by a killed process of this number, and may be a second name of a published file: it is not written to.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
-    with temporary.open("wb") as sink:
-        sink.write(data)
-        sink.flush()
-        os.fsync(sink.fileno())
-    return temporary
+    temporary.unlink(missing_ok=True)
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _written(path: Path, data: bytes | memoryview) -> Iterator[Path]:
+    """The bytes, synced, under the temporary name of `path`."""
+    with temporary_of(path) as temporary:
+        with temporary.open("xb") as sink:
+            sink.write(data)
+            sink.flush()
+            os.fsync(sink.fileno())
+        yield temporary

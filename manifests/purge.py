@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 STAGED_GRACE_S = 86_400.0
 """How long a file that no version names is taken for that of a writer at work."""
 
-_PART = re.compile(r"\.?part-[^/]*\.parquet(\.\d+\.tmp)?")
+_PART = re.compile(r"\.?part-[^/]*\.parquet((\.[0-9a-f]{12})?\.\d+\.tmp)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests.files import sync_folder, temporary_name
+from manifests.files import sync_folder, temporary_of
 
 _BLOCK = tarfile.BLOCKSIZE
 
@@ -47,28 +47,24 @@ def write_shard(path: Path, payloads: Iterable[Payload]) -> Written:
 
     Memory: one payload at a time. The name appears only when all is on disk.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
     whole, members = hashlib.sha256(), []
-    with temporary.open("wb") as sink:
-        for payload in payloads:
-            start = sink.tell()
-            for piece in _entry(payload):
-                sink.write(piece)
-                whole.update(piece)
-            digest = hashlib.sha256(payload.data).digest()
-            members.append(
-                Placed(
-                    clip_id=payload.clip_id, extension=payload.extension, offset=start + _BLOCK, size_bytes=len(payload.data), sha256=digest
-                )
-            )
-        tail = bytes(2 * _BLOCK)
-        sink.write(tail)
-        whole.update(tail)
-        size = sink.tell()
-        sink.flush()
-        os.fsync(sink.fileno())
-    os.replace(temporary, path)
+    with temporary_of(path) as temporary:
+        with temporary.open("xb") as sink:
+            for payload in payloads:
+                start = sink.tell()
+                for piece in _entry(payload):
+                    sink.write(piece)
+                    whole.update(piece)
+                digest, size = hashlib.sha256(payload.data).digest(), len(payload.data)
+                place = Placed(clip_id=payload.clip_id, extension=payload.extension, offset=start + _BLOCK, size_bytes=size, sha256=digest)
+                members.append(place)
+            tail = bytes(2 * _BLOCK)
+            sink.write(tail)
+            whole.update(tail)
+            size = sink.tell()
+            sink.flush()
+            os.fsync(sink.fileno())
+        os.replace(temporary, path)
     sync_folder(path.parent)
     return Written(size_bytes=size, sha256=whole.digest(), members=tuple(members))
 

@@ -12,13 +12,14 @@ import pyarrow.compute as pc
 
 from curation.ingest import complete, merge_copies, unread_id, with_sources
 from curation.listing import Listing, list_inputs, member_of
-from curation.rights import from_fields, settle
+from curation.rights import from_fields, merge, of_asset, put, settle
 from curation.rights_table import RightsTable
 from manifests import ledger
 from manifests.purgeable import REMOVED_URI, redact
 from manifests.records import Asset, Source
 from manifests.schema import from_table, to_table
 from manifests.tables import ManifestStore
+from manifests.takedown import sources_of
 from pipelines import jobs, plan
 from pipelines.curation_run import LIVE, Curation
 
@@ -29,7 +30,7 @@ def ingest(run: Curation, inputs: list[str]) -> int:
     run.do(plan.INGEST, inputs=listings)
     sources = _source_numbers(run.store, listings)
     rows = run.outputs(plan.INGEST, listings)
-    found = merge_copies(_with_rights(run, listings, rows, sources))
+    found = [redact(a) if a.blocked else a for a in merge_copies(_with_rights(run, listings, rows, sources))]
     known = {a.asset_id: a for a in from_table(Asset, run.store.read("assets"))}
     first = max(max((a.asset_no for a in known.values()), default=-1) + 1, ledger.next_number(run.store.files("decisions"), "asset"))
     came = {a.asset_id for a in found}
@@ -42,7 +43,7 @@ def ingest(run: Curation, inputs: list[str]) -> int:
             known[asset.asset_id] = asset
         elif old.state == LIVE:  # what was taken down stays as it is, whatever the inputs say
             here = dataclasses.replace(asset, asset_no=old.asset_no, source_no=old.source_no)
-            known[asset.asset_id] = here if old.uri == REMOVED_URI else with_sources(here, [old])
+            known[asset.asset_id] = here if old.uri == REMOVED_URI else _beside(here, old)
     fresh = sorted(i for i, a in known.items() if a.asset_no < 0)
     for number, asset_id in enumerate(fresh, first):
         known[asset_id] = dataclasses.replace(known[asset_id], asset_no=number)
@@ -50,6 +51,17 @@ def ingest(run: Curation, inputs: list[str]) -> int:
     run.assets = to_table(Asset, [_settled(run, known[i]) for i in sorted(known, key=lambda i: known[i].asset_no)])
     run.sources = to_table(Source, [_source(run, n, s) for s, n in sorted(sources.items(), key=lambda item: item[1])])
     return int(listings.num_rows)
+
+
+def _beside(here: Asset, old: Asset) -> Asset:
+    """The asset as this run found it, with where else it was found; what was stated there holds too where this run did not look there."""
+    both = with_sources(here, [old])
+    return both if _places(old) <= _places(here) else put(both, merge(of_asset(both), of_asset(old)))
+
+
+def _places(asset: Asset) -> set[str]:
+    """Where its bytes lay: no web addresses that a statement names."""
+    return {asset.uri, *(a for a in sources_of(asset)["addresses"] if not a.lower().startswith(("http://", "https://")))}
 
 
 def _read_addresses(listings: pa.Table, rows: pa.Table) -> set[str]:
@@ -69,14 +81,15 @@ def _with_rights(run: Curation, listings: pa.Table, rows: pa.Table, sources: dic
         source = source_of[key]
         placed = dataclasses.replace(asset, source_no=sources[source])
         # Of what is on the blocklist nothing is known but its hashes.
-        yield placed if run.blocklist.blocks(asset) else complete(placed, source, config, table)
+        yield placed if asset.blocked or run.blocklist.blocks(asset) else complete(placed, source, config, table)
     if table is not None and (unused := table.unused()):
         run.progress.say(f"{config.rights_csv}: {len(unused)} lines match no file of these inputs, the first is line {unused[0]}")
 
 
 def _settled(run: Curation, asset: Asset) -> Asset:
     """The asset as rules may judge it today: contracts, consent and blocklist."""
-    blocked = run.blocklist.blocks(asset) or asset.state != LIVE
+    # An address that was redacted cannot be looked up again: what was found then stands.
+    blocked = run.blocklist.blocks(asset) or asset.state != LIVE or bool(asset.blocked and asset.uri == REMOVED_URI)
     if asset.state == LIVE:
         asset = jobs.without_facts(redact(asset) if blocked else asset)
     return dataclasses.replace(settle(asset, run.config.rights, run.today), blocked=float(blocked))

@@ -142,7 +142,7 @@ def make_ingest(config: CurateConfig, place: Place) -> Job:
         asset = taken.asset
         if blocked.blocks(asset):
             (place.fetched / asset.asset_id).unlink(missing_ok=True)
-            return ingest.Taken(redact(asset))
+            return ingest.Taken(dataclasses.replace(redact(asset), blocked=1.0))
         if sandbox is None or asset.error_stage is not None:
             return taken
         try:

@@ -560,11 +560,16 @@ def test_names_that_are_not_unicode_are_ingested(tmp_path: Path) -> None:
     assert local_path(asset, tmp_path).read_bytes() == b"odd"
 
 
-@pytest.mark.parametrize("broken", [b"{", b"[1]", b"\xff\xfe", b'{"licence": 7}', b"[" * 100_000, b"x" * (2 << 20)])
-def test_a_broken_sidecar_states_nothing(broken: bytes) -> None:
-    """A sidecar that is not an object of texts leaves the licence unknown and never stops the run."""
+@pytest.mark.parametrize(
+    "broken", [b"{", b"[1]", b"\xff\xfe", b'{"training": "no", "training": "allowed"}', b"[" * 100_000, b"x" * (2 << 20)]
+)
+def test_a_broken_sidecar_reserves(broken: bytes) -> None:
+    """A sidecar that is no object in which each name stands once leaves the licence unknown and never stops the run. It may hold the opt-out,
+    so it reserves, says why, and no default makes that undone."""
     found = rights.read_sidecar(broken, "sidecar x.json")
-    assert found.licence_class is None
+    assert found.licence_class is None and found.optout_state == 1 and (found.optout_signals or "").startswith("sidecar=sidecar ")
+    filled = rights.fill(found, rights.from_fields({"licence": "CC0-1.0", "training": "allowed"}, "source default"))
+    assert filled.optout_state == 1
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_signals_reserve_as_they_say(fields: dict[str, Any], reserved: int) -> N
 def test_preferences_are_stored_raw_and_as_understood() -> None:
     """AIPREF: the raw text, our reading of it, and the version of the parser; a text that cannot be read has no reading."""
     found = rights.from_fields({"content_usage": 'train-ai=n;x=1, bots="y", search'}, "x")
-    assert (found.aipref_raw, found.aipref_parsed) == ('train-ai=n;x=1, bots="y", search', "bots=y, search=?1, train-ai=n")
+    assert (found.aipref_raw, found.aipref_parsed) == ('train-ai=n;x=1, bots="y", search', 'bots="y", search=?1, train-ai=n')
     assert found.aipref_parser == "dictionary/1"
     assert rights.from_fields({"content_usage": "a b c"}, "x").aipref_parsed is None
 
@@ -100,7 +100,7 @@ def test_preferences_are_stored_raw_and_as_understood() -> None:
 def test_no_text_breaks_the_preference_parser(text: str) -> None:
     """Any text is a dictionary or none, and only a dictionary of `y` does not reserve."""
     found = parse_content_usage(text)
-    assert reserves("content_usage", text) == (found is None or any(v not in ("y", "?1") for v in found.values()))
+    assert reserves("content_usage", text) == (found is None or any(v != "y" for v in found.values()))
 
 
 @pytest.mark.parametrize(
@@ -290,3 +290,92 @@ def test_files_that_are_no_media_have_no_credentials(tmp_path: Path, media: Path
     pytest.importorskip("c2pa")
     for path in sorted((media / "hostile").iterdir()):
         assert credentials.read_credentials(str(path)).c2pa_state in ("none", "unreadable"), path
+
+
+@pytest.mark.parametrize(
+    "stated", ["()", "( and MIT", "( AND MIT )", "(" * 300 + "MIT", "(MIT OR (ISC AND " * 340, "MIT OR " * 400 + "MIT", "AND"]
+)
+def test_no_licence_text_stops_the_run(stated: str) -> None:
+    """What makes the parser of expressions fail, in whatever way, is kept as stated and unspecified."""
+    assert parse_licence(stated) == (stated, 3)
+
+
+@given(st.text(alphabet="()ANDORWITH mit+-.", max_size=40))
+def test_any_licence_text_has_a_class(stated: str) -> None:
+    """Every text is an expression or is kept."""
+    assert parse_licence(stated)[1] in range(4)
+
+
+def test_licences_that_forbid_a_use_are_not_open() -> None:
+    """Of a family of names only members that are known to be open are."""
+    assert [parse_licence(n)[1] for n in ("BSD-3-Clause", "BSD-3-Clause-No-Military-License", "BSD-Protection")] == [0, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("usage", "reserved"),
+    [("train-ai=y", False), ("train-ai", True), ("train-ai=?1", True), ("*", True), ('train-ai="y"', True), ("train-ai=n, train-ai=y", True),
+     ("a" + " " * 20_000 + "!", True), ("a=y," * 400 + "b=y", True), ("train-ai=y;exceptions=x, bots=y", False)],
+)  # fmt: skip
+def test_only_the_token_y_is_a_preference_for_training(usage: str, reserved: bool) -> None:
+    """Bare names, booleans, strings, a category stated twice and long texts reserve; a long run of spaces takes no time."""
+    assert reserves("content_usage", usage) is reserved
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"Training": "reserved"}, {"X-Robots-Tag": "noai"}, {"x-robots-tag": "noai"}, {"Content-Usage": "train-ai=n"}, {" TDM-Reservation ": "1"},
+     {"training": "allowed", "Training": "reserved"}],
+)  # fmt: skip
+def test_a_signal_counts_however_its_name_is_written(fields: dict[str, Any]) -> None:
+    """Capitals, hyphens and spaces hide no opt-out; under two spellings the stricter counts."""
+    assert rights.from_fields(fields, "x").optout_state == 1
+
+
+@pytest.mark.parametrize("licence", [{"name": "CC-BY-NC-4.0"}, ["CC-BY-4.0"], 7])
+def test_a_licence_that_is_no_text_is_unspecified(licence: Any) -> None:
+    """It was stated, so no default takes its place."""
+    stated = rights.from_fields({"license": licence}, "x")
+    assert stated.licence_class == 3
+    assert rights.fill(stated, rights.from_fields({"licence": "CC0-1.0"}, "source default")).licence_class == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "flag"),
+    [(0, 0), (1, 1), (True, 1), (False, 0), ("0", 0), ("1.0", 1), ("no", 0), (0.99, 1), (0.5, 1), (-1, 1), ("maybe", 1), (None, None)],
+)
+def test_a_flag_that_is_not_understood_is_raised(value: Any, flag: int | None) -> None:
+    """Nothing between no and yes is cut down to no."""
+    assert rights.from_fields({"minors_flag": value}, "x").minors_flag == flag
+
+
+def test_the_class_of_a_contract_does_not_hide_another_licence() -> None:
+    """Of copies under a vendor's licence and a non-commercial one the configuration classes the former, and the latter still counts."""
+    mine, theirs = (rights.from_fields({"licence": name}, "x") for name in ("LicenseRef-vendor-acme", "CC-BY-NC-4.0"))
+    for a, b in ((mine, theirs), (theirs, mine)):
+        asset = rights.put(_asset(), rights.merge(rights.merge(a, b), b))
+        assert asset.licence_expr == "CC-BY-NC-4.0 AND LicenseRef-vendor-acme"
+        assert rights.settle(asset, RightsConfig(licences={"LicenseRef-vendor-acme": "commercial"}), TODAY).licence_class == 1
+        assert rights.settle(asset, RightsConfig(), TODAY).licence_class == 3
+
+
+def test_of_two_consents_the_one_that_ends_first_counts() -> None:
+    """Whoever states it, and one whose end cannot be read is over."""
+    stated = [
+        rights.from_fields({"consent": "given", "consent_ref": e, "consent_expires": e}, "x") for e in ("2099-01-01", "2020-01-01", "soon")
+    ]
+    for a, b in ((0, 1), (1, 0), (0, 2), (2, 0)):
+        asset = rights.put(_asset(), rights.merge(stated[a], stated[b]))
+        assert asset.consent_ref != "2099-01-01" and rights.settle(asset, RightsConfig(), TODAY).consent_valid == 0.0
+
+
+def test_credentials_that_reserve_are_not_cut_off() -> None:
+    """Entries that reserve come before any number of others; an assertion on training that is not understood reserves."""
+
+    def found(data: Any) -> credentials.Credentials:
+        assertion = {"label": "cawg.training-mining", "data": data}
+        return credentials.from_report({"active_manifest": "m", "manifests": {"m": {"assertions": [assertion]}}}, "Valid")
+
+    padded = {f"a{i}" + "x" * 180: {"use": "allowed"} for i in range(9)}
+    assert found({"entries": padded | {"cawg.ai_training": {"use": "notAllowed"}}}).reserves_training
+    assert not found({"entries": {"cawg.ai_training": {"use": "allowed"}}}).reserves_training
+    assert all(found(data).reserves_training for data in ({"entries": ["notAllowed"]}, {"entries": "notAllowed"}, {}, "notAllowed", None))

@@ -11,6 +11,7 @@ import pytest
 
 from manifests import parquet, purge
 from manifests.events import Block, Decision, Exposure
+from manifests.files import temporary_name
 from manifests.schema import arrow_schema, to_table
 from manifests.tables import ManifestConflict, ManifestError, ManifestStore
 
@@ -142,15 +143,18 @@ def test_a_purge_keeps_what_releases_and_checkpoints_name(tmp_path: Path) -> Non
 
 
 def test_a_purge_leaves_a_writer_at_work_alone(tmp_path: Path) -> None:
-    """A staged file that no version names yet is kept for a day, then it is what a crash left and goes."""
+    """A staged file that no version names yet is kept for a day, then it is what a crash left and goes, also under its temporary name."""
     store = ManifestStore(tmp_path)
     store.commit("run0", replace={"blocklist": _block("a")})
     staged = store.folder / "blocklist" / "part-000000000001-run1-00000000-000.parquet"
-    staged.write_bytes(b"")
+    unnamed = temporary_name(staged)
+    for path in (staged, unnamed):
+        path.write_bytes(b"")
     assert store.purge().files == ()
     old = staged.stat().st_mtime - purge.STAGED_GRACE_S - 1
-    os.utime(staged, (old, old))
-    assert store.purge().files == (staged,)
+    for path in (staged, unnamed):
+        os.utime(path, (old, old))
+    assert set(store.purge().files) == {staged, unnamed}
     assert store.read("blocklist").num_rows == 1
 
 
