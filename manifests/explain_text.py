@@ -9,6 +9,13 @@ def to_text(e: Explanation) -> str:
     return "\n".join(visible(line) for line in [*_head(e), *_told(e), *_kept(e), *_file(e), *_seen(e)]) + "\n"
 
 
+_REMEDIES = {
+    "licence_class": "state a licence: in a sidecar (FILE.json with a field `licence`), in a table (--rights), or with ingest.default_licence "
+    "for all that state none",
+}
+"""What helps where a measure is not known, by its name."""
+
+
 def _head(e: Explanation) -> list[str]:
     lines = [f"{e.subject} {e.id}", f"  file      {e.uri}"]
     if e.start_us is not None and e.end_us is not None and e.end_us > e.start_us:
@@ -17,6 +24,8 @@ def _head(e: Explanation) -> list[str]:
     why = next((v for v in e.verdicts if v.decisive), None)
     if why and e.decision != "keep":
         lines.append(f"  because   {why.name}: {why.sentence}")
+        if why.passed is None and why.measure in _REMEDIES:
+            lines.append(f"  remedy    {_REMEDIES[why.measure]}")
     if e.error:
         lines.append(f"  error     {e.error}")
     if e.earlier_runs:

@@ -1,5 +1,6 @@
 """Which asset or clip a person means: by id or the beginning of one, hash, address or file name."""
 
+import json
 import re
 from typing import Literal
 
@@ -27,12 +28,10 @@ def find(con: duckdb.DuckDBPyConnection, key: str) -> tuple[Literal["asset", "cl
         return hits[0][0], hits[0][1]
     shown = visible(key[:200])
     if not hits:
-        raise LookupFailed(
-            f"explain: expected an asset or clip id ({MIN_PREFIX} digits or more), hash or file name, found none for {shown!r}"
-        )
+        raise LookupFailed(f"expected an asset or clip id ({MIN_PREFIX} digits or more), hash or file name, found none for {shown!r}")
     listed = "; ".join(f"{s} {i} ({visible(uri[-80:])})" for s, i, uri in hits[:_LISTED])
     more = " and more" if len(hits) > _LISTED else ""
-    raise LookupFailed(f"explain: {shown!r} names several: {listed}{more}")
+    raise LookupFailed(f"{shown!r} names several: {listed}{more}")
 
 
 _Hit = tuple[Literal["asset", "clip"], str, str]
@@ -64,9 +63,11 @@ def _by_name(con: duckdb.DuckDBPyConnection, key: str) -> list[_Hit]:
     found = rows(
         con,
         """SELECT asset_id AS id, uri FROM assets WHERE uri = $1 OR source_url = $1 OR ends_with(uri, '/' || $1)
+        OR contains(other_sources, '"' || $3 || '"') OR contains(other_sources, '/' || $3 || '"')
         ORDER BY uri = $1 DESC, uri LIMIT $2""",
         key,
         _LISTED + 1,
+        json.dumps(key, ensure_ascii=False)[1:-1],  # as a copy's address stands there
     )
     exact = [r for r in found if r["uri"] == key]
     return [("asset", r["id"], r["uri"]) for r in exact or found]

@@ -6,6 +6,7 @@ The tables are Arrow data sets over the snapshot's Parquet files, so DuckDB itse
 """
 
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,7 +54,12 @@ def query(store: Snapshot, sql: str, version: int | None = None, config: QueryCo
     try:
         with _guarded(con, config):
             _check_single_select(con, sql)
-            return _bounded(con.sql(sql), config.max_rows)
+            relation = con.sql(sql)
+            if twice := sorted(n for n, count in Counter(relation.columns).items() if count > 1):
+                raise QueryError(
+                    f"query: expected a name for each column, found {', '.join(twice)} more than once; give them others with AS"
+                )
+            return _bounded(relation, config.max_rows)
     finally:
         con.close()
 

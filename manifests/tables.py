@@ -239,7 +239,10 @@ class ManifestStore:
             known = sorted(_numbers(self.folder / "_versions"))
             span = f"{known[0]} to {known[-1]}" if known else "none"
             raise ManifestError(f"{self.root}: there is no version {version}; versions on disk: {span}")
-        state: dict[str, Any] = json.loads(path.read_bytes())
+        try:
+            state: dict[str, Any] = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise ManifestError(f"{path}: expected the tables of version {version} as JSON, found {error}") from error
         return state
 
     def _delta_version(self, table: str, version: int | None) -> int | None:

@@ -25,7 +25,7 @@ from pipelines import (
     cli_takedown,
     cli_train,
 )
-from pipelines.console import AsJson, Overrides, errors, print_table
+from pipelines.console import AsJson, Overrides, errors, need_file, print_table, tell_unreadable
 
 app = typer.Typer(
     name="dailies",
@@ -59,7 +59,10 @@ def main() -> None:
     from pipelines.provenance import check_packages
 
     check_packages()
-    app()
+    try:
+        app()
+    except Exception as error:
+        sys.exit(tell_unreadable(error))
 
 
 def leave_pandas_out() -> None:
@@ -87,12 +90,12 @@ class _NoPandas(MetaPathFinder):
 
 @app.command()
 def samples(folder: Annotated[Path, typer.Argument(help="Folder to write the sample media to.")]) -> None:
-    """Write about 30 short sample files with known truth (truth.json): what the demo and many tests run on."""
-    from curation.samples import generate
+    """Write some 40 short sample files with known truth (truth.json): what the demo and many tests run on."""
+    from curation.samples import SamplesError, generate
     from pipelines.progress import Progress
 
     names: list[str] = []
-    with errors(), Progress().stage("samples", 1) as advance:
+    with errors(SamplesError, OSError), Progress().stage("samples", 1) as advance:
         truth = generate(folder, names.append)
         advance(1)
     print(f"{folder}: {len(names) or 'all'} files {'written' if names else 'were there already'}; their truth is in {truth}")
@@ -105,7 +108,7 @@ def curate(
         typer.Argument(help="Folders, files, globs, file lists (.txt), tables (.csv, .parquet), .tar archives; then key=value overrides."),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder of the dataset, made or continued.")],
-    config: Annotated[str, typer.Option("--config", help="tiny, paper, or the path of a YAML file.")] = "tiny",
+    config: Annotated[str, typer.Option("--config", help="tiny, paper, hd, audio, or the path of a YAML file.")] = "tiny",
     rights: Annotated[
         Path | None,
         typer.Option("--rights", help="Rights table (CSV): file or sha256, and fields as in a sidecar; goes before all others."),
@@ -139,6 +142,9 @@ def curate(
         print(json.dumps(dataclasses.asdict(summary) | {"report": str(report)}))
     else:
         _print_summary(summary, report)
+    if summary.listed == 0:
+        print("nothing was found in the inputs: no file that may be media", file=sys.stderr)
+        raise typer.Exit(3)
     if summary.kept == 0:
         print(f"no clip passed: `dailies report {out}` shows which rule dropped what", file=sys.stderr)
         raise typer.Exit(3)
@@ -164,15 +170,17 @@ def doctor(
 @app.command()
 def walkthrough(
     file: Annotated[Path, typer.Argument(help="One video, image or audio file.")],
-    config: Annotated[str, typer.Option("--config", help="tiny, paper, or the path of a YAML file.")] = "tiny",
+    config: Annotated[str, typer.Option("--config", help="tiny, paper, hd, audio, or the path of a YAML file.")] = "tiny",
     overrides: Overrides = None,
 ) -> None:
     """Follow one file through every stage in plain Python, and print what each step made of it."""
+    from curation.listing import InputError
     from pipelines.config import ConfigError, load
     from pipelines.settings import CurateConfig
     from pipelines.walkthrough import walk
 
-    with errors(ConfigError):
+    need_file(file)
+    with errors(ConfigError, InputError):
         settings = load(CurateConfig, "curate", config, overrides or [])
         for line in walk(file, settings):
             print(line)

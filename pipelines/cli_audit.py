@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from manifests.wording import visible
-from pipelines.console import AsJson, Dataset, Overrides, Version, cell, errors, plain, print_table, store_of
+from pipelines.console import (
+    AsJson,
+    Dataset,
+    Overrides,
+    Version,
+    cell,
+    errors,
+    finite,
+    need_file,
+    plain,
+    print_table,
+    store_of,
+    tell_unreadable,
+)
 
 if TYPE_CHECKING:
     from manifests.release_file import Release
@@ -40,7 +53,7 @@ def query(
         table = ask(store_of(dataset), sql, version)
         rows = plain_rows(table)
     if as_json:
-        print(json.dumps(rows, default=plain))
+        print(json.dumps([{n: finite(v) for n, v in row.items()} for row in rows], default=plain, allow_nan=False))
     else:
         print_table(table.schema.names, [[cell(v) for v in row.values()] for row in rows])
 
@@ -82,6 +95,7 @@ def lookup(
     from pipelines.lookup import look_up
 
     store_of(dataset)
+    need_file(file)
     with errors(OSError):
         found = look_up(dataset, file)
     print(json.dumps(dataclasses.asdict(found))) if as_json else _tell_matches(found)
@@ -103,7 +117,12 @@ def _tell_matches(found: Any) -> None:
     ]
     if rows:
         print_table(["clip", "decision", "set", "seconds of the file", "seconds of its asset"], rows)
-    print("found" if found.found else "nothing in this dataset is this file or was seen to show a part of it")
+    nothing = (
+        "what this is was removed from the dataset"
+        if found.matches
+        else "nothing in this dataset is this file or was seen to show a part of it"
+    )
+    print("found" if found.found else nothing)
 
 
 def _times(start_us: int, end_us: int) -> str:
@@ -190,17 +209,35 @@ def verify(
     """
     from manifests.release_check import is_release
 
+    given = {"--version": version, "--key": key, "--latest-known": latest_known, "--after": after, "--data": data}
+
+    def is_a(what: str, *fitting: str) -> None:
+        """BadParameter where an option was given that is not looked at: who gave it would take it for checked."""
+        if extra := [name for name, value in given.items() if value is not None and name not in fitting]:
+            raise typer.BadParameter(f"expected {what} without {', '.join(extra)}, which says nothing of it")
+
     if proof is not None:
-        _verify_proof(proof, target, key, as_json)
+        is_a("a proof", "--key")
+        if target is None and key is None:
+            raise typer.BadParameter("expected --proof with the folder of its release, or with --key, found neither")
+        _verify_proof(need_file(proof), target, key, as_json)
     elif target is None:
         raise typer.BadParameter("expected the folder of a dataset or release, or --proof FILE, found none")
     elif target.suffix == ".mp4":
-        _verify_film(target, key, as_json)
+        is_a("a film", "--key")
+        _verify_film(need_file(target), key, as_json)
     elif target.suffix == ".json":
-        _verify_receipt(target, key, as_json)
+        is_a("a receipt", "--key")
+        _verify_receipt(need_file(target), key, as_json)
     elif is_release(target):
+        is_a("a release", "--key", "--latest-known", "--after", "--data")
         _verify_release(target, key, latest_known, after, data, as_json)
+    elif not (target / "manifest").is_dir():
+        raise typer.BadParameter(
+            f"{target}: expected a dataset (a folder with manifest/), a release (with release.json), a receipt or a film, found none"
+        )
     else:
+        is_a("a dataset", "--version")
         _verify_dataset(target, version, as_json)
 
 
@@ -292,18 +329,23 @@ def _verify_dataset(dataset: Path, version: int | None, as_json: bool) -> None:
     with errors():
         counts = {table: _count_rows(store, table, version) for table in ("shards", "members")}
         with Progress(quiet=as_json).stage("verify", counts["shards"]) as advance:
-            faults = check(store, version, lambda shard: advance(1))
+            try:
+                faults = [str(f) for f in check(store, version, lambda shard: advance(1))]
+            except Exception as error:  # what the check itself needs cannot be read
+                tell_unreadable(error)
+                faults = [f"manifest: {type(error).__name__}: {error}"]
     text = f"{counts['shards']} shards, {counts['members']} members"
-    _tell_faults(counts | {"faults": len(faults)}, [str(f) for f in faults], text, as_json)
+    _tell_faults(counts | {"faults": len(faults)}, faults, text, as_json)
 
 
 def _count_rows(store: "ManifestStore", table: str, version: int | None) -> int:
     """The table's rows; 0 where they cannot be read, which is a fault that `verify` names."""
     import pyarrow as pa
+    from deltalake.exceptions import DeltaError
 
     try:
         return int(store.read(table, version, ["shard_no"]).num_rows)
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, DeltaError, OSError):
         return 0
 
 
@@ -362,7 +404,8 @@ def _verify_proof(path: Path, folder: Path | None, key: Path | None, as_json: bo
         try:
             found = check_proof(json.loads(path.read_bytes()), release, public)
         except (ProofError, OSError, ValueError) as error:
-            _tell_faults({"faults": 1 + len(faults)}, [*faults, f"{path}: {error}"], f"{path}", as_json)
+            said = f"expected a proof as JSON, found {error}" if isinstance(error, json.JSONDecodeError) else str(error)
+            _tell_faults({"faults": 1 + len(faults)}, [*faults, f"{path}: {said}"], f"{path}", as_json)
             return
     by = found.signed_by or signed_by
     trusted = by is not None and public is not None

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipelines.console import AsJson, Dataset, errors, print_table
+from pipelines.console import AsJson, Dataset, errors, need_dataset, print_table
 
 app = typer.Typer()
 quarantine_app = typer.Typer(
@@ -21,6 +21,7 @@ def quarantine_list(dataset: Dataset, as_json: AsJson = False) -> None:
     from pipelines.config import ConfigError
     from pipelines.quarantine import held
 
+    need_dataset(dataset)
     with errors(ConfigError):
         found = held(dataset)
     rows = [
@@ -65,6 +66,7 @@ def quarantine_release(
 
     if (asset is None) != every:
         raise typer.BadParameter("expected an ASSET or --all, found " + ("both" if every else "neither"))
+    need_dataset(dataset)
     with errors(ConfigError, LookupFailed, DatasetBusy):
         done = release(dataset, asset, stage)
     if as_json:

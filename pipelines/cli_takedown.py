@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipelines.console import AsJson, Dataset, errors, print_table, store_of
+from pipelines.console import AsJson, Dataset, errors, need_file, print_table, store_of
 
 if TYPE_CHECKING:  # commands start without what they do not need
     from manifests.tables import ManifestStore
@@ -132,7 +132,7 @@ def _what_else(store: "ManifestStore", request: "Request", radius: "Radius") -> 
 def _sha256(path: Path) -> str:
     from manifests.ids import hash_stream
 
-    with path.open("rb") as source:
+    with need_file(path).open("rb") as source:
         return hash_stream(source)[0].hex()
 
 

@@ -28,6 +28,7 @@ def load(cls: type[T], group: str, name: str, overrides: list[str] | None = None
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     folder, config_name = _locate(group, name)
     where = f"conf/{group}/{name}.yaml" if folder == CONF else name
@@ -36,7 +37,7 @@ def load(cls: type[T], group: str, name: str, overrides: list[str] | None = None
             search = [] if folder == CONF else [f"hydra.searchpath=[file://{CONF}]"]
             composed = compose(config_name=config_name, overrides=[*search, *map(_override, overrides or [])])
         data = OmegaConf.to_container(composed, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where}: {_first_lines(error)}") from error
     return bind(cls, data, where)
 
@@ -133,12 +134,27 @@ def _value(hint: Any, value: Any, where: str, key: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: {key} is {value!r}, expected a mapping")
+        _need_complete(arguments[1], value, where, key)
         return {str(k): _value(arguments[1], v, where, _join(key, k)) for k, v in value.items()}
     if dataclasses.is_dataclass(hint):
         return bind(typing.cast(type[Any], hint), value, where, key)
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return hint(value)
     return _scalar(hint, value, where, key)
+
+
+def _need_complete(cls: Any, entries: dict[Any, Any], where: str, key: str) -> None:
+    """ConfigError for an entry that a mistyped name made: it lacks what every entry has, beside others that are whole."""
+    if not dataclasses.is_dataclass(cls):
+        return
+    needed = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    for name, entry in entries.items():
+        lacking = [n for n in needed if n not in entry] if isinstance(entry, dict) else []
+        if lacking and len(entries) > 1:
+            others = ", ".join(sorted(str(n) for n in entries if n != name))
+            raise ConfigError(
+                f"{where}: there is no {_join(key, name)}, and as a new one it lacks {', '.join(lacking)}; there are {others}"
+            )
 
 
 def _scalar(hint: Any, value: Any, where: str, key: str) -> Any:

@@ -4,6 +4,7 @@ An asset keeps its number; what was taken down stays as it is, whatever the inpu
 """
 
 import dataclasses
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from curation.listing import Listing, list_inputs, member_of
 from curation.rights import from_fields, merge, of_asset, put, settle
 from curation.rights_table import RightsTable
 from manifests import ledger
+from manifests.events import Run
 from manifests.purgeable import REMOVED_URI, redact
 from manifests.records import Asset, Source
 from manifests.schema import from_table, to_table
@@ -26,11 +28,14 @@ from pipelines.curation_run import LIVE, Curation
 
 def ingest(run: Curation, inputs: list[str]) -> int:
     """`run.assets` holds every asset of the dataset and of the inputs, with rights; returns how many files were listed."""
+    csv = run.config.ingest.rights_csv
+    table = None if csv is None else RightsTable(Path(csv))  # wrong, it is said before any file is read
+    _tell_of_left_out_rights(run)
     listings = to_table(Listing, list_inputs(inputs))
     run.do(plan.INGEST, inputs=listings)
     sources = _source_numbers(run.store, listings)
     rows = run.outputs(plan.INGEST, listings)
-    found = [redact(a) if a.blocked else a for a in merge_copies(_with_rights(run, listings, rows, sources))]
+    found = [redact(a) if a.blocked else a for a in merge_copies(_with_rights(run, listings, rows, sources, table))]
     known = {a.asset_id: a for a in from_table(Asset, run.store.read("assets"))}
     first = max(max((a.asset_no for a in known.values()), default=-1) + 1, ledger.next_number(run.store.files("decisions"), "asset"))
     came = {a.asset_id for a in found}
@@ -71,10 +76,17 @@ def _read_addresses(listings: pa.Table, rows: pa.Table) -> set[str]:
     return read | {member[0] for uri in read if (member := member_of(uri))}
 
 
-def _with_rights(run: Curation, listings: pa.Table, rows: pa.Table, sources: dict[str, int]) -> Iterable[Asset]:
+def _tell_of_left_out_rights(run: Curation) -> None:
+    """A line for people where the last curation had a rights table and this one has none: what it stated no longer holds."""
+    last = max((r for r in from_table(Run, run.store.read("runs")) if r.command == "curate"), key=lambda r: r.run_no, default=None)
+    before = None if last is None else json.loads(last.config_json)["ingest"].get("rights_csv")
+    if before and run.config.ingest.rights_csv is None:
+        run.progress.say(f"the last curation took rights from {before}, this one does not: give it again with --rights, or they are gone")
+
+
+def _with_rights(run: Curation, listings: pa.Table, rows: pa.Table, sources: dict[str, int], table: RightsTable | None) -> Iterable[Asset]:
     """Every listed file as an asset with all that is stated of it: beside it, in the rights table, of its source."""
     config = run.config.ingest
-    table = None if config.rights_csv is None else RightsTable(Path(config.rights_csv))
     source_of = dict(zip(listings.column("key").to_pylist(), listings.column("source").to_pylist(), strict=True))
     run.noted = rows.select(["asset_id", "uri", jobs.NOTED])
     for asset, key in zip(from_table(Asset, rows), rows.column("key").to_pylist(), strict=True):

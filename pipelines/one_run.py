@@ -26,7 +26,7 @@ _WAIT_S = 2.0
 
 
 class DatasetBusy(Exception):
-    """Another process changes this dataset; the message says which."""
+    """The dataset cannot be changed now: another process changes it, and the message says which, or its folder cannot be written to."""
 
 
 @contextmanager
@@ -42,7 +42,10 @@ def alone(dataset: Path, command: str, *locks: str) -> Iterator[None]:
 @contextmanager
 def _holding(dataset: Path, command: str, lock: str) -> Iterator[None]:
     work = Place(dataset.absolute()).work
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatasetBusy(f"{dataset}: expected a folder that can be written to, found {error.strerror} for {error.filename}") from error
     with (work / lock).open("a+") as file:
         if not _locked(file.fileno()):
             file.seek(0)
