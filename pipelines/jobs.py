@@ -1,6 +1,7 @@
 """The jobs of the stages: input rows -> output tables, each the thin skin over one function of `curation`."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -330,6 +331,7 @@ def make_encode(config: CurateConfig, place: Place) -> Job:
             "fps_den": made.fps_den,
             "part": part,
             "encode_digest": digests[clip.set_name or ""],
+            "payload_sha256": hashlib.sha256(made.data).hexdigest(),
         }
         return row, {"clip_id": clip.clip_id, "data": made.data}
 
@@ -363,6 +365,7 @@ ENCODED_SCHEMA = pa.schema(
         ("fps_den", pa.int32()),
         ("part", pa.string()),
         ("encode_digest", pa.string()),
+        ("payload_sha256", pa.string()),
         *_ERROR_FIELDS,
     ]
 )

@@ -125,7 +125,7 @@ CAPTION = Stage(
     on_gpu=lambda c: names_gpu(c.captions),
 )  # fmt: skip
 ENCODE = Stage(
-    name="encode", shape="map", version="4", reads=jobs.CLIP_AND_ASSET, key="key", make=jobs.make_encode,
+    name="encode", shape="map", version="5", reads=jobs.CLIP_AND_ASSET, key="key", make=jobs.make_encode,
     writes={"rows": jobs.ENCODED_SCHEMA, "payload": jobs.PAYLOAD_SCHEMA},
     # The shape that its set wants is in the row's key: another set, or another shape of one, encodes the clips that are in it.
     depends_on=lambda c: encode.made_by(c.encode, c.scan.media), unit_rows=lambda c: 2,

@@ -48,9 +48,15 @@ def plan_shards(samples: list[dict[str, Any]], config: ShardConfig) -> Iterator[
         groups.setdefault((sample["set_name"], sample["bucket"]), []).append(sample)
     for (set_name, bucket), group in sorted(groups.items()):
         for number, start in enumerate(range(0, len(group), config.samples_per_shard)):
-            piece = json.dumps(group[start : start + config.samples_per_shard], sort_keys=True)
-            name = f"{set_name}-{bucket}-{number:06d}-{ids.digest('shard/v1', piece)[:8]}.tar"
-            yield PlannedShard(path=f"shards/{set_name}/{bucket}/{name}", samples_json=piece)
+            piece = group[start : start + config.samples_per_shard]
+            content = json.dumps([_content(sample) for sample in piece], sort_keys=True)
+            name = f"{set_name}-{bucket}-{number:06d}-{ids.digest('shard/v2', content)[:8]}.tar"
+            yield PlannedShard(path=f"shards/{set_name}/{bucket}/{name}", samples_json=json.dumps(piece, sort_keys=True))
+
+
+def _content(sample: dict[str, Any]) -> dict[str, Any]:
+    """What the sample is, the payload by its hash: not in which parts of the work area it lies, which another run may have otherwise."""
+    return {n: _content(v) if isinstance(v, dict) else v for n, v in sample.items() if n != "part"}
 
 
 def make_write_shards(config: Any, place: Place) -> Job:

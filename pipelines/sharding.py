@@ -101,7 +101,7 @@ def _sample(clip: dict[str, Any], asset: dict[str, Any], encoded: dict[str, Any]
         "caption": {"text": caption.text, "captioner": caption.captioner, "version": caption.captioner_version},
         "rights": {n: asset[n] for n in ("licence_expr", "source_url", "title", "creator", "consent")},
     }
-    names = ("width", "height", "n_frames", "fps_num", "fps_den", "extension", "part", "encode_digest")
+    names = ("width", "height", "n_frames", "fps_num", "fps_den", "extension", "part", "encode_digest", "payload_sha256")
     return {
         "clip_id": clip["clip_id"],
         "set_name": clip["set_name"],

@@ -64,7 +64,7 @@ def inputs(config: CurateConfig, places: dict[str, Place], samples: Path) -> dic
     _run(plan.ENCODE, config, place, "local", found["encode"])
     encoded = read(plan.ENCODE, config, place).to_pylist()
     samples_of = [
-        {**{k: e[k] for k in ("clip_id", "extension", "part", "width", "height", "n_frames", "fps_num", "fps_den", "encode_digest")},
+        {**{k: e[k] for k in ("clip_id", "extension", "part", "width", "height", "n_frames", "fps_num", "fps_den", "encode_digest", "payload_sha256")},
          "set_name": "s", "bucket": "b", "json": "{}", "txt": "a caption"}
         for e in encoded if e["encoded"] == 1
     ]  # fmt: skip
