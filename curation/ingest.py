@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from curation import rights
-from curation.listing import Listing, path_of
+from curation.listing import Listing, is_as_listed, member_of, path_of, span_of, statements
 from curation.media import PASSING, MediaError, open_regular
 from curation.plain_text import clean_text
 from curation.rights import Rights
@@ -55,6 +55,12 @@ class IngestConfig:
 
 _NOTHING = Rights()
 
+_LEADING_ON = frozenset(
+    ("async_wrapper", "asyncwrapper", "asynclocal", "blockcache", "cached", "dask", "dir", "dvc", "filecache", "generic", "git",
+     "libarchive", "reference", "simplecache", "tar", "zip")
+)  # fmt: skip
+"""Protocols of fsspec that read other addresses, or files of this machine that are no input."""
+
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -76,10 +82,10 @@ def take_in(listing: Listing, config: IngestConfig, fetched: Path) -> Taken:
     stated = Rights()
     try:
         stated = _rights(listing)
-        (sha256, md5, size), mtime_ns = _hash(listing.uri, fetched, config)
+        (sha256, md5, size), mtime_ns = _hash(listing.uri, fetched, config, listing)
     except MediaError as error:
         return Taken(unreadable(listing, error.detail, stated, error.code if error.code in PASSING else "unreadable"))
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # a remote store's library raises what it likes, and one file must not end the run
         return Taken(unreadable(listing, f"{type(error).__name__}: {error}", stated))
     values: dict[str, Any] = {n: getattr(stated, n) for n in rights.STORED}
     asset = Asset(asset_id=ids.asset_id(sha256), asset_sha256=sha256, asset_md5=md5, size_bytes=size, uri=listing.uri, **values)
@@ -113,11 +119,27 @@ def complete(asset: Asset, source: str, config: IngestConfig, table: "RightsTabl
     if table is not None:
         for row in table.of(asset):
             stated = rights.merge(row, stated)
-    if fields := config.source_defaults.get(source):
-        stated = rights.fill(stated, rights.from_fields(fields, "source default"))
+    for name in _defaults_of(source, config):
+        stated = rights.fill(stated, rights.from_fields(config.source_defaults[name], "source default"))
     if config.default_licence:
         stated = rights.fill(stated, rights.from_fields({"licence": config.default_licence}, "source default"))
     return rights.put(asset, stated)
+
+
+def unused_defaults(config: IngestConfig, sources: Iterable[str]) -> list[str]:
+    """The names in `source_defaults` that are none of these sources'."""
+    used = {name for source in sources for name in _defaults_of(source, config)}
+    return [name for name in config.source_defaults if name not in used]
+
+
+def _defaults_of(source: str, config: IngestConfig) -> list[str]:
+    """The names in `source_defaults` that are the source's, however they are written: `/x/f` and `/x/f/` are one."""
+    return [name for name in config.source_defaults if name == source or _plain_source(name) == _plain_source(source)]
+
+
+@lru_cache(maxsize=1024)
+def _plain_source(name: str) -> str:
+    return name.rstrip("/") if "://" in name else os.path.abspath(path_of(name))
 
 
 def merge_copies(assets: Iterable[Asset]) -> list[Asset]:
@@ -130,7 +152,7 @@ def merge_copies(assets: Iterable[Asset]) -> list[Asset]:
 
 def local_path(asset: Asset, fetched: Path) -> Path:
     """Where the bytes of an ingested asset lie on this machine."""
-    if "://" in asset.uri or "#" in asset.uri:
+    if _is_fetched(asset.uri):
         kept = fetched / asset.asset_id
         if kept.exists():
             return kept
@@ -143,11 +165,11 @@ def bring(asset: Asset, fetched: Path, config: IngestConfig) -> Path:
     Raises MediaError `missing` where its address gives nothing, or bytes of something else. A local path is returned whatever lies there.
     """
     path = local_path(asset, fetched)
-    if path.exists() or not ("://" in asset.uri or "#" in asset.uri):
+    if path.exists() or not _is_fetched(asset.uri):
         return path
     try:
         (sha256, _, _), _ = _hash(asset.uri, fetched, config)
-    except (OSError, ValueError, ImportError, MediaError) as error:
+    except Exception as error:  # as in `take_in`
         detail = error.detail if isinstance(error, MediaError) else clean_text(f"{type(error).__name__}: {error}", 500)
         raise MediaError("missing", f"{asset.uri}: expected the bytes of asset {asset.asset_id} again, found {detail}") from error
     if ids.asset_id(sha256) != asset.asset_id:
@@ -212,8 +234,10 @@ def _rights(listing: Listing) -> Rights:
     stated = Rights()
     if listing.sidecar:
         stated = rights.merge(stated, rights.read_sidecar(_head(listing.sidecar), f"sidecar {Path(listing.sidecar).name}"))
-    if listing.fields_json:
-        stated = rights.merge(stated, rights.from_fields(json.loads(listing.fields_json), f"table or archive {Path(listing.source).name}"))
+    evidence = f"table or archive {Path(listing.source).name}"
+    for said in statements(listing.fields_json):
+        theirs = rights.not_understood(evidence, said) if isinstance(said, str) else rights.from_fields(said, evidence)
+        stated = rights.merge(stated, theirs)
     if listing.caption_file and stated.supplied_caption is None:
         caption = clean_text(_head(listing.caption_file).decode("utf-8", "replace"))
         stated = dataclasses.replace(stated, supplied_caption=caption or None)
@@ -226,20 +250,32 @@ def _head(uri: str) -> bytes:
         return source.read(rights.MAX_SIDECAR_BYTES + 1)
 
 
-def _hash(uri: str, fetched: Path, config: IngestConfig) -> tuple[tuple[bytes, bytes, int], int | None]:
+def _is_fetched(uri: str) -> bool:
+    """Whether the bytes are those of a member or of a remote store, which are kept here."""
+    return "://" in uri or member_of(uri) is not None
+
+
+def _hash(uri: str, fetched: Path, config: IngestConfig, listing: Listing | None = None) -> tuple[tuple[bytes, bytes, int], int | None]:
     """Hashes of the bytes behind an address, and when a local file was written; bytes from archives and remote stores are kept under
-    `fetched/<asset id>`."""
-    if "#" in uri and not Path(uri).exists():
-        archive, _, span = uri.rpartition("#")
-        offset, size = (int(n) for n in span.split("+"))
+    `fetched/<asset id>`. With a listing, its tar must be the one that was listed."""
+    if span := span_of(uri):
+        archive, offset, size = span
         _need_within(size, config)
         with open_regular(os.fspath(path_of(archive))) as tar:
+            _need_as_listed(listing, tar)
             tar.seek(offset)
-            return _keep(_Part(tar, size), fetched, config), None
+            hashes = _keep(_Part(tar, size), fetched, config)
+            try:
+                _need_as_listed(listing, tar)
+            except MediaError:
+                (fetched / ids.asset_id(hashes[0])).unlink(missing_ok=True)  # nobody asked for these, and a blocklist may forbid them
+                raise
+            return hashes, None
     if "://" in uri:
         import fsspec
         from fsspec.implementations.local import LocalFileSystem
 
+        _need_one_store(uri)
         store, path = fsspec.url_to_fs(uri)
         if isinstance(store, LocalFileSystem):  # which would wait for a pipe's writer, and read a device for ever
             with open_regular(path) as file:
@@ -255,6 +291,19 @@ def _hash(uri: str, fetched: Path, config: IngestConfig) -> tuple[tuple[bytes, b
             found = f"it was written to, and has {after.st_size} bytes"
             raise ValueError(f"expected {before.st_size} bytes that stay while they are read, found that {found}; try again")
         return hashes, before.st_mtime_ns
+
+
+def _need_as_listed(listing: Listing | None, tar: BinaryIO) -> None:
+    if listing is not None and not is_as_listed(listing, os.fstat(tar.fileno())):
+        raise MediaError("changed", f"{listing.uri}: expected the tar that was listed, found one written since; curate it again")
+
+
+def _need_one_store(uri: str) -> None:
+    """The address names one store: others lead on to a second address, which may be any file of this machine."""
+    protocol = uri.partition("://")[0].lower()
+    if "::" in uri or protocol in _LEADING_ON:
+        found = "a chain of them" if "::" in uri else f"one of {protocol}, which leads to others"
+        raise ValueError(f"expected the address of one store, found {found}; give the address of the file itself")
 
 
 def _need_within(size: int, config: IngestConfig) -> None:

@@ -1,15 +1,16 @@
 """A rights table: what a person's rights desk knows of files, as CSV, named with `--rights`.
 
-One row a statement. `file` names files: a path relative to the table's folder, an absolute path, a bare name, or a glob over names;
-`sha256` names bytes. Where a row gives both, both must hold. The other columns are the fields of a sidecar; an unknown column is refused,
+One row a statement. `file` names files: a path relative to the table's folder, an absolute path, a bare name, or a glob over names,
+which also is the name that it spells; `sha256` names bytes. Where a row gives both, both must hold. The other columns are the fields of a sidecar; an unknown column is refused,
 because a mistyped `training` would be a licence to train.
 """
 
+import os
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from curation.listing import InputError, read_csv, uri_of
+from curation.listing import InputError, path_of, read_csv, uri_of
 from curation.rights import FIELDS, Rights, from_fields, misread
 from manifests.records import Asset
 
@@ -21,6 +22,7 @@ _GLOB = frozenset("*?[")
 class _Row:
     line: int
     file: str | None
+    glob: str | None
     sha256: bytes | None
     rights: Rights
 
@@ -38,31 +40,33 @@ class RightsTable:
             self._lines.append(row.line)
             if row.sha256 is not None:
                 self._hashed.setdefault(row.sha256, []).append(row)
-            elif _GLOB & set(row.file or ""):
-                self._globs.append(row)
             else:
                 self._named.setdefault(row.file or "", []).append(row)
+                if row.glob is not None:
+                    self._globs.append(row)
 
     def of(self, asset: Asset) -> list[Rights]:
         """What the table says of the asset, in the order of its lines."""
-        name = asset.uri.rpartition("/")[2]
-        found = [*self._named.get(asset.uri, ()), *(self._named.get(name, ()) if name != asset.uri else ())]
-        found += [r for r in self._globs if _matches(r, asset.uri, name)]
-        found += [
-            r
-            for r in self._hashed.get(asset.asset_sha256, ())
-            if r.file is None or r.file in (asset.uri, name) or _matches(r, asset.uri, name)
-        ]
+        names = _names(asset.uri)
+        found = [row for name in names for row in self._named.get(name, ())]
+        found += [r for r in self._globs if _matches(r, names)]
+        found += [r for r in self._hashed.get(asset.asset_sha256, ()) if r.file is None or r.file in names or _matches(r, names)]
         self._used |= {r.line for r in found}
-        return [r.rights for r in sorted(found, key=lambda r: r.line)]
+        return [r.rights for r in sorted(set(found), key=lambda r: r.line)]
 
     def unused(self) -> list[int]:
         """Lines that matched nothing."""
         return [n for n in self._lines if n not in self._used]
 
 
-def _matches(row: _Row, uri: str, name: str) -> bool:
-    return bool(row.file and _GLOB & set(row.file)) and (fnmatchcase(name, row.file or "") or fnmatchcase(uri, row.file or ""))
+def _names(uri: str) -> list[str]:
+    """What a table may call the file at an address: the address, the path, and the name of each."""
+    whole = [uri] if "://" in uri else [uri, os.fspath(path_of(uri))]
+    return list(dict.fromkeys([*whole, *(w.rpartition("/")[2] for w in whole)]))
+
+
+def _matches(row: _Row, names: list[str]) -> bool:
+    return row.glob is not None and any(fnmatchcase(name, row.glob) for name in names)
 
 
 def _read(path: Path) -> list[_Row]:
@@ -88,6 +92,7 @@ def _row(path: Path, line: int, fields: dict[str, str]) -> _Row:
         raise InputError(f"{path} line {line}: expected a SHA-256 of 64 hexadecimal digits, found {digest!r}")
     if file is None and sha256 is None:
         raise InputError(f"{path} line {line}: expected a file or a sha256, found neither")
-    if file is not None and "/" in file and not _GLOB & set(file) and "://" not in file:
+    glob = file if file is not None and _GLOB & set(file) else None  # also a name: yt-dlp's `Title [id].mp4` does not match itself
+    if file is not None and "/" in file and "://" not in file:
         file = uri_of(path.parent / file)
-    return _Row(line, file, sha256, from_fields(stated, f"rights table {path.name}"))
+    return _Row(line, file, glob, sha256, from_fields(stated, f"rights table {path.name}"))

@@ -79,37 +79,82 @@ def read_payload(path: Path, offset: int, size_bytes: int) -> bytes:
     return data
 
 
+MAX_HEADER_BYTES = 1 << 20
+"""What the headers of one member may take: ours; a path has at most 4096 bytes, and tarfile holds a header's text whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class TarEntry:
-    """A regular file in a tar. A sparse one has fewer bytes there than its size says, and they are not its content as it lies."""
+    """What has a name in a tar and is no folder. `found` says what it is where its bytes do not lie there: a link, a sparse file."""
 
     name: str
     offset: int
     size_bytes: int
-    is_sparse: bool
+    found: str | None = None
 
 
 def list_entries(stream: io.BufferedIOBase, to_the_end: bool = True) -> Iterator[TarEntry]:
-    """Every regular file in a tar, read sequentially; names are data here and never become paths. Raises tarfile.TarError.
+    """Everything in a tar but its folders, read sequentially; names are data here and never become paths. Raises tarfile.TarError.
 
-    `to_the_end` refuses a tar that goes on behind the last header that can be read: tarfile stops there and says nothing.
+    `to_the_end` refuses a tar that goes on behind the last header that can be read, or behind its end: tarfile stops in silence.
     """
     last = -1
-    with tarfile.open(fileobj=stream, mode="r:") as tar:
-        for info in tar:
+    headers = _Headers(stream)
+    with tarfile.open(fileobj=headers, mode="r:") as tar:  # type: ignore[call-overload]
+        while (info := tar.next()) is not None:
+            tar.members.clear()  # tarfile keeps every one, with all that its headers say
+            headers.left = MAX_HEADER_BYTES
             if info.size < 0 or info.offset_data <= last:  # a size may be written as a negative number, and the walk would have no end
                 raise tarfile.ReadError(f"{info.name!r}: expected a member that follows the one before, found {info.size} bytes")
             last = info.offset_data
-            if info.isreg():
-                yield TarEntry(info.name, info.offset_data, info.size, info.issparse())
-        stream.seek(tar.offset)
-        if to_the_end and (found := stream.read(_BLOCK)).strip(b"\0"):
-            raise tarfile.ReadError(f"expected a header or the end at byte {tar.offset}, found {found[:12]!r}")
+            if not info.isdir() and info.type not in _NO_FILES:
+                yield TarEntry(info.name, info.offset_data, info.size, _oddity(info))
+        if to_the_end:
+            _need_the_end(stream, tar.offset)
 
 
 def list_members(stream: io.BufferedIOBase) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of every regular file in a tar whose bytes lie there as they are: `list_entries` without the sparse ones."""
-    return ((e.name, e.offset, e.size_bytes) for e in list_entries(stream, to_the_end=False) if not e.is_sparse)
+    """Name, offset and size of every file in a tar whose bytes lie there as they are: `list_entries` without links and sparse ones."""
+    return ((e.name, e.offset, e.size_bytes) for e in list_entries(stream, to_the_end=False) if e.found is None)
+
+
+_NO_FILES = (b"V", b"D")
+"""Types of GNU tar for the label of an archive and for a folder's list of names."""
+
+
+class _Headers:
+    """A tar as tarfile reads it, in which the headers of one member have an end: a name of 400 MiB would be held whole."""
+
+    def __init__(self, stream: io.BufferedIOBase) -> None:
+        self.seek, self.tell = stream.seek, stream.tell
+        self.left = MAX_HEADER_BYTES
+        self._read = stream.read
+
+    def read(self, size: int) -> bytes:
+        self.left -= size
+        if self.left < 0:
+            raise tarfile.ReadError(f"expected at most {MAX_HEADER_BYTES} bytes of headers for a member, found more")
+        return self._read(size)
+
+
+def _oddity(info: tarfile.TarInfo) -> str | None:
+    if info.issparse():
+        return "a sparse one"
+    if info.isreg():
+        return None
+    if info.issym() or info.islnk():
+        return f"a link to {info.linkname[:1000]!r}"
+    return f"one of type {info.type.decode('latin-1')!r}"
+
+
+def _need_the_end(stream: io.BufferedIOBase, offset: int) -> None:
+    """Nothing but zeros stands from this offset on."""
+    stream.seek(offset)
+    while block := stream.read(1 << 20):
+        if rest := block.lstrip(b"\0"):
+            at = offset + len(block) - len(rest)
+            raise tarfile.ReadError(f"expected a header or the end at byte {at - at % _BLOCK}, found {rest[:12]!r}")
+        offset += len(block)
 
 
 def _entry(payload: Payload) -> Iterator[bytes]:

@@ -348,9 +348,12 @@ def test_a_member_that_is_no_longer_there_is_a_row(tmp_path: Path) -> None:
     """Of a tar cut off after it was listed, nothing shorter is taken for the member."""
     path = _write_tar(tmp_path / "w.tar", {"a.mp4": b"x" * 2000})
     (listing,) = list_inputs([str(path)])
-    os.truncate(path, 1500)
     asset = ingest(listing, CONFIG, tmp_path / "fetched")
-    assert (asset.error_code, asset.error_detail) == ("unreadable", "ValueError: expected 1012 bytes more, found the end of the file")
+    (tmp_path / "fetched" / asset.asset_id).unlink()
+    os.truncate(path, 1500)
+    with pytest.raises(MediaError, match="found ValueError: expected 1012 bytes more, found the end of the file"):
+        bring(asset, tmp_path / "fetched", CONFIG)
+    assert ingest(listing, CONFIG, tmp_path / "fetched").error_code == "changed"
 
 
 def test_a_sidecar_that_goes_before_it_is_read_is_a_row(tmp_path: Path) -> None:
@@ -365,13 +368,13 @@ def test_a_sidecar_that_goes_before_it_is_read_is_a_row(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".json", ".txt", ".TXT"])
 def test_a_sidecar_that_leads_elsewhere_is_not_read(tmp_path: Path, suffix: str) -> None:
-    """A link out of the folder, to nowhere or to a device beside a file is a row with the reason; a medium may be a link, and so may a
-    sidecar that stays inside."""
+    """A link out of the folder, to nowhere or to a device beside a file is a row with the reason; a medium may be a link that stays inside,
+    and so may a sidecar."""
     (tmp_path / "secret").write_text('{"caption": "root:x:0:0"}')
-    (tmp_path / "store.mp4").write_bytes(b"video")
     folder = tmp_path / "in"
     (folder / "deep").mkdir(parents=True)
-    (folder / "deep" / "a.mp4").symlink_to(tmp_path / "store.mp4")
+    (folder / ".store.mp4").write_bytes(b"video")
+    (folder / "deep" / "a.mp4").symlink_to(folder / ".store.mp4")
     (folder / "kept.json").write_text('{"licence": "CC0-1.0", "caption": "a cat"}')
     sidecar = folder / "deep" / f"a{suffix}"
     for target, found in (
