@@ -21,7 +21,7 @@ from curation.media import PASSING, MediaError, open_regular
 from curation.plain_text import clean_text
 from curation.rights import Rights
 from manifests import ids
-from manifests.files import temporary_name
+from manifests.files import sync_folder, temporary_name
 from manifests.records import Asset
 from manifests.takedown import SOURCE_COLUMNS, SourceKind, sources_of
 
@@ -119,11 +119,18 @@ def complete(asset: Asset, source: str, config: IngestConfig, table: "RightsTabl
     if table is not None:
         for row in table.of(asset):
             stated = rights.merge(row, stated)
-    for name in _defaults_of(source, config):
-        stated = rights.fill(stated, rights.from_fields(config.source_defaults[name], "source default"))
+    stated = rights.fill(stated, defaults(source, config))
     if config.default_licence:
         stated = rights.fill(stated, rights.from_fields({"licence": config.default_licence}, "source default"))
     return rights.put(asset, stated)
+
+
+def defaults(source: str, config: IngestConfig) -> Rights:
+    """What the configuration says of a source."""
+    stated = Rights()
+    for name in _defaults_of(source, config):
+        stated = rights.fill(stated, rights.from_fields(config.source_defaults[name], "source default"))
+    return stated
 
 
 def unused_defaults(config: IngestConfig, sources: Iterable[str]) -> list[str]:
@@ -336,9 +343,12 @@ def _keep(source: ids.Readable, fetched: Path, config: IngestConfig) -> tuple[by
                 if copied > config.max_bytes:
                     raise ValueError(f"more than the limit of {config.max_bytes} bytes")
                 sink.write(block)
+            sink.flush()
+            os.fsync(sink.fileno())  # it is believed by its name from now on
         with temporary.open("rb") as again:
             hashes = ids.hash_stream(again)
         os.replace(temporary, fetched / ids.asset_id(hashes[0]))
+        sync_folder(fetched)
     finally:
         temporary.unlink(missing_ok=True)  # of a fetch that failed nothing is kept
     return hashes

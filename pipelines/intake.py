@@ -11,9 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.ingest import complete, merge_copies, unread_id, with_sources
+from curation.ingest import complete, defaults, merge_copies, unread_id, unused_defaults, with_sources
 from curation.listing import Listing, list_inputs, member_of
-from curation.rights import from_fields, merge, of_asset, put, settle
+from curation.rights import merge, of_asset, put, settle
 from curation.rights_table import RightsTable
 from manifests import ledger
 from manifests.events import Run
@@ -34,6 +34,8 @@ def ingest(run: Curation, inputs: list[str]) -> int:
     listings = to_table(Listing, list_inputs(inputs))
     run.do(plan.INGEST, inputs=listings)
     sources = _source_numbers(run.store, listings)
+    if unused := unused_defaults(run.config.ingest, listings.column("source").unique().to_pylist()):
+        run.progress.say(f"ingest.source_defaults: {', '.join(unused)}: no such source among these inputs")
     rows = run.outputs(plan.INGEST, listings)
     found = [redact(a) if a.blocked else a for a in merge_copies(_with_rights(run, listings, rows, sources, table))]
     known = {a.asset_id: a for a in from_table(Asset, run.store.read("assets"))}
@@ -108,7 +110,7 @@ def _settled(run: Curation, asset: Asset) -> Asset:
 
 
 def _source(run: Curation, number: int, name: str) -> Source:
-    said = from_fields(run.config.ingest.source_defaults.get(name, {}), "source default")
+    said = defaults(name, run.config.ingest)
     licence = said.licence_expr or run.config.ingest.default_licence
     return Source(source_no=number, name=name, supplier=said.supplier, licence_default=licence)
 
