@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from curation import rights
-from curation.listing import Listing, is_as_listed, member_of, path_of, span_of, statements
+from curation.listed import Listing, is_as_listed, member_of, path_of, span_of, statements
 from curation.media import PASSING, MediaError, open_regular
 from curation.plain_text import clean_text
 from curation.rights import Rights

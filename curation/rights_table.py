@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from curation.listing import InputError, path_of, read_csv, uri_of
+from curation.listed import InputError, path_of, uri_of
+from curation.listing import read_csv
 from curation.rights import FIELDS, Rights, from_fields, misread
 from manifests.records import Asset
 

@@ -122,7 +122,7 @@ def curate(
 
       dailies curate media --out dataset --config tiny rules.motion.threshold=3
     """
-    from curation.listing import InputError
+    from curation.listed import InputError
     from pipelines.config import ConfigError, load
     from pipelines.curate import curate as run
     from pipelines.one_run import DatasetBusy
@@ -174,7 +174,7 @@ def walkthrough(
     overrides: Overrides = None,
 ) -> None:
     """Follow one file through every stage in plain Python, and print what each step made of it."""
-    from curation.listing import InputError
+    from curation.listed import InputError
     from pipelines.config import ConfigError, load
     from pipelines.settings import CurateConfig
     from pipelines.walkthrough import walk

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.ingest import complete, defaults, merge_copies, unread_id, unused_defaults, with_sources
-from curation.listing import Listing, list_inputs, member_of
+from curation.listed import Listing, member_of
+from curation.listing import list_inputs
 from curation.rights import merge, of_asset, put, settle
 from curation.rights_table import RightsTable
 from manifests import ledger

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from curation import buckets, captions, credentials, facts, ingest, keyframes, quarantine, rights, soundtrack, tracks
 from curation.blocklist import Blocklist
 from curation.captions import CaptionText
-from curation.listing import Listing
+from curation.listed import Listing
 from curation.media import PASSING, MediaError
 from manifests import ids
 from manifests.events import Block

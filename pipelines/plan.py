@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from curation import captions, credentials, encode, keyframes, quarantine, scan, soundtrack, split, tracks
-from curation.listing import Listing
+from curation.listed import Listing
 from manifests.records import Asset, Clip, Shard
 from manifests.schema import arrow_schema
 from pipelines import jobs, shard_files

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.listing import member_of, path_of, sample_key
+from curation.listed import member_of, path_of
+from curation.listing_tar import sample_key
 from curation.sidecars import SUFFIXES, stating_in
 from manifests import scrub
 from manifests.purgeable import REMOVED_URI

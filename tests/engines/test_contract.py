@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 import pytest
 
 from curation.buckets import assign_set
-from curation.listing import Listing, list_inputs
+from curation.listed import Listing
+from curation.listing import list_inputs
 from manifests.records import Asset, Clip
 from manifests.schema import from_table, to_table
 from pipelines import jobs, on_ray, plan, row_keys, shard_files

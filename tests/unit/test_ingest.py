@@ -33,7 +33,8 @@ from curation.ingest import (
     with_sources,
 )
 from curation.licences import parse_licence
-from curation.listing import InputError, Listing, list_inputs
+from curation.listed import InputError, Listing
+from curation.listing import list_inputs
 from curation.media import MediaError
 from curation.plain_text import MAX_TEXT
 from manifests.files import temporary_name

@@ -11,7 +11,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from curation.ingest import IngestConfig, bring, complete, ingest, unused_defaults
-from curation.listing import Listing, list_inputs
+from curation.listed import Listing
+from curation.listing import list_inputs
 from curation.media import MediaError
 from manifests.records import Asset
 

@@ -12,7 +12,8 @@ import pytest
 
 from curation import ingest
 from curation.buckets import assign_set
-from curation.listing import Listing, list_inputs
+from curation.listed import Listing
+from curation.listing import list_inputs
 from manifests.records import Asset, Clip
 from manifests.schema import from_table, to_table
 from pipelines import jobs, plan, row_keys

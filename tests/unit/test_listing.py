@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.ingest import IngestConfig, ingest, local_path
-from curation.listing import InputError, list_inputs, member_of, path_of, uri_of
+from curation.listed import InputError, member_of, path_of, uri_of
+from curation.listing import list_inputs
 from manifests.records import Asset
 
 
@@ -175,3 +176,18 @@ def test_a_glob_follows_no_linked_folder_out(tmp_path: Path, folder: Path) -> No
     for form in ("*/*.mp4", "*"):
         found = _assets(tmp_path, f"{folder}/{form}")
         assert [a.error_code for n, a in found.items() if n != "a.mp4"] == ["unreadable"]
+
+
+def test_what_is_no_file_is_a_row_with_its_reason(tmp_path: Path) -> None:
+    """A pipe, a device, a link to nothing and one to itself, named as inputs."""
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "self.mp4").symlink_to(tmp_path / "self.mp4")
+    (tmp_path / "nothing.mp4").symlink_to(tmp_path / "gone.mp4")
+    for path, what in (
+        ("pipe.mp4", "mode p"),
+        ("self.mp4", "a link to nothing"),
+        ("nothing.mp4", "a link to nothing"),
+        ("/dev/null", "mode c"),
+    ):
+        (listed,) = list_inputs([str(tmp_path / path)])
+        assert f"expected a file, found {what}" in (listed.trouble or ""), path

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from curation.ingest import IngestConfig, ingest
-from curation.listing import Listing, list_inputs
+from curation.listed import Listing
+from curation.listing import list_inputs
 from manifests.records import Asset
 from manifests.shards import MAX_HEADER_BYTES, list_entries, list_members
 

@@ -14,7 +14,7 @@ from curation import credentials, rights
 from curation.ingest import IngestConfig, complete
 from curation.isolate import Sandbox
 from curation.licences import parse_licence
-from curation.listing import InputError
+from curation.listed import InputError
 from curation.optouts import parse_content_usage, reserves, reserves_by_credentials
 from curation.rights import ContractConfig, RightsConfig
 from curation.rights_table import RightsTable

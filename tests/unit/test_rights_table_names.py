@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from curation.listing import uri_of
+from curation.listed import uri_of
 from curation.rights_table import RightsTable
 from manifests.records import Asset
 
