@@ -24,7 +24,7 @@ def stating_of(names: Iterable[str]) -> Stating:
     found: Stating = {}
     for name in sorted(names):
         if (suffix := Path(name).suffix.lower()) in SUFFIXES:
-            found.setdefault(_composed(name[: -len(suffix)] + suffix), []).append(name)
+            found.setdefault(composed(name[: -len(suffix)] + suffix), []).append(name)
     return found
 
 
@@ -45,7 +45,7 @@ def beside(path: Path, suffix: str, stating: Stating, root: Path) -> tuple[Path 
 
     `stating` are the sidecars in the file's folder, and none of them may lie outside `root`.
     """
-    of_stems = [[path.with_name(n) for n in stating.get(_composed(s + suffix), []) if n != path.name] for s in (path.name, path.stem)]
+    of_stems = [[path.with_name(n) for n in stating.get(composed(s + suffix), []) if n != path.name] for s in (path.name, path.stem)]
     named = [[p for p in paths if not os.path.isdir(p)] for paths in of_stems]
     # Either statement may hold the opt-out; of captions that of the whole name is the nearer one.
     found = [*named[0], *named[1]] if suffix == ".json" else named[0] or named[1]
@@ -57,7 +57,7 @@ def beside(path: Path, suffix: str, stating: Stating, root: Path) -> tuple[Path 
     return (None, trouble) if trouble else (found[0], None)
 
 
-def _composed(name: str) -> str:
+def composed(name: str) -> str:
     """The name as it compares: macOS writes an accent apart from its letter."""
     return unicodedata.normalize("NFC", name)
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.listed import member_of, path_of
+from curation.listed import member_of, path_of, plain_name
 from curation.listing_tar import sample_key
-from curation.sidecars import SUFFIXES, stating_in
+from curation.sidecars import SUFFIXES, composed, stating_in
 from manifests import scrub
 from manifests.purgeable import REMOVED_URI
 from manifests.records import Asset
@@ -57,8 +57,8 @@ def _fill_member(tar: Path, offset: int) -> int:
     """The member that begins at the offset, and those of the same sample that state its rights, hold filler; returns how many."""
     with tar.open("rb") as stream:
         members = list(list_members(stream))
-    sample = next((sample_key(name) for name, at, _ in members if at == offset), None)
-    mine = [m for m in members if m[1] == offset or (sample_key(m[0]) == sample and Path(m[0]).suffix.lower() in SUFFIXES)]
+    sample = next((sample_key(plain_name(name)) for name, at, _ in members if at == offset), None)
+    mine = [m for m in members if m[1] == offset or (sample_key(plain_name(m[0])) == sample and Path(m[0]).suffix.lower() in SUFFIXES)]
     scrub.overwrite(tar, [(at, size, name.rpartition(".")[2]) for name, at, size in mine])
     return len(mine)
 
@@ -73,5 +73,5 @@ def _unlink(path: Path) -> int:
 def _with_sidecars(path: Path) -> list[Path]:
     stating = stating_in(path.parent, {})
     plain = [stem + s for stem in (path.name, path.stem) for s in SUFFIXES]
-    other = [n for name in plain for n in ([] if isinstance(stating, str) else stating.get(name, []))]
+    other = [n for name in plain for n in ([] if isinstance(stating, str) else stating.get(composed(name), []))]
     return [path, *map(path.with_name, dict.fromkeys([*plain, *other]))]

@@ -106,3 +106,22 @@ def test_what_was_noted_of_its_decoding_goes_too(tmp_path: Path) -> None:
         note_failure(place.quarantine, asset_id, "scan-1", "crashed", "film.mp4: signal 11")
     assert remove_media(place, [_asset("https://example.org/film.mp4")]) == 1
     assert [p.name for p in place.quarantine.iterdir()] == ["b" * 32]
+
+
+def test_what_states_a_film_goes_however_its_name_is_written(tmp_path: Path) -> None:
+    """`./e.json` beside the member `e.mp4`, accents composed or apart, in a tar and in a folder: what was read of it is what goes."""
+    place, composed, apart = Place(tmp_path / "dataset"), "caf\u00e9", "cafe\u0301"
+    folder = place.dataset / "media"
+    folder.mkdir(parents=True)
+    with tarfile.open(folder / "c.tar", "w") as tar:
+        for name, content in ((f"{composed}.mp4", MEDIA["film"]), (f"./{apart}.json", b'{"title": "TITLE-film"}')):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, BytesIO(content))
+    (folder / f"{composed}.mp4").write_bytes(MEDIA["film"])
+    (folder / f"{apart}.json").write_text('{"title": "TITLE-film"}')
+    (member,) = list_inputs([str(folder / "c.tar")])
+    assert "TITLE-film" in (member.fields_json or "")
+    assert remove_media(place, [_asset(member.uri)]) == 2
+    assert remove_media(place, [_asset(str(folder / f"{composed}.mp4"))]) == 2
+    assert b"TITLE-film" not in b"".join(p.read_bytes() for p in folder.iterdir())
