@@ -23,7 +23,7 @@ class LookupFailed(LookupError):
 
 def find(con: duckdb.DuckDBPyConnection, key: str) -> tuple[Literal["asset", "clip"], str]:
     """Which asset or clip the key names: ('clip', clip_id) or ('asset', asset_id). Raises LookupFailed."""
-    hits = _by_id(con, key.strip().lower()) or _by_name(con, key)
+    hits = _by_id(con, key.strip().lower()) or _by_name(con, key) or _by_name(con, _as_stored(key))
     if len(hits) == 1:
         return hits[0][0], hits[0][1]
     shown = visible(key[:200])
@@ -55,6 +55,11 @@ def _by_id(con: duckdb.DuckDBPyConnection, key: str) -> list[_Hit]:
     if not assets and not clips and len(key) == ID_HEX:
         assets = rows(con, "SELECT asset_id AS id, uri FROM assets WHERE lower(hex(asset_md5)) = ? LIMIT ?", key, _LISTED + 1)
     return [*(("asset", r["id"], r["uri"]) for r in assets), *(("clip", r["id"], r["uri"]) for r in clips)]
+
+
+def _as_stored(shown: str) -> str:
+    """The name that `manifests.wording.visible` shows so: what is printed can be given back."""
+    return re.sub(r"\\x([0-9a-f]{2})|\\u([0-9a-f]{4})", lambda m: chr(int(m[1] or m[2], 16)), shown)
 
 
 def _by_name(con: duckdb.DuckDBPyConnection, key: str) -> list[_Hit]:

@@ -187,7 +187,14 @@ def walkthrough(
 
 
 def _split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Arguments with '=' that name no file are overrides."""
+    """Arguments with '=' that name no file are overrides; one that is a key alone is told as such, and not taken for a file."""
+    from pipelines.settings import CurateConfig
+
+    sections = {f.name for f in dataclasses.fields(CurateConfig)}
+    if key := next(
+        (a for a in arguments if a.partition(".")[0] in sections and "." in a and not {"=", "/"} & set(a) and not Path(a).exists()), None
+    ):
+        raise typer.BadParameter(f"expected an override key=value, found {key} without a value")
     overrides = [a for a in arguments if "=" in a and not Path(a).exists()]
     paths = [a for a in arguments if a not in overrides]
     if not paths:

@@ -191,6 +191,10 @@ def _locate(group: str, name: str) -> tuple[Path, str]:
         if not path.is_file():
             raise ConfigError(f"{name}: no such file")
         return path.resolve().parent, path.stem
+    if not (CONF / group).is_dir():
+        kind, _, stage = group.rpartition("/")
+        known = ", ".join(sorted(p.name for p in (CONF / kind).iterdir() if p.is_dir()))
+        raise ConfigError(f"there is no {kind} configuration of {stage!r}; there are some of {known}")
     if not (CONF / group / f"{name}.yaml").is_file():
         raise ConfigError(f"there is no configuration {name!r} in conf/{group}; there are {', '.join(available(group)) or 'none'}")
     return CONF, f"{group}/{name}"

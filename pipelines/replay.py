@@ -148,7 +148,8 @@ def _inputs(stage: Stage, config: CurateConfig, place: Place, store: ManifestSto
     rows = rows.filter(pc.is_in(rows.column(stage.key), value_set=pa.array(sorted(done), pa.string())))
     if rows.num_rows == 0:
         raise ReplayError(
-            f"{asset.uri}: stage {stage.name} stored nothing for it with these settings; an earlier rule dropped it, or work/ was deleted"
+            f"{asset.uri}: stage {stage.name} stored nothing for it with these settings: an earlier rule dropped it, work/ was deleted, or "
+            "the stage is another version since, whose outputs the next `dailies curate` makes"
         )
     return rows
 

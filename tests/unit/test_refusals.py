@@ -10,6 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.ledger_manifest import build
+from manifests import find
+from manifests.wording import visible
 from pipelines import cli, console
 from pipelines.cli import app
 
@@ -137,3 +139,20 @@ def test_a_mistyped_rule_is_told_as_one(tmp_path: Path) -> None:
     """Not as a fault of the file that the override is laid over: the message names the rules that there are."""
     result = run("curate", tmp_path, "--out", tmp_path / "out", "rules.nosuch.threshold=4")
     assert result.exit_code == 2 and "there is no rules.nosuch" in result.stderr and "motion" in result.stderr
+
+
+def test_a_key_without_a_value_is_no_file(tmp_path: Path) -> None:
+    """Who leaves out `=3` is told so."""
+    result = run("curate", tmp_path, "--out", tmp_path / "out", "rules.motion.threshold")
+    assert result.exit_code == 2 and "key=value" in result.stderr
+
+
+def test_a_stage_that_is_not_there_is_told_with_those_that_are() -> None:
+    """Not as a configuration that is missing in a folder that nobody knows."""
+    result = run("plan", "nosuch")
+    assert result.exit_code == 2 and "'nosuch'; there are some of" in result.stderr and "tae" in result.stderr
+
+
+def test_a_name_is_found_as_it_is_shown(dataset: Path) -> None:
+    """What stands in the place of characters that a terminal would obey can be given back."""
+    assert find._as_stored(visible("a\nb\u202e.mp4")) == "a\nb\u202e.mp4"
