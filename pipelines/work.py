@@ -22,11 +22,14 @@ from manifests.tables import write_parquet
 from pipelines.stage import Job, Place, Stage
 
 ROWS = "rows"
+_PACKED = "zstd"
+"""Of a unit of one row nearly all is the names of its columns: 20 KB, where the driver may hold a million units."""
+_COSTED_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A few rows of a stage's input, as an Arrow IPC stream, and the stem of the part they become."""
+    """A few rows of a stage's input, as a compressed Arrow IPC stream, and the stem of the part they become."""
 
     stem: str
     n_rows: int
@@ -38,13 +41,13 @@ def missing(stage: Stage, config: Any, place: Place, inputs: pa.Table) -> list[U
     """The units of work that remain: input rows whose key no part holds, dearest first."""
     done = pa.array(sorted(done_keys(stage, config, place)), pa.string())
     todo = inputs.filter(pc.invert(pc.is_in(inputs.column(stage.key), value_set=done)))
-    units = [_unit(stage, config, place, rows) for rows in _groups(stage, config, todo)]
+    units = [_unit(stage, config, place, rows, cost) for rows, cost in _groups(stage, config, todo)]
     return sorted(units, key=lambda u: (-u.cost, u.stem))
 
 
 def run_unit(stage: Stage, job: Job, place: Place, unit: Unit) -> dict[str, int]:
     """The unit's parts are on disk, the one named 'rows' last. Returns how many rows went in and came out."""
-    inputs = pa.ipc.open_stream(unit.rows).read_all()
+    inputs = pa.ipc.open_stream(pa.CompressedInputStream(pa.BufferReader(unit.rows), _PACKED)).read_all()
     outputs = job(inputs, unit.stem)
     for name, schema in sorted(stage.writes.items(), key=lambda item: item[0] == ROWS):
         write_parquet(place.dataset / part_path(unit.stem, name), outputs[name].select(schema.names).cast(schema))
@@ -179,7 +182,8 @@ def _folder(stage: Stage, config: Any, place: Place) -> Path:
     return place.work / stage.name / stage.digest(config)
 
 
-def _groups(stage: Stage, config: Any, todo: pa.Table) -> Iterator[pa.Table]:
+def _groups(stage: Stage, config: Any, todo: pa.Table) -> Iterator[tuple[pa.Table, float]]:
+    """The rows of each unit, with their cost."""
     if todo.num_rows == 0:
         return
     size = stage.unit_rows(config)
@@ -187,13 +191,14 @@ def _groups(stage: Stage, config: Any, todo: pa.Table) -> Iterator[pa.Table]:
         todo = todo.sort_by([(stage.group_by, "ascending"), (stage.key, "ascending")])
         values = todo.column(stage.group_by).to_pylist()
         starts = [i for i, v in enumerate(values) if i == 0 or v != values[i - 1]]
-        yield from _whole_groups(todo, [*starts, len(values)], size)
+        yield from ((rows, sum(stage.cost(row) for row in rows.to_pylist())) for rows in _whole_groups(todo, [*starts, len(values)], size))
         return
-    costs = [stage.cost(row) for row in todo.to_pylist()]
+    costs = [stage.cost(row) for batch in todo.to_batches(_COSTED_AT_ONCE) for row in batch.to_pylist()]
     keys = todo.column(stage.key).to_pylist()
     order = sorted(range(todo.num_rows), key=lambda i: (-costs[i], keys[i]))
     for start in range(0, len(order), size):
-        yield todo.take(pa.array(order[start : start + size]))
+        chosen = order[start : start + size]
+        yield todo.take(pa.array(chosen)), sum(costs[i] for i in chosen)
 
 
 def _whole_groups(todo: pa.Table, bounds: list[int], size: int) -> Iterator[pa.Table]:
@@ -205,11 +210,10 @@ def _whole_groups(todo: pa.Table, bounds: list[int], size: int) -> Iterator[pa.T
             start = end
 
 
-def _unit(stage: Stage, config: Any, place: Place, rows: pa.Table) -> Unit:
+def _unit(stage: Stage, config: Any, place: Place, rows: pa.Table, cost: float) -> Unit:
     name = ids.digest("unit/v1", *rows.column(stage.key).to_pylist())
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema) as writer:
+    with pa.CompressedOutputStream(sink, _PACKED) as packed, pa.ipc.new_stream(packed, rows.schema) as writer:
         writer.write_table(rows)
-    cost = sum(stage.cost(row) for row in rows.to_pylist())
     stem = str(_folder(stage, config, place).relative_to(place.dataset) / name)
     return Unit(stem, rows.num_rows, cost, sink.getvalue().to_pybytes())
