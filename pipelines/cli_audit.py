@@ -329,13 +329,24 @@ def _verify_dataset(dataset: Path, version: int | None, as_json: bool) -> None:
     with errors():
         counts = {table: _count_rows(store, table, version) for table in ("shards", "members")}
         with Progress(quiet=as_json).stage("verify", counts["shards"]) as advance:
+            unfinished: list[int] = []
             try:
                 faults = [str(f) for f in check(store, version, lambda shard: advance(1))]
+                unfinished = _open_takedowns(store)
             except Exception as error:  # what the check itself needs cannot be read
                 tell_unreadable(error)
                 faults = [f"manifest: {type(error).__name__}: {error}"]
     text = f"{counts['shards']} shards, {counts['members']} members"
-    _tell_faults(counts | {"faults": len(faults)}, faults, text, as_json)
+    if unfinished:
+        text += f"; takedown {', '.join(map(str, unfinished))} was begun and not ended: the command that began it goes on with it"
+    _tell_faults(counts | {"open_takedowns": unfinished, "faults": len(faults)}, faults, text, as_json)
+
+
+def _open_takedowns(store: "ManifestStore") -> list[int]:
+    """The numbers of takedowns that are not done: no fault of the data, but somebody waits."""
+    rows = store.read("takedowns", columns=["takedown_no", "state"]).to_pylist()
+    newest = {r["takedown_no"]: r["state"] for r in rows}  # append only: the last row of a number holds
+    return sorted(n for n, state in newest.items() if state == "open")
 
 
 def _count_rows(store: "ManifestStore", table: str, version: int | None) -> int:

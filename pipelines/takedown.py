@@ -261,7 +261,7 @@ def _check_key(dataset: Path, case: Case, key: Path | None) -> None:
         if wanted is not None and wanted != mine:
             raise TakedownError(
                 f"release {name}: expected the key that signed it ({wanted}), because its amendment has to be signed too; found "
-                f"{mine or 'none'}; give it with --key. Until then the clips are quarantined: nobody trains on them, nothing is removed"
+                f"{mine or 'none'}; give the same command with its --key, or this takedown stays open. Until then the clips are quarantined: nobody trains on them, nothing is removed"
             )
 
 

@@ -11,6 +11,9 @@ from typer.testing import CliRunner
 
 from benchmarks.ledger_manifest import build
 from manifests import find
+from manifests.events import Takedown
+from manifests.schema import to_table
+from manifests.tables import ManifestStore
 from manifests.wording import visible
 from pipelines import cli, console
 from pipelines.cli import app
@@ -156,3 +159,13 @@ def test_a_stage_that_is_not_there_is_told_with_those_that_are() -> None:
 def test_a_name_is_found_as_it_is_shown(dataset: Path) -> None:
     """What stands in the place of characters that a terminal would obey can be given back."""
     assert find._as_stored(visible("a\nb\u202e.mp4")) == "a\nb\u202e.mp4"
+
+
+def test_a_takedown_that_was_not_ended_is_told(dataset: Path, tmp_path: Path) -> None:
+    """`verify` holds, and says that somebody waits; once it is executed it says so no more."""
+    copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
+    store = ManifestStore(copy)
+    rows = [Takedown(takedown_no=n, basis="copyright", selector="hash", state=s) for n, s in ((1, "open"), (2, "open"), (2, "executed"))]
+    store.commit("7" * 32, append={"takedowns": to_table(Takedown, rows)})
+    assert json.loads(run("verify", copy, "--json").stdout)["open_takedowns"] == [1]
+    assert "takedown 1 was begun and not ended" in run("verify", copy).stdout
