@@ -82,7 +82,7 @@ def _read_addresses(listings: pa.Table, rows: pa.Table) -> set[str]:
 def _tell_of_left_out_rights(run: Curation) -> None:
     """A line for people where the last curation had a rights table and this one has none: what it stated no longer holds."""
     last = max((r for r in from_table(Run, run.store.read("runs")) if r.command == "curate"), key=lambda r: r.run_no, default=None)
-    before = None if last is None else json.loads(last.config_json)["ingest"].get("rights_csv")
+    before = None if last is None else json.loads(last.config_json).get("ingest", {}).get("rights_csv")
     if before and run.config.ingest.rights_csv is None:
         run.progress.say(f"the last curation took rights from {before}, this one does not: give it again with --rights, or they are gone")
 

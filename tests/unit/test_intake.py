@@ -4,15 +4,16 @@ import json
 from datetime import date
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from manifests import ids
-from manifests.events import Block
+from manifests.events import Block, Run
 from manifests.purgeable import REMOVED_URI, url_key
 from manifests.records import Asset
 from manifests.schema import from_table, to_table
 from manifests.tables import ManifestStore
-from pipelines.config import load
+from pipelines.config import load, to_json
 from pipelines.curation_run import Curation
 from pipelines.intake import ingest
 from pipelines.progress import Progress
@@ -58,3 +59,21 @@ def test_an_address_that_is_blocked_blocks_its_bytes(tmp_path: Path) -> None:
     for _ in range(2):
         (asset,) = _taken_in(dataset, _picture(tmp_path / "in", "plain"))
         assert (asset.blocked, asset.uri, asset.other_sources, asset.error_code) == (1.0, REMOVED_URI, None, None)
+
+
+def test_a_rights_table_that_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the last curation took from it is gone without it: one line says so, and nothing where it is given, or never was."""
+    table, dataset = tmp_path / "rights.csv", tmp_path / "dataset"
+    table.write_text("file,licence\nx.png,CC0-1.0\n")
+    folder = _picture(tmp_path / "in", "x")
+    for given, told in ((table, False), (None, True)):
+        config = load(CurateConfig, "curate", "tiny", ["engine.name=local", *([f"ingest.rights_csv={given}"] if given else [])])
+        run = Curation(dataset, config, Progress(), date(2026, 11, 30))
+        ingest(run, [str(folder)])
+        assert ("give it again with --rights" in capsys.readouterr().err) is told
+        made = Run(
+            run_no=0, run_id="c" * 32, command="curate", inputs_digest="", code_version="", config_sha256="", parent_version=-1,
+            config_json=to_json(config),
+        )  # fmt: skip
+        if given:
+            run.store.commit(made.run_id, replace={"assets": run.assets, "sources": run.sources}, append={"runs": to_table(Run, [made])})
