@@ -103,11 +103,11 @@ def test_a_changed_or_missing_envelope_is_found(tmp_path: Path, key: Path) -> No
 
 
 def test_what_is_no_receipt_is_told(tmp_path: Path) -> None:
-    """Another JSON file, or none: status 1, and what was expected."""
+    """Another JSON file: status 1, and what was expected; none: a wrong command."""
     (tmp_path / "x.json").write_text("{}")
     other = run("verify", tmp_path / "x.json")
     assert other.exit_code == 1 and "expected the receipt of a takedown, found something else" in other.output
-    assert run("verify", tmp_path / "nothing.json").exit_code == 1
+    assert run("verify", tmp_path / "nothing.json").exit_code == 2
 
 
 @pytest.fixture(scope="module")

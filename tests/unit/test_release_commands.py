@@ -66,7 +66,8 @@ def test_an_older_release_fails_to_verify(place: Path) -> None:
 
 
 def test_proofs_go_from_command_to_command(place: Path, tmp_path: Path) -> None:
-    """By clip id, by hash, of a file; absent; checked with the key alone or with the folder; a forged one has status 1."""
+    """By clip id, by hash, of a file; absent; checked with the key alone or with the folder; a forged one has status 1; with neither
+    nothing can be checked, which is a wrong command."""
     clip = told(run("query", place / "set", "select clip_id from clips limit 1", "--json"))[0]["clip_id"]  # type: ignore[index]
     folder, key = place / "set" / "releases" / "v1", place / "key.pub"
     (tmp_path / "film.mp4").write_bytes(b"not in it")
@@ -77,7 +78,7 @@ def test_proofs_go_from_command_to_command(place: Path, tmp_path: Path) -> None:
         for known in ((folder,), ("--key", key)):
             shown = told(run("verify", *known, "--proof", tmp_path / "proof.json", "--json"))
             assert (shown["claim"], shown["faults"]) == (claim, 0)
-    assert run("verify", "--proof", tmp_path / "proof.json").exit_code == 1
+    assert run("verify", "--proof", tmp_path / "proof.json").exit_code == 2
     forged = json.loads((tmp_path / "proof.json").read_text()) | {"key": "00" * 32}
     (tmp_path / "proof.json").write_text(json.dumps(forged))
     assert run("verify", "--proof", tmp_path / "proof.json", "--key", key).exit_code == 1
