@@ -47,11 +47,16 @@ def missing(stage: Stage, config: Any, place: Place, inputs: pa.Table) -> list[U
 
 def run_unit(stage: Stage, job: Job, place: Place, unit: Unit) -> dict[str, int]:
     """The unit's parts are on disk, the one named 'rows' last. Returns how many rows went in and came out."""
-    inputs = pa.ipc.open_stream(pa.CompressedInputStream(pa.BufferReader(unit.rows), _PACKED)).read_all()
+    inputs = rows_of(unit)
     outputs = job(inputs, unit.stem)
     for name, schema in sorted(stage.writes.items(), key=lambda item: item[0] == ROWS):
         write_parquet(place.dataset / part_path(unit.stem, name), outputs[name].select(schema.names).cast(schema))
     return {"rows_in": inputs.num_rows, "rows_out": outputs[ROWS].num_rows}
+
+
+def rows_of(unit: Unit) -> pa.Table:
+    """The rows of the unit."""
+    return pa.ipc.open_stream(pa.CompressedInputStream(pa.BufferReader(unit.rows), _PACKED)).read_all()
 
 
 def part_path(stem: str, output: str) -> str:

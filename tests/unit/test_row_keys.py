@@ -17,7 +17,7 @@ from pipelines.row_keys import caption_rows, encode_rows
 from pipelines.settings import CurateConfig
 from pipelines.sharding import check_form
 from pipelines.stage import Place, Stage
-from pipelines.work import missing, part_path, read, run_unit
+from pipelines.work import missing, part_path, read, rows_of, run_unit
 
 
 def asset(**values: Any) -> Asset:
@@ -101,7 +101,7 @@ def test_a_changed_text_is_captioned_anew_and_nothing_else(tmp_path: Path, confi
     assert done(plan.CAPTION, config, place, caption_rows(clips, before, config)) == 2
     assert missing(plan.CAPTION, config, place, caption_rows(clips, before, config)) == []
     (unit,) = missing(plan.CAPTION, config, place, caption_rows(clips, after, config))
-    assert pa.ipc.open_stream(unit.rows).read_all().column("clip_id").to_pylist() == ["1" * 32]
+    assert rows_of(unit).column("clip_id").to_pylist() == ["1" * 32]
     captions = dataclasses.replace(config.captions, sidecar=dataclasses.replace(config.captions.sidecar, use=False))
     unread = dataclasses.replace(config, captions=captions)
     assert caption_rows(clips, before, unread).column("key").equals(caption_rows(clips, after, unread).column("key"))
