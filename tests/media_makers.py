@@ -1,6 +1,8 @@
 """Tiny clips whose truth is known, drawn by numpy and written by PyAV."""
 
+import io
 import os
+import tarfile
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -103,4 +105,14 @@ def write_wav(path: Path, samples: np.ndarray, rate_hz: int = 16000) -> Path:
         out.setsampwidth(2)
         out.setframerate(rate_hz)
         out.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    return path
+
+
+def tar_of(path: Path, *members: tuple[str, bytes]) -> Path:
+    """The tar, of members with these names and bytes, however odd."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
     return path

@@ -1,8 +1,6 @@
 """Bytes come from where they were listed, whatever stands there now, and no store's failure ends a run."""
 
-import io
 import os
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +13,16 @@ from curation.listed import Listing
 from curation.listing import list_inputs
 from curation.media import MediaError
 from manifests.records import Asset
-
-
-def _tar(path: Path, *members: tuple[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
+from tests.media_makers import tar_of
 
 
 def test_a_tar_that_was_replaced_since_it_was_listed_has_changed(tmp_path: Path) -> None:
     """Other bytes at the place of a member do not get its rights, even of the same size; the row says that it may be tried again."""
-    path = _tar(tmp_path / "w.tar", ("a.mp4", b"old"), ("a.json", b'{"training": "allowed"}'))
+    path = tar_of(tmp_path / "w.tar", ("a.mp4", b"old"), ("a.json", b'{"training": "allowed"}'))
     (listing,) = list_inputs([str(path)])
     assert ingest(listing, IngestConfig(), tmp_path / "fetched").optout_state == 0
     was = path.stat().st_mtime_ns
-    _tar(path, ("a.mp4", b"new"), ("a.json", b'{"training": "reserve"}'))
+    tar_of(path, ("a.mp4", b"new"), ("a.json", b'{"training": "reserve"}'))
     os.utime(path, ns=(0, was + 1000))
     asset = ingest(listing, IngestConfig(), tmp_path / "fetched")
     assert asset.error_code == "changed" and "expected the tar that was listed" in (asset.error_detail or "")

@@ -1,6 +1,5 @@
 """Of a tar nothing is left out, and no member takes the statements of another sample."""
 
-import io
 import json
 import subprocess
 import tarfile
@@ -14,17 +13,9 @@ from curation.listed import Listing
 from curation.listing import list_inputs
 from manifests.records import Asset
 from manifests.shards import MAX_HEADER_BYTES, list_entries, list_members
+from tests.media_makers import tar_of
 
 RESERVED, ALLOWED = b'{"training": "reserved"}', b'{"licence": "CC0-1.0", "training": "allowed"}'
-
-
-def _tar(path: Path, *members: tuple[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
 
 
 def _listed(path: Path) -> dict[str, Listing]:
@@ -71,7 +62,7 @@ def test_members_of_other_kinds_are_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("gap", [0, 512, 4 << 20])
 def test_a_tar_that_goes_on_after_its_end_is_broken(tmp_path: Path, gap: int) -> None:
     """Two tars in one file are a broken one, however many zeros lie between them: what the second holds is not left out in silence."""
-    one, two = (_tar(tmp_path / f"{n}.tar", (f"{n}.mp4", n.encode())).read_bytes() for n in "ab")
+    one, two = (tar_of(tmp_path / f"{n}.tar", (f"{n}.mp4", n.encode())).read_bytes() for n in "ab")
     both = tmp_path / "both.tar"
     both.write_bytes(one + bytes(gap) + two)
     ((_, listing),) = _listed(both).items()
@@ -92,7 +83,7 @@ def test_shards_put_together_keep_their_statements_apart(tmp_path: Path) -> None
         ("3.mp4", b"g"),
         ("3.json", ALLOWED),
     ]
-    listings = list_inputs([str(_tar(tmp_path / "w.tar", *members, *again))])
+    listings = list_inputs([str(tar_of(tmp_path / "w.tar", *members, *again))])
     assert len(listings) == 7
     assert [x.title for x in listings if x.trouble is None] == ["3.mp4"]
     said = {x.title: x.trouble or "" for x in listings}
@@ -103,15 +94,15 @@ def test_shards_put_together_keep_their_statements_apart(tmp_path: Path) -> None
 
 def test_members_in_any_order_find_their_sidecars(tmp_path: Path) -> None:
     """Where no name repeats, a sample's members may stand anywhere, and `./a.json` speaks of `a.mp4`."""
-    path = _tar(tmp_path / "w.tar", ("./a.json", RESERVED), ("b.mp4", b"b"), ("a.mp4", b"a"), ("b.json", ALLOWED))
+    path = tar_of(tmp_path / "w.tar", ("./a.json", RESERVED), ("b.mp4", b"b"), ("a.mp4", b"a"), ("b.json", ALLOWED))
     assert {a.title: a.optout_state for a in _taken(path, tmp_path)} == {"a.mp4": 1, "b.mp4": 0}
-    path = _tar(tmp_path / "v.tar", ("./a.json", RESERVED), ("a.mp4", b"a"), ("a.json", ALLOWED))
+    path = tar_of(tmp_path / "v.tar", ("./a.json", RESERVED), ("a.mp4", b"a"), ("a.json", ALLOWED))
     assert "expected one member that states its rights, found ./a.json and a.json" in (_listed(path)["a.mp4"].trouble or "")
 
 
 def test_a_name_with_dots_finds_its_sidecar(tmp_path: Path) -> None:
     """`IMG.2020.json` states the rights of `IMG.2020.mp4` in a tar as in a folder, and goes before that of the sample `IMG`."""
-    path = _tar(tmp_path / "w.tar", ("IMG.2020.mp4", b"a"), ("IMG.2020.json", RESERVED), ("IMG.json", ALLOWED), ("IMG.mp4", b"b"))
+    path = tar_of(tmp_path / "w.tar", ("IMG.2020.mp4", b"a"), ("IMG.2020.json", RESERVED), ("IMG.json", ALLOWED), ("IMG.mp4", b"b"))
     assert {a.title: a.optout_state for a in _taken(path, tmp_path)} == {"IMG.2020.mp4": 1, "IMG.mp4": 0}
 
 
@@ -134,7 +125,7 @@ def test_what_a_sample_states_is_held_once(tmp_path: Path) -> None:
     """A long text beside 300 members costs no 300 times its length; what is too long to keep whole reserves."""
     media = [(f"a.{n}", b"x") for n in range(300)]
     text = json.dumps({"caption": "c" * 900_000, "training": "reserved", "annotations": [1] * 1000}).encode()
-    path = _tar(tmp_path / "w.tar", *media, ("a.json", text))
+    path = tar_of(tmp_path / "w.tar", *media, ("a.json", text))
     tracemalloc.start()
     listings = list_inputs([str(path)])
     peak = tracemalloc.get_traced_memory()[1]
@@ -142,7 +133,7 @@ def test_what_a_sample_states_is_held_once(tmp_path: Path) -> None:
     assert peak < 16 << 20 and sum(len(x.fields_json or "") for x in listings) < 300 * 9000
     assert {ingest(x, IngestConfig(), tmp_path).optout_state for x in listings} == {1}
     for stated in ({"x_robots_tag": "x" * 9000 + "noai"}, {f"title{' ' * n}": "t" * 8000 for n in range(20)}):
-        path = _tar(tmp_path / "w.tar", ("a.mp4", b"x"), ("a.json", json.dumps(stated).encode()))
+        path = tar_of(tmp_path / "w.tar", ("a.mp4", b"x"), ("a.json", json.dumps(stated).encode()))
         (asset,) = _taken(path, tmp_path)
         assert asset.optout_state == 1 and "not read" in (asset.optout_signals or "")
 
@@ -153,7 +144,7 @@ def test_a_broken_json_reserves_in_a_tar_as_in_a_folder(tmp_path: Path, broken: 
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.mp4").write_bytes(b"a")
     (tmp_path / "in" / "a.json").write_bytes(broken)
-    (inside,) = _taken(_tar(tmp_path / "w.tar", ("a.mp4", b"a"), ("a.json", broken)), tmp_path)
+    (inside,) = _taken(tar_of(tmp_path / "w.tar", ("a.mp4", b"a"), ("a.json", broken)), tmp_path)
     (beside,) = _taken(tmp_path / "in", tmp_path)
     assert (inside.optout_state, inside.optout_signals) == (1, beside.optout_signals) and inside.optout_signals
 
@@ -161,11 +152,11 @@ def test_a_broken_json_reserves_in_a_tar_as_in_a_folder(tmp_path: Path, broken: 
 def test_both_sidecars_of_a_member_count(tmp_path: Path) -> None:
     """Whichever of `a.mp4.json` and `a.json` reserves, training is reserved; accents may be written in one sign or two."""
     for own, plain in ((RESERVED, ALLOWED), (ALLOWED, RESERVED)):
-        path = _tar(tmp_path / "w.tar", ("a.mp4", b"a"), ("a.mp4.json", own), ("a.json", plain))
+        path = tar_of(tmp_path / "w.tar", ("a.mp4", b"a"), ("a.mp4.json", own), ("a.json", plain))
         assert [a.optout_state for a in _taken(path, tmp_path)] == [1]
-    path = _tar(tmp_path / "w.tar", ("a.mp4", b"a"), ("a.json", b'{"creator": "far"}'), ("a.mp4.json", b'{"creator": "near"}'))
+    path = tar_of(tmp_path / "w.tar", ("a.mp4", b"a"), ("a.json", b'{"creator": "far"}'), ("a.mp4.json", b'{"creator": "near"}'))
     assert [a.creator for a in _taken(path, tmp_path)] == ["near"]
-    path = _tar(tmp_path / "w.tar", ("\u00e9.mp4", b"a"), ("e\u0301.json", RESERVED))
+    path = tar_of(tmp_path / "w.tar", ("\u00e9.mp4", b"a"), ("e\u0301.json", RESERVED))
     assert [a.optout_state for a in _taken(path, tmp_path)] == [1]
 
 
@@ -173,18 +164,20 @@ def test_names_of_fields_may_be_capital_in_a_tar(tmp_path: Path) -> None:
     """`Training` is `training`, and where both are stated the stricter counts, in whatever order."""
     for stated in ({"Training": "reserved"}, {"training": "allowed", "Training": "no"}, {"TDM-Reservation": 1, "tdm_reservation": 0}):
         for pairs in (stated, dict(reversed(stated.items()))):
-            path = _tar(tmp_path / "w.tar", ("a.mp4", b"a"), ("a.json", json.dumps(pairs).encode()))
+            path = tar_of(tmp_path / "w.tar", ("a.mp4", b"a"), ("a.json", json.dumps(pairs).encode()))
             assert [a.optout_state for a in _taken(path, tmp_path)] == [1], pairs
 
 
 @pytest.mark.parametrize("words", [("reserved", "allowed"), ("allowed", "reserved")])
 def test_what_is_said_twice_counts_twice(tmp_path: Path, words: tuple[str, str]) -> None:
     """Of a name that stands twice in a JSON the stricter value counts."""
-    path = _tar(tmp_path / "w.tar", ("a.mp4", b"a"), ("a.json", b'{"training": "%s", "training": "%s"}' % tuple(w.encode() for w in words)))
+    path = tar_of(
+        tmp_path / "w.tar", ("a.mp4", b"a"), ("a.json", b'{"training": "%s", "training": "%s"}' % tuple(w.encode() for w in words))
+    )
     assert [a.optout_state for a in _taken(path, tmp_path)] == [1]
 
 
 def test_entries_say_what_they_are(tmp_path: Path) -> None:
     """A plain member has no oddity."""
-    with _tar(tmp_path / "w.tar", ("a.mp4", b"a")).open("rb") as stream:
+    with tar_of(tmp_path / "w.tar", ("a.mp4", b"a")).open("rb") as stream:
         assert [(e.name, e.offset, e.size_bytes, e.found) for e in list_entries(stream)] == [("a.mp4", 512, 1, None)]
