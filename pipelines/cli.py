@@ -24,6 +24,7 @@ from pipelines import (
     cli_release,
     cli_takedown,
     cli_train,
+    cli_verify,
 )
 from pipelines.console import AsJson, Overrides, errors, need_file, print_table, tell_unreadable
 
@@ -220,6 +221,7 @@ def _print_summary(summary: Any, report: Path) -> None:
 
 for _part in (
     cli_audit.app,
+    cli_verify.app,
     cli_curriculum.app,
     cli_backtranslate.app,
     cli_encode.app,

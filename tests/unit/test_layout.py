@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import provenance
 from pipelines.provenance import PACKAGES, check_packages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,9 +54,12 @@ def test_every_public_name_has_a_docstring(path: Path) -> None:
             assert ast.get_docstring(node), node.name
 
 
-def test_the_four_packages_come_from_one_place() -> None:
-    """The guard that the command runs accepts this tree."""
+def test_the_four_packages_come_from_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard that the command runs accepts this tree, and names a package that lies elsewhere."""
     check_packages()
+    monkeypatch.setattr(provenance, "PACKAGES", (*PACKAGES, "json"))
+    with pytest.raises(RuntimeError, match="'json' is taken from"):
+        check_packages()
 
 
 def test_readme_lists_every_file_of_the_packages() -> None:
