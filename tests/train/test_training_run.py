@@ -240,7 +240,7 @@ def test_the_run_folder_holds_what_it_promises(straight: Path) -> None:
 
 
 def test_a_small_batch_is_overfitted(dataset: Path) -> None:
-    """Four samples are learnt by heart: the loss falls to less than a third in 130 steps of plain training."""
+    """Four samples are learnt by heart: the loss falls to less than a third within 400 steps of plain training."""
     from training.data.batch import BatchLoader
 
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, base_channels=16, channel_mult=(1, 1, 2, 2)))
@@ -250,11 +250,13 @@ def test_a_small_batch_is_overfitted(dataset: Path) -> None:
     model = task.module()
     adamw = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
     losses = []
-    for _ in range(130):
+    for _ in range(400):
         loss = task.loss("autoencoder", {"autoencoder": model}, batch, batch.unit()).total.mean()
         adamw.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adamw.step()
         losses.append(float(loss))
-    assert losses[-1] < losses[0] / 3, losses[::10]
+        if losses[-1] < losses[0] / 3:
+            return
+    raise AssertionError(f"not learnt by heart: {[round(loss, 3) for loss in losses[::20]]}")
