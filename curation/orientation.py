@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,13 +34,25 @@ class Orientation:
 
 def orientation(frame: "VideoFrame") -> Orientation:
     """How the frame is turned for showing, from its display matrix."""
-    side = frame.side_data.get("DISPLAYMATRIX")
+    side = side_data(frame, "DISPLAYMATRIX")
     if side is None:
         return Orientation()
-    a, b, _, c, d = np.frombuffer(memoryview(cast(Any, side)), np.int32)[:5].tolist()
+    a, b, _, c, d = np.frombuffer(memoryview(side), np.int32)[:5].tolist()
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return Orientation(False, a < 0, d < 0)
     return Orientation(True, c < 0, b < 0)
+
+
+def side_data(frame: "VideoFrame", name: str) -> Any:
+    """What the decoder left beside the frame under FFmpeg's name for it, or None.
+
+    Not by `frame.side_data`, as the frame and what that returns hold each other: such a frame lives until Python looks for cycles. It holds
+    its picture for so long, and where a damaged file shows what an earlier picture left in the decoder's memory, it decides which one.
+    """
+    from av.sidedata.sidedata import SideDataContainer
+
+    container: Any = SideDataContainer  # its stub knows no arguments
+    return container(frame).get(name)
 
 
 def shown_size(frame: "VideoFrame", stream: Any) -> tuple[int, int]:

@@ -10,7 +10,6 @@ Asking the one decoder for vectors costs 15 to 50 % of the decode. So a second d
 are taken anywhere: a picture's vectors are in its own bits, so missing references blur its pixels and leave its vectors as they are.
 """
 
-import gc
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 from curation.media import FOREIGN
 from curation.motion import VECTOR_CODECS
 from curation.observe import Frame
+from curation.orientation import side_data
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
 
@@ -221,7 +221,6 @@ class VectorSampler:
         if self._running and self._decoder is not None:
             self._decoder.flush_buffers()
         self._running, self._frames, self._order = False, [], {}
-        gc.collect(0)  # PyAV's side data and its frame hold each other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,7 +300,7 @@ def to_usual_step(start_us: int, motion: Track, cfg: VectorsConfig) -> float:
 
 def vector_lengths(frame: "VideoFrame") -> Lengths | None:
     """The frame's codec vectors; None when it carries none, as intra frames do."""
-    side: Any = frame.side_data.get("MOTION_VECTORS")
+    side = side_data(frame, "MOTION_VECTORS")
     vectors = None if side is None else side.to_ndarray()
     if vectors is None or not len(vectors):
         return None

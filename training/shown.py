@@ -97,7 +97,10 @@ class Turn:
 
 def display_matrix(frame: Any) -> tuple[int, ...]:
     """The nine numbers of the frame's display matrix; none where it has none."""
-    side = frame.side_data.get("DISPLAYMATRIX")
+    from av.sidedata.sidedata import SideDataContainer
+
+    container: Any = SideDataContainer  # `frame.side_data` and its frame hold each other: megabytes until Python looks for cycles
+    side = container(frame).get("DISPLAYMATRIX")
     return () if side is None else tuple(np.frombuffer(memoryview(side), np.int32)[:9].tolist())
 
 

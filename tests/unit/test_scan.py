@@ -1,5 +1,6 @@
 """The one decode and what is cut and measured from it: tracks, clips, scores, key frames, and that bad media never raise."""
 
+import gc
 import io
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from av.video.frame import VideoFrame
 from PIL import Image
 
 from curation import media
@@ -88,6 +90,26 @@ def test_a_video_is_decoded_once(two_shots: Path, tmp_path: Path, monkeypatch: p
     result = seen(two_shots)
     assert [line.split("\t")[0] for line in (tmp_path / "log").read_text().splitlines()] == ["probe", "decode"]
     assert result.scan.soundtrack
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])  # vectors of a decoder of their own; by the way
+def test_no_picture_outlives_its_turn(tmp_path: Path, codec: str) -> None:
+    """A scan leaves no decoded picture for the collector of cycles: when a picture's memory is used again depends on the file alone."""
+    path = write_video(tmp_path / "turned.mp4", pan(3, 60), codec=codec, rotation=90)
+    scan_asset(asset_for(path), str(path), CFG)  # what is imported and kept at first use
+    gc.collect()
+    gc.disable()
+    try:
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        scan = scan_asset(asset_for(path), str(path), CFG)
+        gc.collect()
+        left = [type(o).__name__ for o in gc.garbage if isinstance(o, VideoFrame | Frame)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert scan.asset.n_frames == 60 and scan.asset.rotation == 90
+    assert left == []
 
 
 def test_clips_are_cut_anew_from_the_same_scan(two_shots: Path) -> None:
