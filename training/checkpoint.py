@@ -237,7 +237,9 @@ def _hash(path: Path) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: expected a file that can be read, found {error.strerror or error}") from error
+    except ValueError as error:
         raise CheckpointError(f"{path}: expected JSON, found {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(value).__name__}")
