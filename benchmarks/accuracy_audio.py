@@ -172,18 +172,23 @@ def costs(path: Path, detect: DetectSpeech) -> tuple[float, float]:
     decode_sound(str(path), MediaConfig(), pieces.append)
     peer, observing, detecting = [], [], []
     for _ in range(3):
-        peer.append(_cpu_s(lambda: _ebur128(pieces)))
         observer = SoundObserver("a")
-        observing.append(_cpu_s(lambda observer=observer: [*map(observer.push, pieces), observer.finish()]))
-        rows = observer.soundtracks
-        detecting.append(_cpu_s(lambda rows=rows: detect([(clip, rows) for clip in clips_of(rows)])))
+        peer.append(_cpu_s(_ebur128, pieces))
+        observing.append(_cpu_s(_observe, observer, pieces))
+        detecting.append(_cpu_s(detect, [(clip, observer.soundtracks) for clip in clips_of(observer.soundtracks)]))
     return min(observing) / min(peer), min(detecting) / min(peer)
 
 
-def _cpu_s(work: Callable[[], object]) -> float:
+def _cpu_s(work: Callable[..., object], *given: object) -> float:
     start = time.process_time()
-    work()
+    work(*given)
     return time.process_time() - start
+
+
+def _observe(observer: SoundObserver, pieces: list[Sound]) -> None:
+    for piece in pieces:
+        observer.push(piece)
+    observer.finish()
 
 
 def _ebur128(pieces: list[Sound]) -> None:
