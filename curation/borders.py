@@ -37,8 +37,10 @@ _FIELDS = ("duration_us", "looks", "rows", "sampling")
 _AVERAGED, _COLUMNS, _COLUMNS_BACK, _ROWS, _ROWS_BACK = range(5)
 """How small px lie on the picture. The scan's scaler takes one px out of several along a line as stored, from the first on and with a
 step of (full - 2) / (small - 2), which is 1 % too long: columns of an upright picture, rows or backwards in a turned one."""
-_SCALE = (1.0, 8.0, 4.0, 8.0, 8.0, 255.0)
-"""Stored levels a unit: mean, texture, motion, along, across, step; so the middle four saturate at 32 or 64 levels of luma."""
+_SCALE = (1.0, 8.0, 4.0, 8.0, 8.0, 255.0, 1.0, 1.0, 255.0)
+"""Stored levels a unit: mean, texture, motion, along, across, step, blue, red, tint; so texture to across saturate at 32 or 64 levels."""
+_MAPS = len(_SCALE)
+_TINT_LEVELS = (4.0, 10.0)
 _STEP_LEVELS = (4.0, 10.0)
 """A change of mean and deviation over two lines that is no step yet, and one that is a whole one: grain and coding stay below."""
 _ALONG = np.array([[1, -1, 0, -1, 1]], np.float32) / 2
@@ -47,7 +49,7 @@ _ACROSS = np.array([[1], [-2], [1]], np.float32)
 
 
 class BordersObserver:
-    """Fills the track `borders`: a row a span, its picture the maps [h + w, 6 x BANDS]."""
+    """Fills the track `borders`: a row a span, its picture the maps [h + w, 9 x BANDS]."""
 
     def __init__(self) -> None:
         self._recorder = Recorder(_TRACK, _FIELDS)
@@ -67,8 +69,8 @@ class BordersObserver:
             self._close(frame.pts_us)
         if not self._looks:
             self._start_us, self._sampling = frame.pts_us, _sampling(frame.turn)
-            self._sums = [np.zeros(y.shape, np.float32) for _ in range(6)]
-        _add(self._sums, y, self._looks)
+            self._sums = _no_sums(y, frame.u)
+        _add(self._sums, (y, frame.u, frame.v), self._looks)
         self._looks += 1
         self._last_us, self._before = frame.pts_us, y
 
@@ -88,9 +90,10 @@ def border_track_of_picture(rgb: np.ndarray) -> Track:
     """The track of a still picture, RGB uint8 [height, width, 3]: one span of one look, without motion."""
     width, height = fit(rgb.shape[1], rgb.shape[0], SMALL_PX)
     small = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
-    luma = (cv2.cvtColor(small, cv2.COLOR_RGB2GRAY) * ((235 - 16) / 255) + 16.5).astype(np.uint8)
-    sums = [np.zeros(luma.shape, np.float32) for _ in range(6)]
-    _add(sums, luma, 0)
+    planes = cv2.cvtColor(small, cv2.COLOR_RGB2YUV_I420)
+    luma, (u, v) = planes[:height], planes[height:].reshape(2, height // 2, width // 2)
+    sums = _no_sums(luma, u)
+    _add(sums, (luma, u, v), 0)
     recorder = Recorder(_TRACK, _FIELDS)
     recorder.add(0, 1, 1, height, _AVERAGED, picture=_maps(sums, 1))
     return recorder.track()
@@ -103,27 +106,35 @@ def _sampling(turn: Orientation) -> int:
     return (_COLUMNS if along > 0 else _COLUMNS_BACK) if along else (_ROWS if down > 0 else _ROWS_BACK)
 
 
-def _add(sums: list[np.ndarray], y: np.ndarray, look: int) -> None:
+def _no_sums(y: np.ndarray, u: np.ndarray) -> list[np.ndarray]:
+    """The sums of no look."""
+    return [np.zeros(plane.shape, np.float32) for plane in (y,) * 6 + (u,) * 2]
+
+
+def _add(sums: list[np.ndarray], planes: tuple[np.ndarray, np.ndarray, np.ndarray], look: int) -> None:
     """Adds a look to the sums: luma, its square, sharpness along rows, across rows, along columns, across columns.
 
     Sharpness changes little and costs most, so that each second look is enough.
     """
+    y, u, v = planes
     cv2.accumulate(y, sums[0])
+    cv2.accumulate(u, sums[6])
+    cv2.accumulate(v, sums[7])
     cv2.accumulateSquare(y, sums[1])
     if look % SHARP_LOOKS == 0:
         kernels: tuple[np.ndarray, ...] = (_ALONG, _ACROSS, _ALONG.T, _ACROSS.T)
-        for total, kernel in zip(sums[2:], kernels, strict=True):
+        for total, kernel in zip(sums[2:6], kernels, strict=True):
             cv2.accumulate(cv2.convertScaleAbs(cv2.filter2D(y, cv2.CV_16S, kernel, borderType=cv2.BORDER_REPLICATE), alpha=4), total)
 
 
 def _maps(sums: list[np.ndarray], looks: int) -> np.ndarray:
-    """The maps of a span: rows then columns, each [lines, 6 x BANDS], uint8."""
+    """The maps of a span: rows then columns, each [lines, 9 x BANDS], uint8."""
     mean, sharp = sums[0] / looks, -(-looks // SHARP_LOOKS)
     motion = np.sqrt(np.maximum(0, sums[1] / looks - mean * mean))
-    along_row, across_row, along_column, across_column = (s / (4 * sharp) for s in sums[2:])
-    rows = _bands(mean, motion, along_row, across_row, _steps(mean, motion))
-    turned = np.ascontiguousarray(mean.T), np.ascontiguousarray(motion.T)
-    columns = _bands(*turned, along_column.T, across_column.T, _steps(*turned))
+    along_row, across_row, along_column, across_column = (s / (4 * sharp) for s in sums[2:6])
+    blue, red = (s / looks for s in sums[6:])
+    rows = _bands(mean, motion, along_row, across_row, blue, red)
+    columns = _bands(*(np.ascontiguousarray(m.T) for m in (mean, motion, along_column, across_column, blue, red)))
     return np.concatenate([rows, columns])
 
 
@@ -134,24 +145,30 @@ def _band_weights(length: int) -> np.ndarray:
     return np.repeat(np.eye(BANDS) / np.diff(ends), np.diff(ends), axis=0)
 
 
-def _bands(mean: np.ndarray, motion: np.ndarray, along: np.ndarray, across: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """[lines, length] each -> [lines, 6 x BANDS]; texture is the deviation of the mean within a band of a line."""
+def _bands(mean: np.ndarray, motion: np.ndarray, along: np.ndarray, across: np.ndarray, blue: np.ndarray, red: np.ndarray) -> np.ndarray:
+    """[lines, length] each, half of both for blue and red -> [lines, MAPS x BANDS]; texture is the deviation of the mean within a band of a line."""
     weights = _band_weights(mean.shape[1])
     exact = mean.astype(np.float64)  # the deviation is a small difference of large squares
     level = exact @ weights
     texture = np.sqrt(np.maximum(0, np.square(exact) @ weights - np.square(level)))
-    small = weights.astype(np.float32)
-    stats = (level, texture, motion @ small, along @ small, across @ small, step @ small)
+    small, half = weights.astype(np.float32), _band_weights(blue.shape[1]).astype(np.float32)
+    steps, tints = _share_of(_change(mean) + _change(motion), _STEP_LEVELS), _share_of(_change(blue) + _change(red), _TINT_LEVELS)
+    edges = cv2.max(steps, cv2.resize(tints, steps.shape[::-1], interpolation=cv2.INTER_NEAREST))
+    colours = (np.repeat(m @ half, 2, axis=0) for m in (blue, red))
+    stats = (level, texture, motion @ small, along @ small, across @ small, steps @ small, *colours, edges @ small)
     return np.concatenate([np.clip(np.rint(s * k), 0, 255) for s, k in zip(stats, _SCALE, strict=True)], axis=1).astype(np.uint8)
 
 
-def _steps(mean: np.ndarray, motion: np.ndarray) -> np.ndarray:
+def _change(mean: np.ndarray) -> np.ndarray:
+    change = np.zeros_like(mean)
+    change[1:-1] = cv2.absdiff(mean[2:], mean[:-2])
+    return change
+
+
+def _share_of(change: np.ndarray, levels: tuple[float, float]) -> np.ndarray:
     """How surely each px lies at a line across which the picture changes for good, 0 … 1: a border's edge is one along its whole length."""
-    none, whole = _STEP_LEVELS
-    steps = np.zeros_like(mean)
-    change = cv2.absdiff(mean[2:], mean[:-2]) + cv2.absdiff(motion[2:], motion[:-2])
-    steps[1:-1] = np.minimum(np.maximum(change - none, 0) / (whole - none), 1)
-    return steps
+    none, whole = levels
+    return np.minimum(np.maximum(change - none, 0) / (whole - none), 1)
 
 
 BorderKind = Literal["none", "letterbox", "pillarbox", "window", "blurred", "frame"]
