@@ -72,13 +72,16 @@ def _least(edges: np.ndarray) -> np.ndarray:
 
 
 def is_plain(maps: Maps, sides: Sides, cfg: BordersConfig) -> bool:
-    """Whether what lies outside is of one level without texture: bars that are no graphic."""
+    """Whether what lies outside is of one colour without texture, and so no graphic."""
     rows, columns = maps
     seen = (rows, rows.reversed(), columns, columns.reversed())
-    strips = [(s, max(1, int(size) - 1)) for s, size in zip(seen, sides, strict=True) if size]
-    level = np.concatenate([s.level[:end].ravel() for s, end in strips])
-    texture = np.concatenate([s.texture[:end].ravel() for s, end in strips])
-    plain = (np.abs(level - median(level)) <= cfg.plain_levels) & (texture <= 2 * cfg.plain_texture)
+    strips = [Lines(*(m[: max(1, int(size) - 1)] for m in s.maps())) for s, size in zip(seen, sides, strict=True) if size]
+    texture, *colour = (
+        np.concatenate([m.ravel() for m in parts])
+        for parts in zip(*((s.texture, s.level, s.blue, s.red) for s in strips), strict=True)
+    )
+    far = np.max([np.abs(levels - median(levels)) for levels in colour], axis=0)
+    plain = (texture <= 2 * cfg.plain_texture) & (far <= cfg.plain_levels)
     return float(plain.mean()) >= cfg.plain_favoured_share
 
 

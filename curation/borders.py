@@ -228,9 +228,12 @@ def _found(maps: Maps, cfg: BordersConfig) -> _Found:
     rows, columns = (len(m.level) for m in maps)
     plain = find_plain(maps, cfg)
     around = find_frame(maps, cfg)
+    is_bar = any(around) and is_plain(maps, around, cfg)
+    if is_bar and not any(plain):  # around a thing before a plain background
+        around = (0.0, 0.0, 0.0, 0.0)
     several: list[tuple[BorderKind, Sides]] = [
         (_plain_kind(plain), plain),
-        (_plain_kind(around) if any(around) and is_plain(maps, around, cfg) else "frame", around),
+        (_plain_kind(around) if is_bar else "frame", around),
     ]
     if not (plain[0] and plain[1]) and not (plain[2] and plain[3]):
         several.append(("blurred", find_soft(maps, cfg)))
