@@ -12,7 +12,6 @@ import numpy as np
 
 from curation.border_lines import BANDS, BordersConfig, Lines, Maps, Sides, median, steps_at
 
-
 _LUMA, _CLEAR_LUMA, _ANY, _CLEAR_ONE, _CLEAR_BOTH, _BEGINS = range(6)
 """What is known of an edge: the share of steps of luma, and how much more that is than on both sides of it; the share of steps of luma or
 colour, and how much more that is than on one side and on both; and the share of its bands that begin to move there."""
@@ -77,8 +76,7 @@ def is_plain(maps: Maps, sides: Sides, cfg: BordersConfig) -> bool:
     seen = (rows, rows.reversed(), columns, columns.reversed())
     strips = [Lines(*(m[: max(1, int(size) - 1)] for m in s.maps())) for s, size in zip(seen, sides, strict=True) if size]
     texture, *colour = (
-        np.concatenate([m.ravel() for m in parts])
-        for parts in zip(*((s.texture, s.level, s.blue, s.red) for s in strips), strict=True)
+        np.concatenate([m.ravel() for m in parts]) for parts in zip(*((s.texture, s.level, s.blue, s.red) for s in strips), strict=True)
     )
     far = np.max([np.abs(levels - median(levels)) for levels in colour], axis=0)
     plain = (texture <= 2 * cfg.plain_texture) & (far <= cfg.plain_levels)

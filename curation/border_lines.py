@@ -169,7 +169,7 @@ def _stirs(s: Lines, size: float, cfg: BordersConfig) -> bool:
         return False
     noise = middle <= cfg.noisy_levels / 2 and float(np.quantile(motion, 0.9)) <= cfg.noise_times * middle
     steps, *_ = steps_at(s.step.mean(1), np.array([int(size)]))
-    return not (noise and float(steps[0]) >= cfg.sure_step_share)
+    return not ((noise or size <= cfg.thin_lines) and float(steps[0]) >= cfg.sure_step_share)
 
 
 def _plain_cells(s: Lines, cfg: BordersConfig, times: float = 1.0) -> np.ndarray | None:
@@ -178,6 +178,8 @@ def _plain_cells(s: Lines, cfg: BordersConfig, times: float = 1.0) -> np.ndarray
     if max(texture, motion) > cfg.noisy_levels:
         return None
     near = np.abs(s.level - level) <= cfg.plain_levels * times
+    for colour in (s.blue, s.red):
+        near &= np.abs(colour - median(colour[0])) <= cfg.plain_levels * times
     return np.asarray(near & (s.texture <= texture + cfg.plain_texture * times) & (s.motion <= 1.3 * motion + cfg.plain_motion * times))
 
 

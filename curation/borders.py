@@ -1,9 +1,9 @@
 """Borders around the picture: plain bars of any colour, a blurred copy of the picture, a still graphic; measured per clip.
 
-The observer keeps, for spans of a few seconds, six small maps: per pixel the mean and the deviation of luma over time, how sharp the
-picture is along and across, and whether the mean or the deviation steps there. Each is averaged in bands, 12 to a line, as a border is a
-strip: [lines, bands] for rows and for columns. That is 18 KB a span. A measure of any clip is then made from the maps of its spans; where in
-them a border ends is found in `border_lines`.
+The observer keeps, for spans of a few seconds, nine small maps: per pixel the mean and the deviation of luma over time, how sharp the
+picture is along and across, whether the mean or the deviation steps there, the mean of both colours, and whether luma or a colour steps
+there. Each is averaged in bands, 12 to a line, as a border is a strip: [lines, bands] for rows and for columns. That is 27 KB a span. A
+measure of any clip is then made from the maps of its spans; where in them a border ends is found in `border_lines`.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from curation.orientation import Orientation
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
 
-VERSION = "4"
+VERSION = "5"
 
 LOOK_US = 180_000
 """A look each fifth frame or so: 20 looks average the noise of a span, and more cost without telling more."""
@@ -38,11 +38,10 @@ _AVERAGED, _COLUMNS, _COLUMNS_BACK, _ROWS, _ROWS_BACK = range(5)
 """How small px lie on the picture. The scan's scaler takes one px out of several along a line as stored, from the first on and with a
 step of (full - 2) / (small - 2), which is 1 % too long: columns of an upright picture, rows or backwards in a turned one."""
 _SCALE = (1.0, 8.0, 4.0, 8.0, 8.0, 255.0, 1.0, 1.0, 255.0)
-"""Stored levels a unit: mean, texture, motion, along, across, step, blue, red, tint; so texture to across saturate at 32 or 64 levels."""
-_MAPS = len(_SCALE)
-_TINT_LEVELS = (4.0, 10.0)
+"""Stored levels a unit: mean, texture, motion, along, across, step, blue, red, edge; so texture to across saturate at 32 or 64 levels."""
 _STEP_LEVELS = (4.0, 10.0)
-"""A change of mean and deviation over two lines that is no step yet, and one that is a whole one: grain and coding stay below."""
+"""A change of mean and deviation, or of both colours, over two lines that is no step yet, and one that is a whole one: grain and coding
+stay below."""
 _ALONG = np.array([[1, -1, 0, -1, 1]], np.float32) / 2
 """Second difference that noise moves little: blur of two small px silences it."""
 _ACROSS = np.array([[1], [-2], [1]], np.float32)
@@ -112,7 +111,7 @@ def _no_sums(y: np.ndarray, u: np.ndarray) -> list[np.ndarray]:
 
 
 def _add(sums: list[np.ndarray], planes: tuple[np.ndarray, np.ndarray, np.ndarray], look: int) -> None:
-    """Adds a look to the sums: luma, its square, sharpness along rows, across rows, along columns, across columns.
+    """Adds a look to the sums: luma, its square, sharpness along rows, across rows, along columns, across columns, blue, red.
 
     Sharpness changes little and costs most, so that each second look is enough.
     """
@@ -146,29 +145,26 @@ def _band_weights(length: int) -> np.ndarray:
 
 
 def _bands(mean: np.ndarray, motion: np.ndarray, along: np.ndarray, across: np.ndarray, blue: np.ndarray, red: np.ndarray) -> np.ndarray:
-    """[lines, length] each, half of both for blue and red -> [lines, MAPS x BANDS]; texture is the deviation of the mean within a band of a line."""
+    """[lines, length] each, half of both for blue and red -> [lines, 9 x BANDS]; texture is the deviation of the mean within a band."""
     weights = _band_weights(mean.shape[1])
     exact = mean.astype(np.float64)  # the deviation is a small difference of large squares
     level = exact @ weights
     texture = np.sqrt(np.maximum(0, np.square(exact) @ weights - np.square(level)))
-    small, half = weights.astype(np.float32), _band_weights(blue.shape[1]).astype(np.float32)
-    steps, tints = _share_of(_change(mean) + _change(motion), _STEP_LEVELS), _share_of(_change(blue) + _change(red), _TINT_LEVELS)
-    edges = cv2.max(steps, cv2.resize(tints, steps.shape[::-1], interpolation=cv2.INTER_NEAREST))
-    colours = (np.repeat(m @ half, 2, axis=0) for m in (blue, red))
-    stats = (level, texture, motion @ small, along @ small, across @ small, steps @ small, *colours, edges @ small)
+    steps = _steps(mean, motion)
+    colour = blue, red, _steps(blue, red)
+    blue, red, tints = (cv2.resize(m, mean.shape[::-1], interpolation=cv2.INTER_NEAREST) for m in colour)
+    averaged = (motion, along, across, steps, blue, red, cv2.max(steps, tints))
+    stats = (level, texture, *(m @ weights.astype(np.float32) for m in averaged))
     return np.concatenate([np.clip(np.rint(s * k), 0, 255) for s, k in zip(stats, _SCALE, strict=True)], axis=1).astype(np.uint8)
 
 
-def _change(mean: np.ndarray) -> np.ndarray:
-    change = np.zeros_like(mean)
-    change[1:-1] = cv2.absdiff(mean[2:], mean[:-2])
-    return change
-
-
-def _share_of(change: np.ndarray, levels: tuple[float, float]) -> np.ndarray:
+def _steps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """How surely each px lies at a line across which the picture changes for good, 0 … 1: a border's edge is one along its whole length."""
-    none, whole = levels
-    return np.minimum(np.maximum(change - none, 0) / (whole - none), 1)
+    none, whole = _STEP_LEVELS
+    steps = np.zeros_like(first)
+    change = cv2.absdiff(first[2:], first[:-2]) + cv2.absdiff(second[2:], second[:-2])
+    steps[1:-1] = np.minimum(np.maximum(change - none, 0) / (whole - none), 1)
+    return steps
 
 
 BorderKind = Literal["none", "letterbox", "pillarbox", "window", "blurred", "frame"]
