@@ -225,7 +225,7 @@ def _found(maps: Maps, cfg: BordersConfig) -> _Found:
     plain = find_plain(maps, cfg)
     around = find_frame(maps, cfg)
     is_bar = any(around) and is_plain(maps, around, cfg)
-    if is_bar and not any(plain):  # around a thing before a plain background
+    if is_bar and all(around) and not any(plain):  # around a thing before a plain background
         around = (0.0, 0.0, 0.0, 0.0)
     several: list[tuple[BorderKind, Sides]] = [
         (_plain_kind(plain), plain),
