@@ -20,7 +20,8 @@ def _soft_line(first: Lines, cfg: BordersConfig) -> tuple[float, float]:
     n, second = len(first.along), first.reversed()
     sizes = np.arange(max(3, math.ceil(cfg.least_share * n)), int(cfg.most_share * n) + 1)
     (edge, sharper), (other_edge, other_sharper) = _softness(first, sizes, cfg), _softness(second, sizes, cfg)
-    steps, clear = np.mean([steps_at(s.step.mean(1), sizes) for s in (first, second)], axis=0)
+    steps, *clear_of = np.stack([steps_at(s.step.mean(1), sizes) for s in (first, second)], axis=1)
+    steps, clear = steps.mean(0), np.minimum(*clear_of).mean(0)
     score = (
         cfg.fill_edge_weight * (edge + other_edge) / 2
         + cfg.fill_weaker_weight * np.minimum(edge, other_edge)

@@ -2,7 +2,8 @@
 length, within which the picture moves and outside of which nothing does.
 
 A resting camera shows lasting steps everywhere, but hardly ever straight ones as long as the picture, as far from one edge as from the
-other, around all that moves.
+other, around all that moves. Two kinds of evidence: steps of luma with few beside them; and steps of luma or colour that are whole, where
+the picture begins to move.
 """
 
 import math
@@ -11,6 +12,10 @@ import numpy as np
 
 from curation.border_lines import BANDS, BordersConfig, Lines, Maps, Sides, median, steps_at
 
+_LUMA, _CLEAR_LUMA, _ANY, _CLEAR_ONE, _CLEAR_BOTH, _BEGINS = range(6)
+"""What is known of an edge: the share of steps of luma, and how much more that is than on both sides of it; the share of steps of luma or
+colour, and how much more that is than on one side and on both; and the share of its bands that begin to move there."""
+
 
 def find_frame(maps: Maps, cfg: BordersConfig) -> Sides:
     """Top, bottom, left and right of a still graphic in small px; zeros when there is none."""
@@ -18,34 +23,63 @@ def find_frame(maps: Maps, cfg: BordersConfig) -> Sides:
     h, w = len(rows.level), len(columns.level)
     tops, lefts = _sizes(h, cfg), _sizes(w, cfg)
     seen = (rows, rows.reversed(), columns, columns.reversed())
-    found = [_edges(s, tops, lefts, w) for s in seen[:2]] + [tuple(m.T for m in _edges(s, lefts, tops, h)) for s in seen[2:]]
-    steps, clear = (np.stack(m) for m in zip(*found, strict=True))
-    there = np.stack(np.broadcast_arrays(tops[:, None] > 0, tops[:, None] > 0, lefts > 0, lefts > 0))
-    count = np.maximum(1, there.sum(0))
     noise = median(np.concatenate([rows.motion[[0, -1]].ravel(), columns.motion[[0, -1]].ravel()]))
-    inside, outside = _moving(maps, tops, lefts, cfg.frame_motion + 1.3 * noise)
-    score = (np.where(there, steps, 0).sum(0) + cfg.frame_clear_weight * np.where(there, clear, 0).sum(0)) / count
-    score += cfg.frame_weakest_weight * np.where(there, steps, 1).min(0) - cfg.frame_motion_weight * outside
-    length = 1 - tops[:, None] / h - lefts / w  # of the edges, the mean share of the picture's side
-    sure = np.where(count > 2, score - cfg.frame_short_weight * (1 - length) >= cfg.frame_sure_four, score >= cfg.frame_sure_score)
-    score = np.where((count > 1) & ((inside >= cfg.frame_active_share) | sure), score, 0)
-    if noise > cfg.frame_noise or score.max() < cfg.frame_score:
+    if noise > cfg.frame_noise:
         return 0.0, 0.0, 0.0, 0.0
-    row, column = np.unravel_index(int((score + cfg.frame_four_favour * (count > 2)).argmax()), score.shape)
+    found = [_edges(s, tops, lefts, w) for s in seen[:2]] + [np.swapaxes(_edges(s, lefts, tops, h), 1, 2) for s in seen[2:]]
+    there = np.stack(np.broadcast_arrays(tops[:, None] > 0, tops[:, None] > 0, lefts > 0, lefts > 0))
+    edges = np.where(there, np.stack(found, axis=1), np.nan)
+    inside, outside = _moving(maps, tops, lefts, cfg.frame_motion + 1.3 * noise)
+    short = tops[:, None] / h + lefts / w  # edges are so much shorter than the picture's side, in the mean
+    score = np.maximum(_luma_score(edges, inside, outside, short, cfg), _colour_score(edges, inside, outside, cfg))
+    score[0, 0] = -np.inf  # no edge at all
+    if score.max() < 0:
+        return 0.0, 0.0, 0.0, 0.0
+    row, column = np.unravel_index(int(score.argmax()), score.shape)
     down, across = int(tops[row]), int(lefts[column])
     ends = ((down, across, w), (down, across, w), (across, down, h), (across, down, h))
     top, bottom, left, right = (_refined(s, *where) for s, where in zip(seen, ends, strict=True))
     return top, bottom, left, right
 
 
+def _luma_score(edges: np.ndarray, inside: np.ndarray, outside: np.ndarray, short: np.ndarray, cfg: BordersConfig) -> np.ndarray:
+    """By how much steps of luma, with few beside them, tell of a graphic; from 0 on they do."""
+    steps, clear = edges[_LUMA], edges[_CLEAR_LUMA]
+    count = np.isfinite(steps).sum(0)
+    score = _mean(steps + cfg.frame_clear_weight * clear) + cfg.frame_weakest_weight * _least(steps) - cfg.frame_motion_weight * outside
+    still = np.where(count > 2, score - cfg.frame_short_weight * short - cfg.frame_still_four, score - cfg.frame_still_two)
+    return np.asarray(np.where(inside >= cfg.frame_active_share, score - cfg.frame_score, still))
+
+
+def _colour_score(edges: np.ndarray, inside: np.ndarray, outside: np.ndarray, cfg: BordersConfig) -> np.ndarray:
+    """By how much whole steps of luma or colour, beyond which the picture begins to move, tell of a graphic; from 0 on they do."""
+    still = 1 - np.minimum(inside / cfg.frame_active_share, 1)
+    score = _mean(edges[_ANY]) + cfg.frame_colour_weakest_weight * _least(edges[_ANY])
+    score += cfg.frame_colour_clear_weight * _least(edges[_CLEAR_ONE]) + cfg.frame_begin_weight * _least(edges[_BEGINS])
+    score -= cfg.frame_colour_motion_weight * outside + cfg.frame_still_weight * still * (1 - _least(edges[_CLEAR_BOTH]))
+    return np.asarray(score - cfg.frame_colour_score)
+
+
+def _mean(edges: np.ndarray) -> np.ndarray:
+    """The mean over the edges that are there."""
+    return np.asarray(np.nansum(edges, axis=0) / np.maximum(1, np.isfinite(edges).sum(0)))
+
+
+def _least(edges: np.ndarray) -> np.ndarray:
+    """The least over the edges that are there."""
+    return np.asarray(np.where(np.isnan(edges), 1, edges).min(0))
+
+
 def is_plain(maps: Maps, sides: Sides, cfg: BordersConfig) -> bool:
-    """Whether what lies outside is of one level without texture: bars that are no graphic."""
+    """Whether what lies outside is of one colour without texture, and so no graphic."""
     rows, columns = maps
     seen = (rows, rows.reversed(), columns, columns.reversed())
-    strips = [(s, max(1, int(size) - 1)) for s, size in zip(seen, sides, strict=True) if size]
-    level = np.concatenate([s.level[:end].ravel() for s, end in strips])
-    texture = np.concatenate([s.texture[:end].ravel() for s, end in strips])
-    plain = (np.abs(level - median(level)) <= cfg.plain_levels) & (texture <= 2 * cfg.plain_texture)
+    strips = [Lines(*(m[: max(1, int(size) - 1)] for m in s.maps())) for s, size in zip(seen, sides, strict=True) if size]
+    texture, *colour = (
+        np.concatenate([m.ravel() for m in parts]) for parts in zip(*((s.texture, s.level, s.blue, s.red) for s in strips), strict=True)
+    )
+    far = np.max([np.abs(levels - median(levels)) for levels in colour], axis=0)
+    plain = (texture <= 2 * cfg.plain_texture) & (far <= cfg.plain_levels)
     return float(plain.mean()) >= cfg.plain_favoured_share
 
 
@@ -54,14 +88,27 @@ def _sizes(n: int, cfg: BordersConfig) -> np.ndarray:
     return np.asarray(np.r_[0, np.arange(max(3, math.ceil(cfg.least_share * n)), int(cfg.frame_most_share * n) + 1)])
 
 
-def _edges(s: Lines, sizes: np.ndarray, ends: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """The share of steps along the edge of borders of so many lines, between others of so many px at both its ends [sizes, ends]; and how
-    much more that is than beside the edge."""
-    first = _first_band(ends, length)
-    starts, which = np.unique(first, return_inverse=True)
-    summed = np.pad(np.cumsum(s.step, axis=1), ((0, 0), (1, 0)))
-    edge, clear = steps_at((summed[:, BANDS - starts] - summed[:, starts]) / (BANDS - 2 * starts), sizes)
-    return edge[:, which], clear[:, which]
+def _edges(s: Lines, sizes: np.ndarray, ends: np.ndarray, length: int) -> np.ndarray:
+    """What is known of the edge of borders of so many lines, between others of so many px at both its ends [6, sizes, ends]."""
+    starts, which = np.unique(_first_band(ends, length), return_inverse=True)
+    luma, both, begin = (steps_at(_between(m, starts), sizes) for m in (s.step, s.edge, _begins_to_move(s.motion)))
+    outer, inner = np.maximum(luma[1], both[1]), np.maximum(luma[2], both[2])
+    known = luma[0], np.minimum(*luma[1:]), both[0], np.maximum(outer, inner), np.minimum(outer, inner), begin[0]
+    return np.stack(known)[:, :, which]
+
+
+def _between(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """The mean of each line without so many bands at both ends [lines, starts]."""
+    summed = np.pad(np.cumsum(values, axis=1), ((0, 0), (1, 0)))
+    return np.asarray((summed[:, BANDS - starts] - summed[:, starts]) / (BANDS - 2 * starts))
+
+
+def _begins_to_move(motion: np.ndarray) -> np.ndarray:
+    """Where the three lines behind one move clearly more than the lines before it: 0 or 1 [lines, bands]."""
+    lines, last = np.arange(len(motion)), len(motion) - 1
+    before = np.maximum(motion[np.maximum(0, lines - 3)], motion[np.maximum(0, lines - 2)])
+    behind = np.max([motion[np.minimum(last, lines + k)] for k in (1, 2, 3)], axis=0)
+    return np.asarray(behind > 2 * before + 2, np.float32)
 
 
 def _first_band(ends: np.ndarray, length: int) -> np.ndarray:
@@ -88,7 +135,7 @@ def _refined(s: Lines, size: int, end: int, length: int) -> float:
     if not size:
         return 0.0
     first = int(_first_band(np.array(end), length))
-    lines = np.arange(max(1, size - 2), min(len(s.step), size + 3))
-    steps = s.step[lines, first : BANDS - first].mean(1)
+    lines = np.arange(max(1, size - 2), min(len(s.edge), size + 3))
+    steps = s.edge[lines, first : BANDS - first].mean(1)
     weight = (steps - steps.min()) ** 4
     return float((lines * weight).sum() / weight.sum() + 0.5) if weight.any() else float(size)

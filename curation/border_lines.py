@@ -53,18 +53,23 @@ class BordersConfig:
     still_levels: float = 3.0  # deviation over time of still text
     straight_share: float = 0.8  # of both lines are lasting steps: letters end less straight
     plain_favoured_share: float = 0.9  # of a still border is of one level: then it is no graphic
-    frame_score: float = 1.4  # the share of an edge's steps, and …
+    frame_score: float = 1.5  # the share of an edge's steps of luma, and …
     frame_weakest_weight: float = 0.5  # … so much of that of the weakest edge, and …
-    frame_clear_weight: float = 0.6  # … so much of how many fewer steps there are beside an edge, less …
-    frame_motion_weight: float = 8.0  # … so much of the share outside that moves …
+    frame_clear_weight: float = 0.6  # … of how many fewer steps there are beside an edge, less …
+    frame_motion_weight: float = 8.0  # … of the share outside that moves …
     frame_motion: float = 3.0  # … by more levels than noise does
-    frame_active_share: float = 0.07  # of the inside moves …
-    frame_sure_score: float = 1.8  # … or the score of two edges is so high …
-    frame_sure_four: float = 1.5  # … or that of four is, less …
+    frame_active_share: float = 0.07  # of the inside moves: where less does …
+    frame_still_two: float = 1.8  # … the score of two edges is so high …
+    frame_still_four: float = 1.5  # … or that of four is, less …
     frame_short_weight: float = 0.6  # … so much of what they are shorter than the picture: a still texture has short straight edges
+    frame_colour_score: float = 2.38  # or: the share of an edge's steps of luma or colour, and …
+    frame_colour_weakest_weight: float = 1.3  # … so much of that of the weakest edge, and …
+    frame_colour_clear_weight: float = 0.25  # … of how many fewer there are on one side of it, and …
+    frame_begin_weight: float = 0.26  # … of the share of an edge beyond which the picture begins to move, less …
+    frame_colour_motion_weight: float = 1.7  # … of the share outside that moves, and, where the inside hardly does …
+    frame_still_weight: float = 0.53  # … of the steps there are beside an edge: a still texture has steps everywhere
     frame_noise: float = 4.0  # levels by which the outermost lines may change
     frame_most_share: float = 0.4  # of the side: wider ones leave too short an edge to tell
-    frame_four_favour: float = 0.05  # of the score: four edges rather than two of them
     soft_ratio: float = 1.8  # the picture is so much sharper than the blurred fill
     fill_score: float = 1.8  # the likeness of a fill to the enlarged picture, and …
     fill_edge_weight: float = 0.4  # … so much of the bands of both sides with an edge at the line, and …
@@ -90,6 +95,9 @@ class Lines:
     along: np.ndarray
     across: np.ndarray
     step: np.ndarray  # share of px, 0 … 1
+    blue: np.ndarray  # levels of the two colour planes …
+    red: np.ndarray
+    edge: np.ndarray  # share of px with a step of luma or colour
 
     def bands(self, chosen: slice | np.ndarray) -> "Lines":
         """Some of the bands."""
@@ -101,7 +109,7 @@ class Lines:
 
     def maps(self) -> tuple[np.ndarray, ...]:
         """Every map."""
-        return self.level, self.texture, self.motion, self.along, self.across, self.step
+        return self.level, self.texture, self.motion, self.along, self.across, self.step, self.blue, self.red, self.edge
 
 
 _AROUND, _AT = np.array([-6, -5, -4, -3, -1, 0, 1, 3, 4, 5, 6]), slice(4, 7)
@@ -118,13 +126,13 @@ def _inside(before: float, after: float, lines: int) -> slice:
     return slice(first, end) if end > first else slice(max(0, first - 1), min(BANDS, end + 1))
 
 
-def steps_at(step: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The steps along borders of so many lines, and how many more there are than beside them; `step` has lines along its first axis."""
+def steps_at(step: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The steps along borders of so many lines, and how many more there are than before and behind them; `step` has lines along its first
+    axis."""
     around = np.minimum(np.maximum(sizes[:, None] + _AROUND, 0), len(step) - 1)
     near = step[around]
     edge = near[:, _AT].max(1)
-    beside = np.maximum(near[:, : _AT.start].sum(1), near[:, _AT.stop :].sum(1)) / _AT.start
-    return edge, edge - beside
+    return edge, edge - near[:, : _AT.start].mean(1), edge - near[:, _AT.stop :].mean(1)
 
 
 def median(values: np.ndarray) -> float:
@@ -160,8 +168,8 @@ def _stirs(s: Lines, size: float, cfg: BordersConfig) -> bool:
     if middle <= cfg.lone_motion:
         return False
     noise = middle <= cfg.noisy_levels / 2 and float(np.quantile(motion, 0.9)) <= cfg.noise_times * middle
-    steps, _ = steps_at(s.step.mean(1), np.array([int(size)]))
-    return not (noise and float(steps[0]) >= cfg.sure_step_share)
+    steps, *_ = steps_at(s.step.mean(1), np.array([int(size)]))
+    return not ((noise or size <= cfg.thin_lines) and float(steps[0]) >= cfg.sure_step_share)
 
 
 def _plain_cells(s: Lines, cfg: BordersConfig, times: float = 1.0) -> np.ndarray | None:
@@ -170,6 +178,8 @@ def _plain_cells(s: Lines, cfg: BordersConfig, times: float = 1.0) -> np.ndarray
     if max(texture, motion) > cfg.noisy_levels:
         return None
     near = np.abs(s.level - level) <= cfg.plain_levels * times
+    for colour in (s.blue, s.red):
+        near &= np.abs(colour - median(colour[0])) <= cfg.plain_levels * times
     return np.asarray(near & (s.texture <= texture + cfg.plain_texture * times) & (s.motion <= 1.3 * motion + cfg.plain_motion * times))
 
 
@@ -187,7 +197,8 @@ def _plain_line(s: Lines, cfg: BordersConfig, loose: bool = False, like: float =
     last = plain[np.maximum(0, sizes - 2)]
     begins = (last & ~(clear[sizes] & clear[sizes + 1] & clear[sizes + 2])).mean(1).tolist()
     faintly = (last & (stirs[sizes] | stirs[sizes + 1] | stirs[sizes + 2])).mean(1).tolist()
-    steps, clearly = steps_at(s.step.mean(1), sizes)
+    steps, *clear_of = steps_at(s.step.mean(1), sizes)
+    clearly = np.minimum(*clear_of)
     within = share[: len(sizes)]
     unspoilt = np.logical_and.accumulate(within >= cfg.spoilt_share)
     enough_plain = unspoilt & (within >= cfg.plain_share) & (np.cumsum(within) >= cfg.clean_share * sizes)

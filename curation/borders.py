@@ -1,9 +1,9 @@
 """Borders around the picture: plain bars of any colour, a blurred copy of the picture, a still graphic; measured per clip.
 
-The observer keeps, for spans of a few seconds, six small maps: per pixel the mean and the deviation of luma over time, how sharp the
-picture is along and across, and whether the mean or the deviation steps there. Each is averaged in bands, 12 to a line, as a border is a
-strip: [lines, bands] for rows and for columns. That is 18 KB a span. A measure of any clip is then made from the maps of its spans; where in
-them a border ends is found in `border_lines`.
+The observer keeps, for spans of a few seconds, nine small maps: per pixel the mean and the deviation of luma over time, how sharp the
+picture is along and across, whether the mean or the deviation steps there, the mean of both colours, and whether luma or a colour steps
+there. Each is averaged in bands, 12 to a line, as a border is a strip: [lines, bands] for rows and for columns. That is 27 KB a span. A
+measure of any clip is then made from the maps of its spans; where in them a border ends is found in `border_lines`.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from curation.orientation import Orientation
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
 
-VERSION = "4"
+VERSION = "5"
 
 LOOK_US = 180_000
 """A look each fifth frame or so: 20 looks average the noise of a span, and more cost without telling more."""
@@ -37,17 +37,18 @@ _FIELDS = ("duration_us", "looks", "rows", "sampling")
 _AVERAGED, _COLUMNS, _COLUMNS_BACK, _ROWS, _ROWS_BACK = range(5)
 """How small px lie on the picture. The scan's scaler takes one px out of several along a line as stored, from the first on and with a
 step of (full - 2) / (small - 2), which is 1 % too long: columns of an upright picture, rows or backwards in a turned one."""
-_SCALE = (1.0, 8.0, 4.0, 8.0, 8.0, 255.0)
-"""Stored levels a unit: mean, texture, motion, along, across, step; so the middle four saturate at 32 or 64 levels of luma."""
+_SCALE = (1.0, 8.0, 4.0, 8.0, 8.0, 255.0, 1.0, 1.0, 255.0)
+"""Stored levels a unit: mean, texture, motion, along, across, step, blue, red, edge; so texture to across saturate at 32 or 64 levels."""
 _STEP_LEVELS = (4.0, 10.0)
-"""A change of mean and deviation over two lines that is no step yet, and one that is a whole one: grain and coding stay below."""
+"""A change of mean and deviation, or of both colours, over two lines that is no step yet, and one that is a whole one: grain and coding
+stay below."""
 _ALONG = np.array([[1, -1, 0, -1, 1]], np.float32) / 2
 """Second difference that noise moves little: blur of two small px silences it."""
 _ACROSS = np.array([[1], [-2], [1]], np.float32)
 
 
 class BordersObserver:
-    """Fills the track `borders`: a row a span, its picture the maps [h + w, 6 x BANDS]."""
+    """Fills the track `borders`: a row a span, its picture the maps [h + w, 9 x BANDS]."""
 
     def __init__(self) -> None:
         self._recorder = Recorder(_TRACK, _FIELDS)
@@ -67,8 +68,8 @@ class BordersObserver:
             self._close(frame.pts_us)
         if not self._looks:
             self._start_us, self._sampling = frame.pts_us, _sampling(frame.turn)
-            self._sums = [np.zeros(y.shape, np.float32) for _ in range(6)]
-        _add(self._sums, y, self._looks)
+            self._sums = _no_sums(y, frame.u)
+        _add(self._sums, (y, frame.u, frame.v), self._looks)
         self._looks += 1
         self._last_us, self._before = frame.pts_us, y
 
@@ -88,9 +89,10 @@ def border_track_of_picture(rgb: np.ndarray) -> Track:
     """The track of a still picture, RGB uint8 [height, width, 3]: one span of one look, without motion."""
     width, height = fit(rgb.shape[1], rgb.shape[0], SMALL_PX)
     small = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
-    luma = (cv2.cvtColor(small, cv2.COLOR_RGB2GRAY) * ((235 - 16) / 255) + 16.5).astype(np.uint8)
-    sums = [np.zeros(luma.shape, np.float32) for _ in range(6)]
-    _add(sums, luma, 0)
+    planes = cv2.cvtColor(small, cv2.COLOR_RGB2YUV_I420)
+    luma, (u, v) = planes[:height], planes[height:].reshape(2, height // 2, width // 2)
+    sums = _no_sums(luma, u)
+    _add(sums, (luma, u, v), 0)
     recorder = Recorder(_TRACK, _FIELDS)
     recorder.add(0, 1, 1, height, _AVERAGED, picture=_maps(sums, 1))
     return recorder.track()
@@ -103,27 +105,35 @@ def _sampling(turn: Orientation) -> int:
     return (_COLUMNS if along > 0 else _COLUMNS_BACK) if along else (_ROWS if down > 0 else _ROWS_BACK)
 
 
-def _add(sums: list[np.ndarray], y: np.ndarray, look: int) -> None:
-    """Adds a look to the sums: luma, its square, sharpness along rows, across rows, along columns, across columns.
+def _no_sums(y: np.ndarray, u: np.ndarray) -> list[np.ndarray]:
+    """The sums of no look."""
+    return [np.zeros(plane.shape, np.float32) for plane in (y,) * 6 + (u,) * 2]
+
+
+def _add(sums: list[np.ndarray], planes: tuple[np.ndarray, np.ndarray, np.ndarray], look: int) -> None:
+    """Adds a look to the sums: luma, its square, sharpness along rows, across rows, along columns, across columns, blue, red.
 
     Sharpness changes little and costs most, so that each second look is enough.
     """
+    y, u, v = planes
     cv2.accumulate(y, sums[0])
+    cv2.accumulate(u, sums[6])
+    cv2.accumulate(v, sums[7])
     cv2.accumulateSquare(y, sums[1])
     if look % SHARP_LOOKS == 0:
         kernels: tuple[np.ndarray, ...] = (_ALONG, _ACROSS, _ALONG.T, _ACROSS.T)
-        for total, kernel in zip(sums[2:], kernels, strict=True):
+        for total, kernel in zip(sums[2:6], kernels, strict=True):
             cv2.accumulate(cv2.convertScaleAbs(cv2.filter2D(y, cv2.CV_16S, kernel, borderType=cv2.BORDER_REPLICATE), alpha=4), total)
 
 
 def _maps(sums: list[np.ndarray], looks: int) -> np.ndarray:
-    """The maps of a span: rows then columns, each [lines, 6 x BANDS], uint8."""
+    """The maps of a span: rows then columns, each [lines, 9 x BANDS], uint8."""
     mean, sharp = sums[0] / looks, -(-looks // SHARP_LOOKS)
     motion = np.sqrt(np.maximum(0, sums[1] / looks - mean * mean))
-    along_row, across_row, along_column, across_column = (s / (4 * sharp) for s in sums[2:])
-    rows = _bands(mean, motion, along_row, across_row, _steps(mean, motion))
-    turned = np.ascontiguousarray(mean.T), np.ascontiguousarray(motion.T)
-    columns = _bands(*turned, along_column.T, across_column.T, _steps(*turned))
+    along_row, across_row, along_column, across_column = (s / (4 * sharp) for s in sums[2:6])
+    blue, red = (s / looks for s in sums[6:])
+    rows = _bands(mean, motion, along_row, across_row, blue, red)
+    columns = _bands(*(np.ascontiguousarray(m.T) for m in (mean, motion, along_column, across_column, blue, red)))
     return np.concatenate([rows, columns])
 
 
@@ -134,22 +144,25 @@ def _band_weights(length: int) -> np.ndarray:
     return np.repeat(np.eye(BANDS) / np.diff(ends), np.diff(ends), axis=0)
 
 
-def _bands(mean: np.ndarray, motion: np.ndarray, along: np.ndarray, across: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """[lines, length] each -> [lines, 6 x BANDS]; texture is the deviation of the mean within a band of a line."""
+def _bands(mean: np.ndarray, motion: np.ndarray, along: np.ndarray, across: np.ndarray, blue: np.ndarray, red: np.ndarray) -> np.ndarray:
+    """[lines, length] each, half of both for blue and red -> [lines, 9 x BANDS]; texture is the deviation of the mean within a band."""
     weights = _band_weights(mean.shape[1])
     exact = mean.astype(np.float64)  # the deviation is a small difference of large squares
     level = exact @ weights
     texture = np.sqrt(np.maximum(0, np.square(exact) @ weights - np.square(level)))
-    small = weights.astype(np.float32)
-    stats = (level, texture, motion @ small, along @ small, across @ small, step @ small)
+    steps = _steps(mean, motion)
+    colour = blue, red, _steps(blue, red)
+    blue, red, tints = (cv2.resize(m, mean.shape[::-1], interpolation=cv2.INTER_NEAREST) for m in colour)
+    averaged = (motion, along, across, steps, blue, red, cv2.max(steps, tints))
+    stats = (level, texture, *(m @ weights.astype(np.float32) for m in averaged))
     return np.concatenate([np.clip(np.rint(s * k), 0, 255) for s, k in zip(stats, _SCALE, strict=True)], axis=1).astype(np.uint8)
 
 
-def _steps(mean: np.ndarray, motion: np.ndarray) -> np.ndarray:
+def _steps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """How surely each px lies at a line across which the picture changes for good, 0 … 1: a border's edge is one along its whole length."""
     none, whole = _STEP_LEVELS
-    steps = np.zeros_like(mean)
-    change = cv2.absdiff(mean[2:], mean[:-2]) + cv2.absdiff(motion[2:], motion[:-2])
+    steps = np.zeros_like(first)
+    change = cv2.absdiff(first[2:], first[:-2]) + cv2.absdiff(second[2:], second[:-2])
     steps[1:-1] = np.minimum(np.maximum(change - none, 0) / (whole - none), 1)
     return steps
 
@@ -211,9 +224,12 @@ def _found(maps: Maps, cfg: BordersConfig) -> _Found:
     rows, columns = (len(m.level) for m in maps)
     plain = find_plain(maps, cfg)
     around = find_frame(maps, cfg)
+    is_bar = any(around) and is_plain(maps, around, cfg)
+    if is_bar and all(around) and not any(plain):  # around a thing before a plain background
+        around = (0.0, 0.0, 0.0, 0.0)
     several: list[tuple[BorderKind, Sides]] = [
         (_plain_kind(plain), plain),
-        (_plain_kind(around) if any(around) and is_plain(maps, around, cfg) else "frame", around),
+        (_plain_kind(around) if is_bar else "frame", around),
     ]
     if not (plain[0] and plain[1]) and not (plain[2] and plain[3]):
         several.append(("blurred", find_soft(maps, cfg)))

@@ -32,7 +32,7 @@ from curation.tracks import Track
 from curation.vectors import VectorWatch
 from manifests.records import Asset
 
-VERSION = "8"
+VERSION = "9"
 """Version of what is observed: a change of any observer is a new one."""
 
 
