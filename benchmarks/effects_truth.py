@@ -11,6 +11,8 @@ import numpy as np
 SIZE = (320, 180)
 FPS = 24
 N_FRAMES = 120
+FINEST = 4
+"""Px of a still to a px of a frame, at most: so finely it is moved before it is made small."""
 MOVING = 0.4
 """Levels a frame: under it a scene rests, but for noise and coding."""
 
@@ -65,12 +67,15 @@ def write(path: Path, frames: list[np.ndarray], crf: int = 23) -> Path:
 
 
 def ken_burns(picture: np.ndarray, rng: np.random.Generator, n: int = N_FRAMES) -> list[np.ndarray]:
-    """A still under a slow zoom or slide, eased or even."""
+    """A still under a slow zoom or slide, eased or even. No frame takes single px out of a larger picture: fine print would glitter."""
     import cv2
 
-    height, width = picture.shape[:2]
     aspect = SIZE[0] / SIZE[1]
+    shrink = min(1.0, FINEST * SIZE[0] / min(picture.shape[1], picture.shape[0] * aspect))
+    picture = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+    height, width = picture.shape[:2]
     w = min(width, height * aspect)
+    over = int(np.ceil(w / SIZE[0]))
     kind = rng.choice(["in", "out", "slide", "still"])
     speed = rng.uniform(0.02, 0.08)  # of the width, a second
     ease = rng.random() < 0.3
@@ -84,7 +89,8 @@ def ken_burns(picture: np.ndarray, rng: np.random.Generator, n: int = N_FRAMES) 
         half_w, half_h = w * scale / 2, w * scale / aspect / 2
         matrix = np.array([[SIZE[0] / (2 * half_w), 0, 0], [0, SIZE[1] / (2 * half_h), 0]])
         matrix[:, 2] = [-matrix[0, 0] * (cx - half_w), -matrix[1, 1] * (height / 2 - half_h)]
-        frames.append(cv2.warpAffine(picture, matrix, SIZE, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT))
+        large = cv2.warpAffine(picture, matrix * over, (SIZE[0] * over, SIZE[1] * over), borderMode=cv2.BORDER_REFLECT)
+        frames.append(cv2.resize(large, SIZE, interpolation=cv2.INTER_AREA))
     return frames
 
 

@@ -17,7 +17,7 @@ from curation.shots import false_cuts
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
 
-VERSION = "4"
+VERSION = "5"
 COLUMNS = ("shots_per_s", "slideshow_score", "loop_score", "strobe_per_s", "speed_ramp")
 NEEDS = ("shots", "motion", "camera", "signature", "bends")
 
@@ -34,12 +34,12 @@ class EffectsConfig:
 
     sensitive_cut: float = 10.0  # levels; separates shaky from steady videos of our test media
     sensitive_gap_us: int = 200_000
-    still_points: float = 0.93  # of a still picture so many points go along with one movement …
-    still_px: float = 0.2  # … but for so many small px a look …
-    still_faint_px: float = 0.15  # … and so many over how well a point is seen: what is faint is found less well …
-    drift_px: float = 0.12  # … and in the middle of half a second but for so many, one way …
+    still_points: float = 0.85  # of a still picture so many points go along with one movement …
+    still_faint_px: float = 0.08  # … but for so many small px a look over how well a point is seen …
+    still_share: float = 1.2  # … and this share of what it moves: fine print glitters as it moves, and does not when it rests …
+    drift_px: float = 0.09  # … and in the middle of half a second but for so many, one way …
     drift_faint_px: float = 0.05  # … and so many over how well it is seen …
-    drift_share: float = 0.3  # … and this share of what the point moves: following falls short the more, the further it goes
+    drift_share: float = 0.7  # … and this share of what the point moves: following falls short the more, the further it goes
     slow_widths: float = 0.15  # a still picture is shown with slow movement: picture widths a second
     slow_zoom: float = 0.15  # 1/s
     even_px: float = 0.12  # … and evenly: what changes in speed from look to look, small px
@@ -125,7 +125,7 @@ def slideshow_score(camera: Track, cfg: EffectsConfig) -> float | None:
     faint = 1 / np.maximum(weight, 1e-3)
     at = grid_px(round(height), round(width)) - np.array([(width - 1) / 2, (height - 1) / 2])
     moved_px = _length(similarity_motion(np.stack([dx * width, dy * height, zoom, roll], 1) * dt[:, None], at))
-    along = (_length(besides_px) <= cfg.still_px + cfg.still_faint_px * faint) & (weight > 0)
+    along = (_length(besides_px) <= cfg.still_faint_px * faint + cfg.still_share * moved_px) & (weight > 0)
     along &= _length(_drift(besides_px)) <= cfg.drift_px + cfg.drift_faint_px * faint + cfg.drift_share * moved_px
     whole = along.sum(1) >= cfg.still_points * texture * weight.shape[1]  # what runs too fast to be stored does not go along
     slow = (np.hypot(dx, dy) <= cfg.slow_widths) & (np.abs(zoom) <= cfg.slow_zoom)
