@@ -24,6 +24,8 @@ NEEDS = ("shots", "motion", "camera", "signature", "bends")
 SIGNATURE_US = 83_333
 """Spacing of the signatures: each second frame at 24 a second, so that a period is met within one."""
 _CELLS = (16, 9)
+_FAINT = 0.004
+"""A bend, or a share of a step, of a made frame once coded."""
 DRIFT_LOOKS = 5
 """Half a second: a thing that moves by itself goes on for so long, an error of following a point does not."""
 
@@ -51,12 +53,14 @@ class EffectsConfig:
     ramp_apart: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5)  # … so many stretches apart: a change of pace may be eased
     ramp_pace: float = 1.25  # the faster one moves at least so many times as much …
     ramp_most: float = 3.0  # … and no more than so many times what its cadence says: else it came to rest
-    ramp_even: float = 6.0  # no half of the slower one moves so many times as much as the other: what stops or fades has no pace
+    ramp_even: float = 10.0  # no half of the slower one moves so many times as much as the other: what stops or fades has no pace
     ramp_moving: float = 0.1  # levels a frame on the small plane: what moves less shows no cadence
     between_bend: float = 0.04  # a frame is a mixture of its neighbours when it bends less than this …
     between_share: float = 0.5  # … and than this share of what a fifth of the frames around bend by, their knots …
-    between_knots: float = 0.03  # … which are at least so strong
-    repeat_share: float = 0.1  # a frame repeats when it moves by less than this share of what the frames around do
+    between_knots: float = 0.03  # … which are at least so strong; where they are not, or not in so large a share of a stretch …
+    between_known: float = 0.8  # … it shows no absence of mixtures
+    made_contrast: float = 2.5  # of a cadence the other frames bend, or move, so many times as much as the made ones
+    repeat_share: float = 0.12  # a frame repeats when it moves by less than this share of what the frames around do
     cadence_made: int = 7  # a cadence has at most so many mixtures or repeats on end …
     cadence_new: int = 4  # … and so many others
 
@@ -205,10 +209,12 @@ def speed_ramp(bends: Track, motion: Track, cfg: EffectsConfig) -> float | None:
     width = max(6, round(cfg.ramp_window_us / usual_us)) if usual_us else 0
     if not width or len(step) < 2 * width:
         return None
-    made = made_frames(step, bend, width, cfg)
-    share, pace = _windows(made, width).mean(1), _windows(step, width).mean(1)
-    regular = _windows(_run(made), width).max(1) <= cfg.cadence_made
-    regular &= _windows(_run(~made), width).max(1) <= cfg.cadence_new
+    frames = made_frames(step, bend, width, cfg)
+    share, pace = _windows(frames.made, width).mean(1), _windows(step, width).mean(1)
+    regular = _windows(_run(frames.made), width).max(1) <= cfg.cadence_made
+    regular &= _windows(_run(~frames.made), width).max(1) <= cfg.cadence_new
+    regular &= _contrast(frames, width) >= cfg.made_contrast
+    known = _windows(frames.known, width).mean(1) >= cfg.between_known
     halves = _windows(step, width // 2).mean(1)
     halves = np.sort([halves[: len(pace)], halves[width - width // 2 :]], 0)
     slow = regular & (pace >= cfg.ramp_moving) & (halves[1] <= cfg.ramp_even * halves[0])
@@ -219,20 +225,41 @@ def speed_ramp(bends: Track, motion: Track, cfg: EffectsConfig) -> float | None:
         for one, other in ((first, second), (second, first)):
             ratio = pace[other] / np.maximum(pace[one], 1e-6)
             said = (1 - share[other]) / np.maximum(1 - share[one], 0.1)
-            faster = (ratio >= cfg.ramp_pace) & (ratio <= cfg.ramp_most * said)
+            faster = (ratio >= cfg.ramp_pace) & (ratio <= cfg.ramp_most * said) & known[other]
             falls.append(float(np.where(slow[one] & faster, share[one] - share[other], 0.0).max(initial=0.0)))
     return max(falls)
 
 
-def made_frames(step: np.ndarray, bend: np.ndarray, width: int, cfg: EffectsConfig) -> np.ndarray:
-    """Which frames were made from others, bool [n]: repeats where they are frequent, else mixtures of their neighbours."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeFrames:
+    """Which frames were made from others [n]; whether that is to be told where they are; and what is small for made ones."""
+
+    made: np.ndarray
+    known: np.ndarray
+    sign: np.ndarray
+
+
+def made_frames(step: np.ndarray, bend: np.ndarray, width: int, cfg: EffectsConfig) -> MadeFrames:
+    """Repeats where they are frequent, told by the step as a share of the largest around; else mixtures of their neighbours, by the bend."""
     fifth = max(1, width // 5)
     around = [_windows(np.pad(v, (width // 2, width - 1 - width // 2), "edge"), width) for v in (step, bend)]
     most, knots = (np.partition(v, width - n, axis=1)[:, width - n] for v, n in zip(around, (fifth, max(2, fifth)), strict=True))
     repeats = step < cfg.repeat_share * most
     mixed = (bend < np.minimum(cfg.between_bend, cfg.between_share * knots)) & (knots >= cfg.between_knots) & ~repeats
     # Beside a repeat the way is straight by itself, so there bends tell nothing.
-    return np.asarray(np.where(np.convolve(repeats, np.ones(width), "same") >= 0.25 * width, repeats, mixed))
+    often = np.convolve(repeats, np.ones(width), "same") >= 0.25 * width
+    return MadeFrames(
+        made=np.where(often, repeats, mixed),
+        known=often | (knots >= cfg.between_knots),
+        sign=np.where(often, step / np.maximum(most, 1e-6), bend),
+    )
+
+
+def _contrast(frames: MadeFrames, width: int) -> np.ndarray:
+    """How many times as large the sign of the other frames is as that of the made ones, their means in each stretch."""
+    made, sign = _windows(frames.made, width), _windows(frames.sign, width)
+    of_made, of_others = (sign * made).sum(1) / np.maximum(made.sum(1), 1), (sign * ~made).sum(1) / np.maximum((~made).sum(1), 1)
+    return np.asarray(of_others / (of_made + _FAINT))
 
 
 def _windows(values: np.ndarray, width: int) -> np.ndarray:
