@@ -215,6 +215,7 @@ def speed_ramp(bends: Track, motion: Track, cfg: EffectsConfig) -> float | None:
     regular &= _windows(_run(~frames.made), width).max(1) <= cfg.cadence_new
     regular &= _contrast(frames, width) >= cfg.made_contrast
     known = _windows(frames.known, width).mean(1) >= cfg.between_known
+    repeats = _windows(frames.repeats, width).all(1)
     halves = _windows(step, width // 2).mean(1)
     halves = np.sort([halves[: len(pace)], halves[width - width // 2 :]], 0)
     slow = regular & (pace >= cfg.ramp_moving) & (halves[1] <= cfg.ramp_even * halves[0])
@@ -225,16 +226,17 @@ def speed_ramp(bends: Track, motion: Track, cfg: EffectsConfig) -> float | None:
         for one, other in ((first, second), (second, first)):
             ratio = pace[other] / np.maximum(pace[one], 1e-6)
             said = (1 - share[other]) / np.maximum(1 - share[one], 0.1)
-            faster = (ratio >= cfg.ramp_pace) & (ratio <= cfg.ramp_most * said) & known[other]
+            faster = (ratio >= cfg.ramp_pace) & (ratio <= cfg.ramp_most * said) & (known[other] | repeats[one])
             falls.append(float(np.where(slow[one] & faster, share[one] - share[other], 0.0).max(initial=0.0)))
     return max(falls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeFrames:
-    """Which frames were made from others [n]; whether that is to be told where they are; and what is small for made ones."""
+    """Which frames were made from others [n]; whether by repeats; whether mixtures are to be told there; and what is small for made ones."""
 
     made: np.ndarray
+    repeats: np.ndarray
     known: np.ndarray
     sign: np.ndarray
 
@@ -250,6 +252,7 @@ def made_frames(step: np.ndarray, bend: np.ndarray, width: int, cfg: EffectsConf
     often = np.convolve(repeats, np.ones(width), "same") >= 0.25 * width
     return MadeFrames(
         made=np.where(often, repeats, mixed),
+        repeats=often,
         known=often | (knots >= cfg.between_knots),
         sign=np.where(often, step / np.maximum(most, 1e-6), bend),
     )
