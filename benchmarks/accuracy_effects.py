@@ -47,8 +47,8 @@ EFFECT_RULES = {
 }
 STILL_RULES, WILD_RULES = ("static", "slideshow"), ("jitter", "shake", "unsteady")
 LEAST_SHOT_US = 2_500_000
-SEED = 41
-"""Of the generated cases; 1 to 5, 11 to 14, 23 and 31 were looked at while settings were chosen."""
+SEED = 45
+"""Of the generated cases; 1 to 5, 11 to 14, 23, 31 and 41 to 44 were looked at while settings were chosen, or since."""
 
 
 def scanned(path: Path) -> tuple[Any, dict[str, Track]]:

@@ -215,7 +215,7 @@ def speed_ramp(bends: Track, motion: Track, cfg: EffectsConfig) -> float | None:
     regular &= _windows(_run(~frames.made), width).max(1) <= cfg.cadence_new
     regular &= _contrast(frames, width) >= cfg.made_contrast
     known = _windows(frames.known, width).mean(1) >= cfg.between_known
-    repeats = _windows(frames.repeats, width).all(1)
+    repeats = _windows(frames.repeats, width).min(1)
     halves = _windows(step, width // 2).mean(1)
     halves = np.sort([halves[: len(pace)], halves[width - width // 2 :]], 0)
     slow = regular & (pace >= cfg.ramp_moving) & (halves[1] <= cfg.ramp_even * halves[0])
