@@ -29,9 +29,14 @@ VIDEOS = (
     "bbb_rabbit_720p_5s.mp4", "bbb_intro_frag_180p_5s.mp4",
 )  # fmt: skip
 """Filmed or animated, neither static nor erratic, 5 s or longer."""
-OTHER_VIDEOS = ("fingers_240p.mov", "london_zoom_360p.mp4", "mdn_rabbit_320.mp4", "pattern_hd.mp4", "seattle_shaky_pan.avi")
-OTHER_PICTURES = ("exif_landscape_1", "text_")
-"""Contents on which nothing was chosen."""
+OTHER_VIDEOS = ("bbb_rabbit_356p_33s.mp4", "bbb_intro_720p_30s.webm", "traffic_720p.mp4", "seattle_shaky_pan.avi", "climbing_portrait.mp4")
+OTHER_FROM_S = 8.0
+"""These from there on: not what was looked at."""
+OTHER_PICTURES = (
+    "dog_in_bed_720p.mp4", "doorknob_hd.mp4", "gopher_portrait.mp4", "mdn_stream.mp4", "selfie_rot90", "screen_table_create.mp4",
+    "slides_laion", "terminal_480p.mp4",
+)  # fmt: skip
+"""Contents on which nothing was chosen, of videos a frame shown as a still; once a case of theirs is looked at, others must take their place."""
 PICTURES = ("land", "nextcloud", "bridge_orig", "earth", "hopper.jpg", "sample1.png", "mars")
 EFFECT_RULES = {
     "slideshow": ("slideshow", "static"),
@@ -42,8 +47,8 @@ EFFECT_RULES = {
 }
 STILL_RULES, WILD_RULES = ("static", "slideshow"), ("jitter", "shake", "unsteady")
 LEAST_SHOT_US = 2_500_000
-SEED = 23
-"""Of the generated cases; 1 to 4 and 11 to 14 were looked at while settings were chosen, 5 while those of stills were."""
+SEED = 45
+"""Of the generated cases; 1 to 5, 11 to 14, 23, 31 and 41 to 44 were looked at while settings were chosen, or since."""
 
 
 def scanned(path: Path) -> tuple[Any, dict[str, Track]]:
@@ -104,12 +109,14 @@ def real(media: Path) -> tuple[list[str], int, list[str], int]:
     return wrong, len(entries), alarms, shots
 
 
-def generated(media: Path, videos: tuple[str, ...], pictures: tuple[str, ...], seed: int) -> list[tuple[str, str, bool, set[str]]]:
+def generated(
+    media: Path, videos: tuple[str, ...], pictures: tuple[str, ...], seed: int, from_s: float = 0
+) -> list[tuple[str, str, bool, set[str]]]:
     """(name, effect, whether the verdict is right, rules that reject it) of every generated case; pictures by how their names begin."""
-    shown = [p for p in sorted((media / "image").iterdir()) if p.name.startswith(pictures) and p.suffix in (".jpg", ".png", ".webp")]
+    shown = [p for folder in ("image", "video") for p in sorted((media / folder).iterdir()) if p.name.startswith(pictures)]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for case in cases([media / "video" / v for v in videos], shown, seed):
+        for case in cases([media / "video" / v for v in videos], shown, seed, from_s):
             rejected = rejected_by(measured(*scanned(write(Path(folder) / "case.mp4", case.frames))))
             every = {r for rules in EFFECT_RULES.values() for r in rules}
             right = not rejected & every if case.effect == "none" else bool(rejected & set(EFFECT_RULES[case.effect]))
@@ -123,7 +130,7 @@ def figures(media: Path, seed: int = SEED) -> list[Figure]:
     for line in wrong + alarms:
         print("wrong:", line, file=sys.stderr)
     rows = generated(media, VIDEOS, PICTURES, seed)
-    others = generated(media, OTHER_VIDEOS, OTHER_PICTURES, seed)
+    others = generated(media, OTHER_VIDEOS, OTHER_PICTURES, seed, OTHER_FROM_S)
     for name, effect, ok, rejected in rows + others:
         if not ok:
             print(f"wrong: {name} under {effect}: rejected by {', '.join(sorted(rejected)) or 'nothing'}", file=sys.stderr)

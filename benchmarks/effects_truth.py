@@ -11,6 +11,8 @@ import numpy as np
 SIZE = (320, 180)
 FPS = 24
 N_FRAMES = 120
+FINEST = 4
+"""Px of a still to a px of a frame, at most: so finely it is moved before it is made small."""
 MOVING = 0.4
 """Levels a frame: under it a scene rests, but for noise and coding."""
 
@@ -25,19 +27,21 @@ class Case:
     frames: list[np.ndarray]
 
 
-def read_frames(path: Path, limit: int = 160) -> list[np.ndarray]:
-    """The first frames of a video at SIZE, RGB, at FPS by repeating or leaving out; empty for a short one."""
+def read_frames(path: Path, limit: int = 160, from_s: float = 0) -> list[np.ndarray]:
+    """The first frames of a video from a time on at SIZE, RGB, at FPS by repeating or leaving out; empty for a short one."""
     import av
 
     frames: list[np.ndarray] = []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        due = None
+        first: float | None = None
+        due = 0.0
         for frame in container.decode(stream):
             if frame.pts is None:
                 continue
             at = float(frame.pts * stream.time_base)
-            due = at if due is None else due
+            if first is None:
+                first, due = at, at + from_s
             picture = None
             while at >= due - 1e-3 and len(frames) < limit:
                 picture = frame.to_ndarray(format="rgb24", width=SIZE[0], height=SIZE[1]) if picture is None else picture
@@ -46,6 +50,21 @@ def read_frames(path: Path, limit: int = 160) -> list[np.ndarray]:
             if len(frames) >= limit:
                 break
     return frames if len(frames) >= N_FRAMES else []
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """A picture, RGB; of a video the frame a second in, at its own size."""
+    import av
+    import cv2
+
+    picture = cv2.imread(str(path))
+    if picture is not None:
+        return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+    with av.open(str(path)) as container:
+        frames = container.decode(video=0)
+        first = next(frames)
+        shown = next((f for f in frames if f.time is not None and f.time >= (first.time or 0.0) + 1), first)
+        return np.asarray(shown.to_ndarray(format="rgb24"))
 
 
 def write(path: Path, frames: list[np.ndarray], crf: int = 23) -> Path:
@@ -65,12 +84,15 @@ def write(path: Path, frames: list[np.ndarray], crf: int = 23) -> Path:
 
 
 def ken_burns(picture: np.ndarray, rng: np.random.Generator, n: int = N_FRAMES) -> list[np.ndarray]:
-    """A still under a slow zoom or slide, eased or even."""
+    """A still under a slow zoom or slide, eased or even. No frame takes single px out of a larger picture: fine print would glitter."""
     import cv2
 
-    height, width = picture.shape[:2]
     aspect = SIZE[0] / SIZE[1]
+    shrink = min(1.0, FINEST * SIZE[0] / min(picture.shape[1], picture.shape[0] * aspect))
+    picture = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+    height, width = picture.shape[:2]
     w = min(width, height * aspect)
+    over = int(np.ceil(w / SIZE[0]))
     kind = rng.choice(["in", "out", "slide", "still"])
     speed = rng.uniform(0.02, 0.08)  # of the width, a second
     ease = rng.random() < 0.3
@@ -84,7 +106,8 @@ def ken_burns(picture: np.ndarray, rng: np.random.Generator, n: int = N_FRAMES) 
         half_w, half_h = w * scale / 2, w * scale / aspect / 2
         matrix = np.array([[SIZE[0] / (2 * half_w), 0, 0], [0, SIZE[1] / (2 * half_h), 0]])
         matrix[:, 2] = [-matrix[0, 0] * (cx - half_w), -matrix[1, 1] * (height / 2 - half_h)]
-        frames.append(cv2.warpAffine(picture, matrix, SIZE, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT))
+        large = cv2.warpAffine(picture, matrix * over, (SIZE[0] * over, SIZE[1] * over), borderMode=cv2.BORDER_REFLECT)
+        frames.append(cv2.resize(large, SIZE, interpolation=cv2.INTER_AREA))
     return frames
 
 
@@ -173,12 +196,10 @@ EFFECTS: dict[str, Callable[[list[np.ndarray], np.random.Generator], list[np.nda
 }
 
 
-def cases(videos: list[Path], pictures: list[Path], seed: int = 1) -> Iterator[Case]:
-    """Every video as it is and under each effect, and every picture as a Ken Burns clip and in slideshows of three with cross-fades."""
-    import cv2
-
+def cases(videos: list[Path], pictures: list[Path], seed: int = 1, from_s: float = 0) -> Iterator[Case]:
+    """Every video, from that time on, as it is and under each effect, and every picture as a Ken Burns clip and in slideshows of three with cross-fades."""
     for number, path in enumerate(videos):
-        frames = read_frames(path)
+        frames = read_frames(path, from_s=from_s)
         if not frames:
             continue
         yield Case(path.name, "none", frames[:N_FRAMES])
@@ -187,7 +208,7 @@ def cases(videos: list[Path], pictures: list[Path], seed: int = 1) -> Iterator[C
             made = make(frames, rng)
             if made:
                 yield Case(path.name, effect, made)
-    loaded = [cv2.cvtColor(cv2.imread(str(p)), cv2.COLOR_BGR2RGB) for p in pictures]
+    loaded = [read_picture(p) for p in pictures]
     for number, (path, picture) in enumerate(zip(pictures, loaded, strict=True)):
         rng = np.random.Generator(np.random.Philox(key=[seed, 9000 + number]))
         yield Case(path.name, "slideshow", ken_burns(picture, rng))

@@ -17,13 +17,15 @@ from curation.shots import false_cuts
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
 
-VERSION = "4"
+VERSION = "5"
 COLUMNS = ("shots_per_s", "slideshow_score", "loop_score", "strobe_per_s", "speed_ramp")
 NEEDS = ("shots", "motion", "camera", "signature", "bends")
 
 SIGNATURE_US = 83_333
 """Spacing of the signatures: each second frame at 24 a second, so that a period is met within one."""
 _CELLS = (16, 9)
+_FAINT = 0.004
+"""A bend, or a share of a step, of a made frame once coded."""
 DRIFT_LOOKS = 5
 """Half a second: a thing that moves by itself goes on for so long, an error of following a point does not."""
 
@@ -34,12 +36,12 @@ class EffectsConfig:
 
     sensitive_cut: float = 10.0  # levels; separates shaky from steady videos of our test media
     sensitive_gap_us: int = 200_000
-    still_points: float = 0.93  # of a still picture so many points go along with one movement …
-    still_px: float = 0.2  # … but for so many small px a look …
-    still_faint_px: float = 0.15  # … and so many over how well a point is seen: what is faint is found less well …
-    drift_px: float = 0.12  # … and in the middle of half a second but for so many, one way …
+    still_points: float = 0.85  # of a still picture so many points go along with one movement …
+    still_faint_px: float = 0.08  # … but for so many small px a look over how well a point is seen …
+    still_share: float = 1.2  # … and this share of what it moves: fine print glitters as it moves, and does not when it rests …
+    drift_px: float = 0.09  # … and in the middle of half a second but for so many, one way …
     drift_faint_px: float = 0.05  # … and so many over how well it is seen …
-    drift_share: float = 0.3  # … and this share of what the point moves: following falls short the more, the further it goes
+    drift_share: float = 0.7  # … and this share of what the point moves: following falls short the more, the further it goes
     slow_widths: float = 0.15  # a still picture is shown with slow movement: picture widths a second
     slow_zoom: float = 0.15  # 1/s
     even_px: float = 0.12  # … and evenly: what changes in speed from look to look, small px
@@ -51,12 +53,14 @@ class EffectsConfig:
     ramp_apart: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5)  # … so many stretches apart: a change of pace may be eased
     ramp_pace: float = 1.25  # the faster one moves at least so many times as much …
     ramp_most: float = 3.0  # … and no more than so many times what its cadence says: else it came to rest
-    ramp_even: float = 6.0  # no half of the slower one moves so many times as much as the other: what stops or fades has no pace
+    ramp_even: float = 10.0  # no half of the slower one moves so many times as much as the other: what stops or fades has no pace
     ramp_moving: float = 0.1  # levels a frame on the small plane: what moves less shows no cadence
     between_bend: float = 0.04  # a frame is a mixture of its neighbours when it bends less than this …
     between_share: float = 0.5  # … and than this share of what a fifth of the frames around bend by, their knots …
-    between_knots: float = 0.03  # … which are at least so strong
-    repeat_share: float = 0.1  # a frame repeats when it moves by less than this share of what the frames around do
+    between_knots: float = 0.03  # … which are at least so strong; where they are not, or not in so large a share of a stretch …
+    between_known: float = 0.8  # … it shows no absence of mixtures
+    made_contrast: float = 2.5  # of a cadence the other frames bend, or move, so many times as much as the made ones
+    repeat_share: float = 0.12  # a frame repeats when it moves by less than this share of what the frames around do
     cadence_made: int = 7  # a cadence has at most so many mixtures or repeats on end …
     cadence_new: int = 4  # … and so many others
 
@@ -125,7 +129,7 @@ def slideshow_score(camera: Track, cfg: EffectsConfig) -> float | None:
     faint = 1 / np.maximum(weight, 1e-3)
     at = grid_px(round(height), round(width)) - np.array([(width - 1) / 2, (height - 1) / 2])
     moved_px = _length(similarity_motion(np.stack([dx * width, dy * height, zoom, roll], 1) * dt[:, None], at))
-    along = (_length(besides_px) <= cfg.still_px + cfg.still_faint_px * faint) & (weight > 0)
+    along = (_length(besides_px) <= cfg.still_faint_px * faint + cfg.still_share * moved_px) & (weight > 0)
     along &= _length(_drift(besides_px)) <= cfg.drift_px + cfg.drift_faint_px * faint + cfg.drift_share * moved_px
     whole = along.sum(1) >= cfg.still_points * texture * weight.shape[1]  # what runs too fast to be stored does not go along
     slow = (np.hypot(dx, dy) <= cfg.slow_widths) & (np.abs(zoom) <= cfg.slow_zoom)
@@ -205,10 +209,13 @@ def speed_ramp(bends: Track, motion: Track, cfg: EffectsConfig) -> float | None:
     width = max(6, round(cfg.ramp_window_us / usual_us)) if usual_us else 0
     if not width or len(step) < 2 * width:
         return None
-    made = made_frames(step, bend, width, cfg)
-    share, pace = _windows(made, width).mean(1), _windows(step, width).mean(1)
-    regular = _windows(_run(made), width).max(1) <= cfg.cadence_made
-    regular &= _windows(_run(~made), width).max(1) <= cfg.cadence_new
+    frames = made_frames(step, bend, width, cfg)
+    share, pace = _windows(frames.made, width).mean(1), _windows(step, width).mean(1)
+    regular = _windows(_run(frames.made), width).max(1) <= cfg.cadence_made
+    regular &= _windows(_run(~frames.made), width).max(1) <= cfg.cadence_new
+    regular &= _contrast(frames, width) >= cfg.made_contrast
+    known = _windows(frames.known, width).mean(1) >= cfg.between_known
+    repeats = _windows(frames.repeats, width).min(1)
     halves = _windows(step, width // 2).mean(1)
     halves = np.sort([halves[: len(pace)], halves[width - width // 2 :]], 0)
     slow = regular & (pace >= cfg.ramp_moving) & (halves[1] <= cfg.ramp_even * halves[0])
@@ -219,20 +226,43 @@ def speed_ramp(bends: Track, motion: Track, cfg: EffectsConfig) -> float | None:
         for one, other in ((first, second), (second, first)):
             ratio = pace[other] / np.maximum(pace[one], 1e-6)
             said = (1 - share[other]) / np.maximum(1 - share[one], 0.1)
-            faster = (ratio >= cfg.ramp_pace) & (ratio <= cfg.ramp_most * said)
+            faster = (ratio >= cfg.ramp_pace) & (ratio <= cfg.ramp_most * said) & (known[other] | repeats[one])
             falls.append(float(np.where(slow[one] & faster, share[one] - share[other], 0.0).max(initial=0.0)))
     return max(falls)
 
 
-def made_frames(step: np.ndarray, bend: np.ndarray, width: int, cfg: EffectsConfig) -> np.ndarray:
-    """Which frames were made from others, bool [n]: repeats where they are frequent, else mixtures of their neighbours."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeFrames:
+    """Which frames were made from others [n]; whether by repeats; whether mixtures are to be told there; and what is small for made ones."""
+
+    made: np.ndarray
+    repeats: np.ndarray
+    known: np.ndarray
+    sign: np.ndarray
+
+
+def made_frames(step: np.ndarray, bend: np.ndarray, width: int, cfg: EffectsConfig) -> MadeFrames:
+    """Repeats where they are frequent, told by the step as a share of the largest around; else mixtures of their neighbours, by the bend."""
     fifth = max(1, width // 5)
     around = [_windows(np.pad(v, (width // 2, width - 1 - width // 2), "edge"), width) for v in (step, bend)]
     most, knots = (np.partition(v, width - n, axis=1)[:, width - n] for v, n in zip(around, (fifth, max(2, fifth)), strict=True))
     repeats = step < cfg.repeat_share * most
     mixed = (bend < np.minimum(cfg.between_bend, cfg.between_share * knots)) & (knots >= cfg.between_knots) & ~repeats
     # Beside a repeat the way is straight by itself, so there bends tell nothing.
-    return np.asarray(np.where(np.convolve(repeats, np.ones(width), "same") >= 0.25 * width, repeats, mixed))
+    often = np.convolve(repeats, np.ones(width), "same") >= 0.25 * width
+    return MadeFrames(
+        made=np.where(often, repeats, mixed),
+        repeats=often,
+        known=often | (knots >= cfg.between_knots),
+        sign=np.where(often, step / np.maximum(most, 1e-6), bend),
+    )
+
+
+def _contrast(frames: MadeFrames, width: int) -> np.ndarray:
+    """How many times as large the sign of the other frames is as that of the made ones, their means in each stretch."""
+    made, sign = _windows(frames.made, width), _windows(frames.sign, width)
+    of_made, of_others = (sign * made).sum(1) / np.maximum(made.sum(1), 1), (sign * ~made).sum(1) / np.maximum((~made).sum(1), 1)
+    return np.asarray(of_others / (of_made + _FAINT))
 
 
 def _windows(values: np.ndarray, width: int) -> np.ndarray:
