@@ -50,10 +50,11 @@ def _generated(folder: Path) -> list[Figure]:
     for number in range(FIRST, FIRST + N_VARIANTS):
         v = border_truth.variant(number)
         base = border_truth.base_of(v, found)
-        if v.kind in BORDERED and not border_truth.is_visible(v, base):
+        shown = border_truth.coded(v, base)
+        if v.kind in BORDERED and not border_truth.is_visible(v, base, [f.to_ndarray(format="rgb24") for f in shown] or None):
             hidden += 1
             continue
-        got = measured(border_truth.track_of(v, base), v.width, v.height)
+        got = measured(border_truth.track_of(v, base, shown), v.width, v.height)
         right = got["border_share"] is not None and (got["border_share"] >= VERDICT_SHARE) == (v.share >= VERDICT_SHARE)
         verdicts.setdefault(v.kind, []).append(right)
         if right and v.kind in BORDERED and v.kind != "frame_still":

@@ -180,19 +180,26 @@ def frames(v: Variant, base: Sequence[np.ndarray]) -> list[np.ndarray]:
     return out
 
 
-def is_visible(v: Variant, base: Sequence[np.ndarray]) -> bool:
+def is_visible(v: Variant, base: Sequence[np.ndarray], shown: Sequence[np.ndarray] | None = None) -> bool:
     """Whether the picture differs from each border by 10 levels along a third of its line or more, in some frame: black before a black scene
-    is no border that could be seen, nor is one past which a thing moves bit by bit."""
+    is no border that could be seen, nor is one past which a thing moves bit by bit.
+
+    `shown` are the frames as coded, where they are: what the coder smeared away is no border either. There the means of 4 px on both sides
+    are to differ so in a quarter of the frames, as its blocks have edges of their own now and then.
+    """
     clean = np.stack(frames(replace(v, noise=0.0, logo=False, subtitles=False), base)[: 1 if v.still else N_FRAMES])
-    grey = clean.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    picture = grey[:, v.top : v.height - v.bottom, v.left : v.width - v.right]
-    pairs = (
-        (v.top, grey[:, v.top - 1, v.left : v.width - v.right], picture[:, 1]),
-        (v.bottom, grey[:, -v.bottom, v.left : v.width - v.right], picture[:, -2]),
-        (v.left, grey[:, v.top : v.height - v.bottom, v.left - 1], picture[:, :, 1]),
-        (v.right, grey[:, v.top : v.height - v.bottom, -v.right], picture[:, :, -2]),
-    )
-    return all((np.abs(outside - inside) > 10).mean(1).max() >= 1 / 3 for size, outside, inside in pairs if size)
+    if not all(seen.any() for seen in _seen(v, clean, px=1, gap=1)):
+        return False
+    return shown is None or all(seen.mean() >= 0.25 for seen in _seen(v, np.stack(shown), px=4, gap=0))
+
+
+def _seen(v: Variant, pictures: np.ndarray, px: int, gap: int) -> list[np.ndarray]:
+    """Of each border, in which frames the means of so many px on both sides of its line do, the inner ones so many px behind it."""
+    grey = pictures.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    upright, across = grey[:, :, v.left : v.width - v.right], grey[:, v.top : v.height - v.bottom].swapaxes(1, 2)
+    sides = ((v.top, upright), (v.bottom, upright[:, ::-1]), (v.left, across), (v.right, across[:, ::-1]))
+    steps = [np.abs(p[:, max(0, n - px) : n].mean(1) - p[:, n + gap : n + gap + px].mean(1)) for n, p in sides if n]
+    return [(step > 10).mean(1) >= 1 / 3 for step in steps]
 
 
 def _cover(picture: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -260,24 +267,30 @@ def _scene(v: Variant, canvas: np.ndarray, i: int) -> np.ndarray:
     return canvas
 
 
-def track_of(v: Variant, base: Sequence[np.ndarray]) -> Track:
-    """What the scan would leave of the variant. A still is not compressed."""
-    pictures = frames(v, base)
+def coded(v: Variant, base: Sequence[np.ndarray]) -> list[av.VideoFrame]:
+    """The frames of the variant as they come out of H.264; none for every second still, which is not coded."""
     if v.still and v.number % 2:
-        return border_track_of_picture(pictures[0])
+        return []
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = v.width, v.height, "yuv420p"
         stream.options = {"preset": "ultrafast" if v.number % 4 else "medium", "crf": str(v.crf), "threads": "1"}
         stream.codec_context.time_base = Fraction(1, FPS)
-        for i, picture in enumerate(pictures):
+        for i, picture in enumerate(frames(v, base)):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts = i
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    observer, small = BordersObserver(), SmallFrames(v.width, v.height)
     with av.open(io.BytesIO(file.getvalue())) as container:
-        for i, source in enumerate(container.decode(video=0)):
-            observer.push(small(source, i * 1_000_000 // FPS))
+        return list(container.decode(video=0))
+
+
+def track_of(v: Variant, base: Sequence[np.ndarray], shown: Sequence[av.VideoFrame]) -> Track:
+    """What the scan would leave of the variant, `shown` being its frames as coded."""
+    if not shown:
+        return border_track_of_picture(frames(v, base)[0])
+    observer, small = BordersObserver(), SmallFrames(v.width, v.height)
+    for i, source in enumerate(shown):
+        observer.push(small(source, i * 1_000_000 // FPS))
     return observer.finish()[0]
