@@ -286,8 +286,9 @@ def coded(v: Variant, base: Sequence[np.ndarray]) -> list[av.VideoFrame]:
         return list(container.decode(video=0))
 
 
-def track_of(v: Variant, base: Sequence[np.ndarray], shown: Sequence[av.VideoFrame]) -> Track:
-    """What the scan would leave of the variant, `shown` being its frames as coded."""
+def track_of(v: Variant, base: Sequence[np.ndarray], shown: Sequence[av.VideoFrame] | None = None) -> Track:
+    """What the scan would leave of the variant; `shown` are its frames as coded, where they are there already."""
+    shown = coded(v, base) if shown is None else shown
     if not shown:
         return border_track_of_picture(frames(v, base)[0])
     observer, small = BordersObserver(), SmallFrames(v.width, v.height)

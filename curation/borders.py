@@ -153,9 +153,9 @@ def _bands(mean: np.ndarray, motion: np.ndarray, along: np.ndarray, across: np.n
     steps = _steps(mean, motion)
     colour = blue, red, _steps(blue, red)
     blue, red, tints = (cv2.resize(m, mean.shape[::-1], interpolation=cv2.INTER_NEAREST) for m in colour)
-    averaged = (motion, along, across, steps, blue, red, cv2.max(steps, tints))
-    stats = (level, texture, *(m @ weights.astype(np.float32) for m in averaged))
-    return np.concatenate([np.clip(np.rint(s * k), 0, 255) for s, k in zip(stats, _SCALE, strict=True)], axis=1).astype(np.uint8)
+    averaged = np.concatenate([motion, along, across, steps, blue, red, cv2.max(steps, tints)]) @ weights.astype(np.float32)
+    stats = np.concatenate([level, texture, averaged]).reshape(len(_SCALE), *level.shape) * np.array(_SCALE)[:, None, None]
+    return np.asarray(np.clip(np.rint(stats), 0, 255).astype(np.uint8).swapaxes(0, 1).reshape(len(mean), -1))
 
 
 def _steps(first: np.ndarray, second: np.ndarray) -> np.ndarray:

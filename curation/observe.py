@@ -78,8 +78,10 @@ class SmallFrames:
 
     def __init__(self, width: int, height: int) -> None:
         """The sizes are as shown."""
+        from av.video.format import VideoFormat
         from av.video.reformatter import VideoReformatter
 
+        self._format: Any = VideoFormat("yuv420p")  # a name would be looked up anew for every frame
         self.size = fit(width, height, SMALL_PX)
         self._scaler = VideoReformatter()
         self._turn: Orientation | None = None
@@ -91,7 +93,7 @@ class SmallFrames:
     def __call__(self, source: "VideoFrame", pts_us: int) -> Frame:
         """The frame as observers see it. Raises MediaError for one that cannot be scaled, as damage makes some."""
         from av.error import FFmpegError
-        from av.video.reformatter import ColorRange
+        from av.video.reformatter import ColorRange, Interpolation
 
         from curation.orientation import orientation
 
@@ -106,7 +108,7 @@ class SmallFrames:
         # A scaler keeps the range of its source: every threshold on levels is of limited range.
         try:
             small = self._scaler.reformat(
-                source, width, height, "yuv420p", interpolation="FAST_BILINEAR", dst_color_range=ColorRange.MPEG, threads=1
+                source, width, height, self._format, interpolation=Interpolation.FAST_BILINEAR, dst_color_range=ColorRange.MPEG, threads=1
             )
         except (FFmpegError, *FOREIGN) as e:
             found = f"{source.width} x {source.height} in {source.format.name}"
