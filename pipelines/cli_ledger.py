@@ -52,11 +52,18 @@ def pick(
     set_name: Annotated[str, typer.Argument(help="A set whose configuration says picked: true, e.g. sft.", metavar="SET")],
     file: Annotated[
         Path | None,
-        typer.Option("--file", help="CSV with clip_id, picked (yes or no) and reason. Without it, candidates are printed.", exists=True, dir_okay=False),
+        typer.Option(
+            "--file",
+            help="CSV with clip_id, picked (yes or no) and reason. Without it, candidates are printed.",
+            exists=True,
+            dir_okay=False,
+        ),
     ] = None,
     seeds: Annotated[
         Path | None,
-        typer.Option("--seeds", help="CSV with clip_id and concept: candidates are the nearest of each concept's seeds.", exists=True, dir_okay=False),
+        typer.Option(
+            "--seeds", help="CSV with clip_id and concept: candidates are the nearest of each concept's seeds.", exists=True, dir_okay=False
+        ),
     ] = None,
     each: Annotated[int, typer.Option("--each", help="Candidates of each concept, with --seeds.", min=1)] = 50,
     reviewer_note: Annotated[str | None, typer.Option("--reviewer-note", help="Who looked, and how; kept with every pick.")] = None,
