@@ -1,7 +1,7 @@
 """How right the borders are: on generated variants of every kind, and on the real media, whose borders were looked up by eye.
 
-`python benchmarks/accuracy_borders.py [MEDIA]` prints the table. Thresholds were chosen on variants below FIRST and on the real media;
-variants from FIRST on were drawn for the figures.
+`python benchmarks/accuracy_borders.py [MEDIA [FIRST]]` prints the table. Thresholds were chosen on variants below FIRST, on 3000 to 4105 and
+on the real media; variants from FIRST on were drawn for the figures. Another FIRST (6000, 8000 …) draws others.
 """
 
 import json
@@ -31,9 +31,9 @@ CFG = BordersConfig()
 TRUTH = Path(__file__).resolve().parent.parent / "tests" / "data" / "border_truth.json"
 
 
-def figures(folder: Path) -> list[Figure]:
+def figures(folder: Path, first: int = FIRST) -> list[Figure]:
     """Every figure of the borders; `folder` is the test media."""
-    return [*_generated(folder), *_real(folder)]
+    return [*_generated(folder, first), *_real(folder)]
 
 
 def measured(track: Track, width: int, height: int, start_us: int = -(10**9), end_us: int = 10**12) -> dict[str, float | int | None]:
@@ -42,12 +42,12 @@ def measured(track: Track, width: int, height: int, start_us: int = -(10**9), en
     return measure_clip_borders(clip, {"borders": track}, CFG)
 
 
-def _generated(folder: Path) -> list[Figure]:
+def _generated(folder: Path, first: int) -> list[Figure]:
     found = border_truth.bases(folder)
     verdicts: dict[str, list[bool]] = {}
     sizes: list[bool] = []
     hidden = 0
-    for number in range(FIRST, FIRST + N_VARIANTS):
+    for number in range(first, first + N_VARIANTS):
         v = border_truth.variant(number)
         base = border_truth.base_of(v, found)
         shown = border_truth.coded(v, base)
@@ -127,4 +127,4 @@ def _share(what: str, right: list[bool], on: str) -> Figure:
 if __name__ == "__main__":
     cv2.setNumThreads(1)
     default = Path(__file__).resolve().parents[1].parent / "shared" / "media"
-    print(as_table(figures(Path(sys.argv[1]) if len(sys.argv) > 1 else default)))
+    print(as_table(figures(Path(sys.argv[1]) if len(sys.argv) > 1 else default, int(sys.argv[2]) if len(sys.argv) > 2 else FIRST)))
