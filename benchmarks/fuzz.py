@@ -5,8 +5,9 @@
 Each case is made from its number alone: a small real file (or the first packets of a larger one, in one of several containers) and one
 to three of the damages in `damages.py`. A case passes when it ends in facts and frames or in a MediaError with a known code, within the limits
 of time and memory; every tenth is run twice, the second time without Python's collector of cycles, and must end the same way to the last
-bit: what a damaged picture shows may be what an earlier one left in the decoder's memory, so that it matters when each is let go. Anything else is a fault of ours: it is
-printed, its file is kept under FOLDER, and the exit status is 1. The death of a child is an error of that case like any other.
+bit: what a damaged picture shows may be what an earlier one left in the decoder's memory, so that it matters when each is let go. Anything
+else is a fault of ours: it is printed, its file is kept under FOLDER, and the exit status is 1. The death of a child is an error of that
+case like any other.
 """
 
 import argparse

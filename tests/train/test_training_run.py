@@ -257,6 +257,6 @@ def test_a_small_batch_is_overfitted(dataset: Path) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adamw.step()
         losses.append(float(loss))
-        if losses[-1] < losses[0] / 3:
-            return
-    raise AssertionError(f"not learnt by heart: {[round(loss, 3) for loss in losses[::20]]}")
+        if losses[-1] < losses[0] / 3:  # how soon depends on the processor's rounding
+            break
+    assert losses[-1] < losses[0] / 3, losses[::20]
