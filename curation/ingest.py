@@ -8,10 +8,10 @@ and the source say (see `rights` for the precedence); `merge_copies` keeps each 
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -113,13 +113,14 @@ def unread_id(uri: str) -> str:
     return ids.digest("unreadable", uri)
 
 
-def complete(asset: Asset, source: str, config: IngestConfig, table: "RightsTable | None" = None) -> Asset:
-    """The asset with what the rights table says of it, and, where nothing is stated, what its source or the default licence says."""
+def complete(asset: Asset, sources: Sequence[str], config: IngestConfig, table: "RightsTable | None" = None) -> Asset:
+    """The asset with what the rights table says of it, and, where nothing is stated, what its sources (the strictest of each
+    field where they are several) or the default licence say."""
     stated = rights.of_asset(asset)
     if table is not None:
         for row in table.of(asset):
             stated = rights.merge(row, stated)
-    stated = rights.fill(stated, defaults(source, config))
+    stated = rights.fill(stated, reduce(rights.merge, (defaults(s, config) for s in sources)))
     if config.default_licence:
         stated = rights.fill(stated, rights.from_fields({"licence": config.default_licence}, "source default"))
     return rights.put(asset, stated)

@@ -37,7 +37,13 @@ class Listing:
     fields_json: str | None = column(pa.string(), "fields of the table row or tar member that state rights", default=None)
     title: str | None = column(pa.string(), "its name in a tar: the title where nothing states one, and no statement itself", default=None)
     caption: str | None = column(pa.string(), "text beside it in a tar: the caption where nothing states one", default=None)
+    also_from: str | None = column(pa.string(), "JSON: further inputs it was listed from", default=None)
     trouble: str | None = column(pa.string(), "why it cannot be taken in; null when nothing speaks against it", default=None)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Every input it was listed from."""
+        return self.source, *(json.loads(self.also_from) if self.also_from else ())
 
 
 def uri_of(path: Path) -> str:

@@ -59,7 +59,8 @@ def list_inputs(inputs: Iterable[str]) -> list[Listing]:
 
 def _together(same: list[Listing]) -> Listing:
     """The listings of one address as one: every statement of all, and the reason of any that cannot be taken in."""
-    first = min(same, key=lambda x: (x.source, x.key))
+    further = sorted({x.source for x in same} - {min(x.source for x in same)})
+    first = dataclasses.replace(min(same, key=lambda x: (x.source, x.key)), also_from=json.dumps(further) if further else None)
     if len(keys := {x.key for x in same}) == 1:
         return first
     trouble = min((x.trouble for x in same if x.trouble is not None), default=None)

@@ -34,8 +34,9 @@ def ingest(run: Curation, inputs: list[str]) -> int:
     _tell_of_left_out_rights(run)
     listings = to_table(Listing, list_inputs(inputs))
     run.do(plan.INGEST, inputs=listings)
-    sources = _source_numbers(run.store, listings)
-    if unused := unused_defaults(run.config.ingest, listings.column("source").unique().to_pylist()):
+    given = {source for found in _inputs_of(listings).values() for source in found}
+    sources = _source_numbers(run.store, given)
+    if unused := unused_defaults(run.config.ingest, given):
         run.progress.say(f"ingest.source_defaults: {', '.join(unused)}: no such source among these inputs")
     rows = run.outputs(plan.INGEST, listings)
     found = [redact(a) if a.blocked else a for a in merge_copies(_with_rights(run, listings, rows, sources, table))]
@@ -90,13 +91,12 @@ def _tell_of_left_out_rights(run: Curation) -> None:
 def _with_rights(run: Curation, listings: pa.Table, rows: pa.Table, sources: dict[str, int], table: RightsTable | None) -> Iterable[Asset]:
     """Every listed file as an asset with all that is stated of it: beside it, in the rights table, of its source."""
     config = run.config.ingest
-    source_of = dict(zip(listings.column("key").to_pylist(), listings.column("source").to_pylist(), strict=True))
+    inputs_of = _inputs_of(listings)
     run.noted = rows.select(["asset_id", "uri", jobs.NOTED])
     for asset, key in zip(from_table(Asset, rows), rows.column("key").to_pylist(), strict=True):
-        source = source_of[key]
-        placed = dataclasses.replace(asset, source_no=sources[source])
+        placed = dataclasses.replace(asset, source_no=sources[inputs_of[key][0]])
         # Of what is on the blocklist nothing is known but its hashes.
-        yield placed if asset.blocked or run.blocklist.blocks(asset) else complete(placed, source, config, table)
+        yield placed if asset.blocked or run.blocklist.blocks(asset) else complete(placed, inputs_of[key], config, table)
     if table is not None and (unused := table.unused()):
         run.progress.say(f"{config.rights_csv}: {len(unused)} lines match no file of these inputs, the first is line {unused[0]}")
 
@@ -116,8 +116,14 @@ def _source(run: Curation, number: int, name: str) -> Source:
     return Source(source_no=number, name=name, supplier=said.supplier, licence_default=licence)
 
 
-def _source_numbers(store: ManifestStore, listings: pa.Table) -> dict[str, int]:
+def _inputs_of(listings: pa.Table) -> dict[str, tuple[str, ...]]:
+    """The inputs that each file, by the key of its listing, was listed from."""
+    rows = zip(*(listings.column(n).to_pylist() for n in ("key", "source", "also_from")), strict=True)
+    return {key: (source, *json.loads(also or "[]")) for key, source, also in rows}
+
+
+def _source_numbers(store: ManifestStore, given: Iterable[str]) -> dict[str, int]:
     sources = {s.name: s.source_no for s in from_table(Source, store.read("sources"))}
-    for name in sorted(set(listings.column("source").to_pylist())):
+    for name in sorted(given):
         sources.setdefault(name, len(sources))
     return sources

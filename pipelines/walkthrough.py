@@ -44,7 +44,7 @@ def walk(file: Path, config: CurateConfig) -> Lines:
 def _walk(file: Path, config: CurateConfig, box: Sandbox, encoder: Sandbox) -> Lines:
     # 1 ingest: bytes -> asset id, rights from the sidecar
     (listed,) = listing.list_inputs([str(file)])
-    asset = ingest.complete(ingest.ingest(listed, config.ingest, Path(tempfile.gettempdir())), listed.source, config.ingest)
+    asset = ingest.complete(ingest.ingest(listed, config.ingest, Path(tempfile.gettempdir())), listed.sources, config.ingest)
     if credentials.library_version():
         try:
             said = box.call(credentials.read_credentials, str(file), credentials.trust_anchors(config.ingest.trust_anchors))

@@ -48,7 +48,7 @@ CONFIG = IngestConfig()
 def _assets(tmp_path: Path, *inputs: Path | str, config: IngestConfig = CONFIG) -> list[Asset]:
     fetched = tmp_path / "fetched"
     listings = list_inputs([str(i) for i in inputs])
-    return merge_copies(complete(ingest(listing, config, fetched), listing.source, config) for listing in listings)
+    return merge_copies(complete(ingest(listing, config, fetched), listing.sources, config) for listing in listings)
 
 
 def _write_tar(path: Path, members: dict[str, bytes]) -> Path:

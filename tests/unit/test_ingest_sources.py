@@ -94,6 +94,24 @@ def test_a_source_default_finds_its_source_however_it_is_written(tmp_path: Path,
     for named in (str(tmp_path / "f"), f"{tmp_path}/f/", "f", "./f/"):
         config = IngestConfig(source_defaults={named: {"training": "reserved"}, "s3://b/": {"training": "reserved"}, "typo": {}})
         for given in (str(tmp_path / "f"), f"{tmp_path}/f/", "f", "s3://b"):
-            assert complete(asset, given, config).optout_state == 1
-        assert complete(asset, "g", config).optout_state is None
+            assert complete(asset, [given], config).optout_state == 1
+        assert complete(asset, ["g"], config).optout_state is None
         assert unused_defaults(config, ["f/", "s3://b"]) == ["typo"] and unused_defaults(config, ["g"]) == [named, "s3://b/", "typo"]
+
+
+def test_a_file_found_under_two_sources_meets_the_defaults_of_both(tmp_path: Path) -> None:
+    """What either source reserves is reserved, and the stricter licence of both holds, whichever input is named first."""
+    inner = tmp_path / "films" / "lab"
+    inner.mkdir(parents=True)
+    (inner / "a.mp4").write_bytes(b"film")
+    outer = str(tmp_path / "films")
+    defaults: dict[str, dict[str, Any]] = {outer: {"training": "reserved", "licence": "CC0-1.0"}, str(inner): {"licence": "CC-BY-NC-4.0"}}
+    config = IngestConfig(source_defaults=defaults)
+    for inputs in ([outer, str(inner)], [str(inner), outer]):
+        (listing,) = list_inputs(inputs)
+        assert listing.sources == (outer, str(inner))
+        asset = complete(ingest(listing, config, tmp_path / "fetched"), listing.sources, config)
+        assert asset.optout_state == 1 and "NC" in (asset.licence_expr or "")
+    (alone,) = list_inputs([str(inner)])
+    assert alone.sources == (str(inner),)
+    assert complete(ingest(alone, config, tmp_path / "fetched"), alone.sources, config).optout_state == 0

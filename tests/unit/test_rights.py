@@ -171,13 +171,13 @@ def test_precedence_is_table_then_sidecar_then_default(tmp_path: Path) -> None:
         "rights_holder": "default",
     }
     table = RightsTable(tmp_path / "r.csv")
-    found = complete(sidecar, "src", IngestConfig(source_defaults={"src": fields}), table)
+    found = complete(sidecar, ["src"], IngestConfig(source_defaults={"src": fields}), table)
     assert (found.creator, found.title, found.rights_holder, found.licence_verified_by) == ("desk", "sidecar", "default", "me")
     assert (found.licence_expr, found.licence_class, found.optout_state) == ("CC-BY-NC-4.0", 1, 1)
     assert table.unused() == [3]
-    bare = complete(_asset(), "src", IngestConfig(source_defaults={"src": fields}))
+    bare = complete(_asset(), ["src"], IngestConfig(source_defaults={"src": fields}))
     assert (bare.licence_expr, bare.licence_evidence) == ("CC0-1.0", "source default")
-    assert complete(_asset(), "elsewhere", IngestConfig(source_defaults={"src": fields})).licence_expr is None
+    assert complete(_asset(), ["elsewhere"], IngestConfig(source_defaults={"src": fields})).licence_expr is None
 
 
 @pytest.mark.parametrize(
