@@ -22,6 +22,7 @@ from curation.media import FOREIGN
 from curation.motion import VECTOR_CODECS
 from curation.observe import Frame
 from curation.orientation import side_data
+from curation.ranks import median
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
 
@@ -128,7 +129,7 @@ class VectorWatch:
                 flow,
             )
         )
-        aside = np.hypot(*(mean[..., i] - np.median(mean[..., i]) for i in (0, 1)))
+        aside = np.hypot(*(mean[..., i] - median(mean[..., i]) for i in (0, 1)))
         # A long vector has to explain more, as it costs an encoder more bits: 5 % of the change a px.
         gains = error_still - error > 0.05 * error_still * np.minimum(length, 3)
         return float(np.where(gains & (aside * scale <= _REACH_PX), length, 0).mean()) * scale
