@@ -213,7 +213,8 @@ def combing(tile: np.ndarray) -> tuple[float, float]:
     middle = tile[2:-2]
     near = np.abs(2 * middle - tile[1:-3] - tile[3:-1])
     far = np.abs(2 * middle - tile[:-4] - tile[4:])
-    return float(near.mean() / (far.mean() + 0.5)), float(near.mean())
+    bend = near.mean()
+    return float(bend / (far.mean() + 0.5)), float(bend)
 
 
 def spectrum(tile: np.ndarray) -> list[float]:

@@ -150,4 +150,4 @@ def _is_same(a: np.ndarray, b: np.ndarray) -> bool:
 
 def _view(plane: Any, width: int, height: int) -> np.ndarray:
     """The plane without a copy; it holds the scaler's own small frame alive, which nobody else writes to."""
-    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :width]
+    return np.ndarray((height, width), np.uint8, plane, strides=(plane.line_size, 1))
