@@ -156,8 +156,10 @@ class VectorSampler:
     def push(self, packet: "Packet") -> None:
         """The next packet of the video, before it is decoded."""
         # A frame that is shown after all before it: with it begin the frames that refer to it.
-        anchor = packet.pts is None or packet.pts > self._latest
-        self._latest = max(self._latest, self._latest if packet.pts is None else packet.pts)
+        pts = packet.pts
+        anchor = pts is None or pts > self._latest
+        if pts is not None and anchor:
+            self._latest = pts
         self._wait -= 1
         fed = len(self._order)
         if self._running and (not packet.size or (fed >= RUN_PACKETS and anchor) or fed >= RUN_LONGEST):
@@ -166,7 +168,7 @@ class VectorSampler:
         if not self._running and not (self._wait <= 0 and anchor and packet.size and self._start(packet)):
             return
         fed = len(self._order)
-        self._order[fed if packet.pts is None else packet.pts] = fed
+        self._order[fed if pts is None else pts] = fed
         self._decode(packet)
 
     def finish(self) -> list[tuple[int, float]]:
