@@ -9,7 +9,7 @@ on two speakers it is 3 LU louder.
 
 import math
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +71,10 @@ class KFilter:
         frame.sample_rate, frame.pts, frame.time_base = self._rate_hz, self._n, Fraction(1, self._rate_hz)
         self._n += len(samples)
         self._graph.push(frame)
-        return np.asarray(cast(Any, self._graph.pull()).to_ndarray()[0])
+        weighted: Any = self._graph.pull()
+        return np.frombuffer(weighted.planes[0], np.float64)[
+            : weighted.samples
+        ]  # precision f64 gives doubles; a view, which holds the frame
 
 
 TRUE_PEAK_REACH = 12

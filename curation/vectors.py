@@ -112,7 +112,7 @@ class VectorWatch:
     def _mean_px(self, before: np.ndarray, after: np.ndarray, scale: float) -> float:
         """Mean length of the vectors between two small planes, in px of the coded picture, of which a small px has `scale`."""
         still = cv2.absdiff(before, after)
-        if not still.any():
+        if not cv2.countNonZero(still):
             return 0.0
         flow = self._flow.calc(before, after, None)  # type: ignore[call-overload]
         height, width = before.shape
