@@ -195,7 +195,7 @@ class _Run:
             self._mix @ power,
             _power(mono.reshape(1, -1, window))[0],
             largest,
-            _clipped(sound, size, window),
+            _clipped(sound, largest, window),
             np.maximum(largest, true_peaks(sound_and_last, window)),
             k_power,
         ]
@@ -252,10 +252,10 @@ def _power(sound: np.ndarray) -> np.ndarray:
     return np.asarray(np.einsum("cwn,cwn->cw", sound, sound) / sound.shape[2])
 
 
-def _clipped(sound: np.ndarray, size: np.ndarray, window: int) -> np.ndarray:
-    """Share of the samples of each window that are clipped in some channel; `size` is the largest sample by channel and window."""
-    share = np.zeros(size.shape[1])
-    for i in np.flatnonzero(size.max(axis=0) >= FULL_SCALE):
+def _clipped(sound: np.ndarray, largest: np.ndarray, window: int) -> np.ndarray:
+    """Share of the samples of each window that are clipped in some channel; `largest` is the largest sample of each window."""
+    share = np.zeros(len(largest))
+    for i in np.flatnonzero(largest >= FULL_SCALE):
         full = np.abs(sound[:, i * window : (i + 1) * window]) >= FULL_SCALE
         pairs = full[:, 1:] & full[:, :-1]
         share[i] = (np.pad(pairs, ((0, 0), (1, 0))) | np.pad(pairs, ((0, 0), (0, 1)))).any(axis=0).mean()

@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 
-from curation.border_lines import BANDS, BordersConfig, Lines, Maps, Sides, median, steps_at
+from curation.border_lines import BANDS, BordersConfig, Lines, Maps, Sides, steps_at
+from curation.ranks import median
 
 _LUMA, _CLEAR_LUMA, _ANY, _CLEAR_ONE, _CLEAR_BOTH, _BEGINS = range(6)
 """What is known of an edge: the share of steps of luma, and how much more that is than on both sides of it; the share of steps of luma or
@@ -99,7 +100,8 @@ def _edges(s: Lines, sizes: np.ndarray, ends: np.ndarray, length: int) -> np.nda
 
 def _between(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """The mean of each line without so many bands at both ends [lines, starts]."""
-    summed = np.pad(np.cumsum(values, axis=1), ((0, 0), (1, 0)))
+    summed = np.zeros((len(values), BANDS + 1), values.dtype)
+    np.cumsum(values, axis=1, out=summed[:, 1:])
     return np.asarray((summed[:, BANDS - starts] - summed[:, starts]) / (BANDS - 2 * starts))
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from curation.ranks import held_medians, median, medians, quantile
+
 BANDS = 12
 """Parts of a line, each with its own numbers."""
 
@@ -135,12 +137,6 @@ def steps_at(step: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return edge, edge - near[:, : _AT.start].mean(1), edge - near[:, _AT.stop :].mean(1)
 
 
-def median(values: np.ndarray) -> float:
-    """The median of all values; NumPy's own takes 40 us to get going."""
-    ordered = np.sort(values, axis=None)
-    return float((ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2)
-
-
 def find_plain(maps: Maps, cfg: BordersConfig) -> Sides:
     """Top, bottom, left and right in small px. Found loosely first, then again along the picture only, as bars at the sides of a
     window are plain beyond its upper bar's line too."""
@@ -167,7 +163,7 @@ def _stirs(s: Lines, size: float, cfg: BordersConfig) -> bool:
     middle = median(motion)
     if middle <= cfg.lone_motion:
         return False
-    noise = middle <= cfg.noisy_levels / 2 and float(np.quantile(motion, 0.9)) <= cfg.noise_times * middle
+    noise = middle <= cfg.noisy_levels / 2 and quantile(motion, 0.9) <= cfg.noise_times * middle
     steps, *_ = steps_at(s.step.mean(1), np.array([int(size)]))
     return not ((noise or size <= cfg.thin_lines) and float(steps[0]) >= cfg.sure_step_share)
 
@@ -241,27 +237,23 @@ def _drift(level: np.ndarray, plain: np.ndarray) -> float:
 
 
 def _held_medians(values: np.ndarray, held: np.ndarray) -> np.ndarray:
-    """The median of each row's held values, of the rows that have some. Masked arrays give the same, ten times slower."""
-    count = held.sum(1)
-    some = count > 0
-    ordered, count = np.sort(np.where(held, values, np.inf)[some], axis=1), count[some]
-    row = np.arange(len(count))
-    return np.asarray((ordered[row, (count - 1) // 2] + ordered[row, count // 2]) / 2)
+    """The median of each row's held values, of the rows that have some."""
+    return held_medians(values, held)[held.any(1)]
 
 
 def _spread(values: np.ndarray) -> float:
     """The distance of the first tenth of the values from the last."""
-    return float(np.ptp(np.quantile(values, (0.1, 0.9)))) if len(values) else 0.0
+    return quantile(values, 0.9) - quantile(values, 0.1) if len(values) else 0.0
 
 
 def _fraction(strength: np.ndarray, line: int) -> float:
     """How much of the line after the border still belongs to it, 0 … 1: the strength [lines, bands] there against that within."""
     within = strength[line + 1 : line + 3].mean(0)
-    outside = np.median(strength[:line], axis=0)
+    outside = medians(strength[:line].T)
     clear = within - outside > 8
     if not clear.any():
         return 0.0
-    return float(np.clip(np.median((within - strength[line])[clear] / (within - outside)[clear]), 0, 1))
+    return min(1.0, max(0.0, median((within - strength[line])[clear] / (within - outside)[clear])))
 
 
 def _step_share(maps: Maps, sizes: list[float], side: int) -> float:

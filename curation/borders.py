@@ -133,7 +133,7 @@ def _maps(sums: list[np.ndarray], looks: int) -> np.ndarray:
     along_row, across_row, along_column, across_column = (s / (4 * sharp) for s in sums[2:6])
     blue, red = (s / looks for s in sums[6:])
     rows = _bands(mean, motion, along_row, across_row, blue, red)
-    columns = _bands(*(np.ascontiguousarray(m.T) for m in (mean, motion, along_column, across_column, blue, red)))
+    columns = _bands(*(cv2.transpose(m) for m in (mean, motion, along_column, across_column, blue, red)))
     return np.concatenate([rows, columns])
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from curation.global_motion import LEAST_POINTS, MOST_US, LocalMotion
+from curation.ranks import held_medians, median, medians, quantile
 from curation.tracks import Track
 
 _LENSES = (0.7, 1.0, 1.5, 1e3)
@@ -76,12 +77,12 @@ def shake_of(local: LocalMotion) -> tuple[float, float]:
         return 0.0, 0.0
     common, own = [], []
     for speed in (local.right[:, seen], local.down[:, seen]):
-        padded = np.pad(speed, ((2, 2), (0, 0)), mode="edge")
+        padded = np.concatenate([speed[:1], speed[:1], speed, speed[-1:], speed[-1:]])
         beside = speed - sum(padded[k : k + len(speed)] for k in range(5)) / 5
-        middle = np.median(beside, axis=1, keepdims=True)
-        common.append(middle[:, 0])
-        own.append(np.abs(beside - middle))
-    return float(np.sqrt(np.square(common).sum(0).mean())), float(np.median(np.hypot(*own).mean(0)))
+        middle = medians(beside)
+        common.append(middle)
+        own.append(np.abs(beside - middle[:, None]))
+    return float(np.sqrt(np.square(common).sum(0).mean())), median(np.hypot(*own).mean(0))
 
 
 def unsteadiness_of(track: Track, local: LocalMotion) -> float | None:
@@ -98,13 +99,13 @@ def unsteadiness_of(track: Track, local: LocalMotion) -> float | None:
     follows &= np.diff(track.pts_us) <= MOST_US
     if follows.sum() < 4:
         return None
-    run = np.hypot(*(_median(part[known].T, seen[known].T) for part in speed))
+    run = np.hypot(*(held_medians(part[known], seen[known]) for part in speed))
     change, both = np.diff(speed, axis=1)[:, follows], (seen[1:] & seen[:-1])[follows]
-    common = np.stack([_median(part.T, both.T) for part in change])
+    common = np.stack([held_medians(part, both) for part in change])
     size = np.hypot(*common)
-    own = _median(np.hypot(*(change - common[..., None])).T, both.T)
+    own = held_medians(np.hypot(*(change - common[..., None])), both)
     shared = np.where(own < _SHARED * (size + _UNSURE), np.minimum(size, _WHIP), 0)
-    return float(np.sqrt(np.quantile(run, 0.9) * shared.mean()))
+    return float(np.sqrt(quantile(run, 0.9) * shared.mean()))
 
 
 def field_of(track: Track, local: LocalMotion, window_s: float) -> Field:
@@ -120,19 +121,12 @@ def field_of(track: Track, local: LocalMotion, window_s: float) -> Field:
         if here.sum() < 3 and count > 1:
             continue
         often = seen[here].mean(0) >= 0.5
-        median = [_median(v[here], seen[here] | ~often) for v in (local.right, local.down)]
-        parts.append((*median, np.where(often & ~stuck, np.minimum(10 * local.weight[here].mean(0), 1), 0)))
+        middle = [held_medians(v[here].T, (seen[here] | ~often).T) for v in (local.right, local.down)]
+        parts.append((*middle, np.where(often & ~stuck, np.minimum(10 * local.weight[here].mean(0), 1), 0)))
     if not parts:  # frames come in fits and starts
         return field_of(track, local, np.inf)
     right, down, weight = (np.stack([p[i] for p in parts]) for i in range(3))
     return Field(x=local.x, y=local.y, right=right, down=down, weight=weight, aspect=float(track["height"][0] / track["width"][0]))
-
-
-def _median(values: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """The median [points] of the values [looks, points] that were seen, of which each point has one: numpy's own takes five times as long."""
-    ranked, n = np.sort(np.where(seen, values, np.inf), axis=0), seen.sum(0)
-    each = np.arange(values.shape[1])
-    return np.asarray((ranked[(n - 1) // 2, each] + ranked[n // 2, each]) / 2)
 
 
 def _stuck(local: LocalMotion) -> np.ndarray:
@@ -156,7 +150,7 @@ def signs(field: Field, shake: float, flutter: float) -> Signs:
         return float((w * part).sum()) / total
 
     models, shown, left = turning_camera(field)
-    model = np.median(models, axis=0)
+    model = medians(models.T)
     pace = np.hypot(*shown)
     rest = np.maximum(0, np.hypot(*left) - _NOISE) / (np.maximum(pace, speed) + 1e-9)
     ways = np.stack([(w * a).sum(1) for a in (u, v, (u * x + v * y) / radius)], 1)
@@ -211,32 +205,35 @@ def turning_camera(field: Field) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     start = np.zeros((len(motion), 4))
     for k, way in enumerate((field.right, field.down)):
         start[:, k] = [_quantile(m, w, 0.5) for m, w in zip(way, field.weight, strict=True)]
+    models, lefts = _robust(np.stack([_bend(field.x, field.y, focal) for focal in _LENSES]), motion, field.weight, start)
     best = np.inf, start, np.zeros((2, *field.right.shape))
-    for focal in _LENSES:
-        x, y, one = field.x, field.y, np.ones_like(field.x)
-        bend = np.concatenate(
-            [np.stack([one + x * x / focal**2, x * y / focal**2, x, -y]), np.stack([x * y / focal**2, one + y * y / focal**2, y, x])], 1
-        )
-        model, left = _robust(bend, motion, field.weight, start)
+    for focal, model, left in zip(_LENSES, models, lefts, strict=True):
         cost = float((field.weight * np.log1p((left**2).sum(0) / 0.01**2)).sum())
         if cost < best[0] * (0.97 if focal > 100 else 1.0):
             best = cost, model, left
     return best[1], np.stack([field.right, field.down]) - best[2], best[2]
 
 
-def _robust(basis: np.ndarray, motion: np.ndarray, weight: np.ndarray, model: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The four numbers [windows, 4] that most points follow, from `model` on, and what is left [2, windows, points]; Cauchy weights, scale
-    to 0.01."""
-    points = weight.shape[1]
-    squares = (basis[:, None] * basis).reshape(16, -1).T
+def _bend(x: np.ndarray, y: np.ndarray, focal: float) -> np.ndarray:
+    """How each point moves [4, 2 x points], to the right and then down, when a camera of that lens shifts, lifts, grows and turns."""
+    one, across = np.ones_like(x), x * y / focal**2
+    return np.concatenate([np.stack([one + x * x / focal**2, across, x, -y]), np.stack([across, one + y * y / focal**2, y, x])], 1)
+
+
+def _robust(bases: np.ndarray, motion: np.ndarray, weight: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each basis [4, 2 x points] the four numbers [windows, 4] that most points follow, from `start` on, and what is left
+    [2, windows, points]; Cauchy weights, scale to 0.01. All at once, as it is the calls that cost."""
+    points, model = weight.shape[1], start
+    turned = bases.swapaxes(1, 2)
+    squares = (bases[:, :, None] * bases[:, None]).reshape(len(bases), 16, -1).swapaxes(1, 2)
     for scale in (0.08, 0.04, 0.02, 0.01, 0.01, 0.01, 0.01):
-        off = motion - model @ basis
-        w = weight / (1 + (off[:, :points] ** 2 + off[:, points:] ** 2) / scale**2)
-        w = np.concatenate([w, w], 1)
-        square = (w @ squares).reshape(-1, 4, 4) + 1e-9 * np.eye(4)
-        model = np.linalg.solve(square, ((w * motion) @ basis.T)[..., None])[..., 0]
-    off = motion - model @ basis
-    return model, np.stack([off[:, :points], off[:, points:]])
+        off = motion - model @ bases
+        w = weight / (1 + (off[..., :points] ** 2 + off[..., points:] ** 2) / scale**2)
+        w = np.concatenate([w, w], 2)
+        square = (w @ squares).reshape(*w.shape[:2], 4, 4) + 1e-9 * np.eye(4)
+        model = np.linalg.solve(square, ((w * motion) @ turned)[..., None])[..., 0]
+    off = motion - model @ bases
+    return model, np.stack([off[..., :points], off[..., points:]], 1)
 
 
 def _standing(field: Field) -> tuple[float, float]:
@@ -251,13 +248,13 @@ def _standing(field: Field) -> tuple[float, float]:
     sides = (np.abs(field.x) > 0.25) & (w > 0)
     found = []
     for pace, least, far_share in ((np.hypot(u, v), 0.012, 0.5), (np.abs(outward), 0.03, 0.35)):
-        far = float(np.quantile(pace[sides], far_share)) if sides.any() else 0.0
+        far = quantile(pace[sides], far_share) if sides.any() else 0.0
         shares = [0.0]
         for column in np.unique(field.x[rows]):
             slow = []
             for i in np.flatnonzero(rows & (field.x == column)):
                 row = sides & (field.y == field.y[i])
-                typical = float(np.median(pace[row])) if row.any() else 0.0
+                typical = median(pace[row]) if row.any() else 0.0
                 if typical > least:
                     slow.append(pace[i] / max(min(typical, far), 0.004))
             best = sorted(np.clip(1.4 - 2 * np.array(slow), 0, 1), reverse=True)

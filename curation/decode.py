@@ -171,7 +171,7 @@ def _frames(
     n_frames, wanted = 0, av.VideoFrame if stream.type == "video" else av.AudioFrame
     for packet in packets_of(path, container, cfg, log, stream, *([] if ears is None else [ears.stream])):
         # Its stream, not its number: PyAV's last, empty packet, which fetches the decoder's last frames, says 0 for every stream.
-        if ears is not None and packet.stream.index == ears.stream.index:
+        if ears is not None and packet.stream is ears.stream:
             ears.hear(packet)
             continue
         is_spared = spare is not None and spare(packet)

@@ -10,9 +10,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from curation.border_lines import median
 from curation.global_motion import besides_model, grid_px, similarity_motion
 from curation.observe import Frame
+from curation.ranks import median
 from curation.shots import false_cuts
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip

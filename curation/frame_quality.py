@@ -13,6 +13,7 @@ import numpy as np
 
 from curation.observe import Frame
 from curation.orientation import Orientation
+from curation.ranks import quantile
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -173,7 +174,7 @@ def noise(tiles: tuple[np.ndarray, ...]) -> float:
         size = cv2.resize(response[: height * GRID_PX, : width * GRID_PX], (width, height), interpolation=cv2.INTER_AREA)
         sizes.append(size[(mean > 24) & (mean < 228)])
     found = np.concatenate(sizes) if sizes else np.array([])
-    return float(np.sqrt(np.pi / 2) / 6 * np.quantile(found, 0.1)) if found.size else float("nan")
+    return float(np.sqrt(np.pi / 2) / 6 * quantile(found, 0.1)) if found.size else float("nan")
 
 
 def grid_changes(tiles: tuple[np.ndarray, ...]) -> tuple[float, float, float, float]:
@@ -212,7 +213,8 @@ def combing(tile: np.ndarray) -> tuple[float, float]:
     middle = tile[2:-2]
     near = np.abs(2 * middle - tile[1:-3] - tile[3:-1])
     far = np.abs(2 * middle - tile[:-4] - tile[4:])
-    return float(near.mean() / (far.mean() + 0.5)), float(near.mean())
+    bend = near.mean()
+    return float(bend / (far.mean() + 0.5)), float(bend)
 
 
 def spectrum(tile: np.ndarray) -> list[float]:

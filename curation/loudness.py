@@ -9,7 +9,7 @@ on two speakers it is 3 LU louder.
 
 import math
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +71,10 @@ class KFilter:
         frame.sample_rate, frame.pts, frame.time_base = self._rate_hz, self._n, Fraction(1, self._rate_hz)
         self._n += len(samples)
         self._graph.push(frame)
-        return np.asarray(cast(Any, self._graph.pull()).to_ndarray()[0])
+        weighted: Any = self._graph.pull()
+        return np.frombuffer(weighted.planes[0], np.float64)[
+            : weighted.samples
+        ]  # precision f64 gives doubles; a view, which holds the frame
 
 
 TRUE_PEAK_REACH = 12
@@ -101,22 +104,23 @@ def true_peaks(sound: np.ndarray, window: int) -> np.ndarray:
     between samples that are 3 dB below its largest one, as noise near half the sample rate may, a higher peak is missed.
     """
     size = np.abs(sound)
-    inner = size[:, TRUE_PEAK_REACH:-TRUE_PEAK_REACH].reshape(len(sound), -1, window)
-    largest = inner.max(axis=(0, 2))
+    here, before, after = (size[:, TRUE_PEAK_REACH + k : size.shape[1] - TRUE_PEAK_REACH + k] for k in (0, -1, 1))
+    by_window = here.reshape(len(sound), -1, window)
+    largest = by_window.max(axis=(0, 2))
+    near = (by_window >= _NEAR * np.maximum(largest, 1e-9)[None, :, None]).reshape(here.shape)
     # One index for all three: numpy finds it five times as fast.
-    flat = np.flatnonzero(inner >= _NEAR * np.maximum(largest, 1e-9)[None, :, None])
-    channel, inside = np.divmod(flat, len(largest) * window)
-    number, place = inside // window, inside + TRUE_PEAK_REACH
-    here = size[channel, place]
-    tops = np.flatnonzero((here >= size[channel, place - 1]) & (here >= size[channel, place + 1]))
+    tops = np.flatnonzero(near & (here >= before) & (here >= after))
+    channel, inside = np.divmod(tops, here.shape[1])
+    number = inside // window
     found = np.zeros(len(largest), np.float32)
     if len(tops) > _MOST_SOUGHT:
-        tops = tops[np.lexsort((-here[tops], number[tops]))]
-        first = np.searchsorted(number[tops], np.arange(len(largest)))
-        tops = tops[np.arange(len(tops)) - first[number[tops]] < _MOST_SOUGHT]
+        order = np.lexsort((-here[channel, inside], number))
+        first = np.searchsorted(number[order], np.arange(len(largest)))
+        order = order[np.arange(len(order)) - first[number[order]] < _MOST_SOUGHT]
+        channel, inside, number = channel[order], inside[order], number[order]
     if len(tops):
-        around = sound[channel[tops, None], place[tops, None] + np.arange(-TRUE_PEAK_REACH, TRUE_PEAK_REACH + 1)]
-        np.maximum.at(found, number[tops], np.abs(around @ _BETWEEN).max(axis=1))
+        around = sound[channel[:, None], inside[:, None] + np.arange(2 * TRUE_PEAK_REACH + 1)]
+        np.maximum.at(found, number, np.abs(around @ _BETWEEN).max(axis=1))
     return found
 
 

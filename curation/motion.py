@@ -281,9 +281,9 @@ def _inside(rows: int, columns: int) -> np.ndarray:
 
 def _small_places(full: int, small: int, offset: int, n: int) -> np.ndarray:
     """The small plane's rows (or columns) that n tiles cover."""
-    first = (np.arange(n) * (full // n) + offset + _RIM) * small / full
-    each = np.arange(max(1, round(TILE_PX * small / full)))
-    return np.minimum((np.round(first).astype(int)[:, None] + each).ravel(), small - 1)
+    each = range(max(1, round(TILE_PX * small / full)))
+    firsts = (round((k * (full // n) + offset + _RIM) * small / full) for k in range(n))
+    return np.array([min(first + i, small - 1) for first in firsts for i in each])
 
 
 def _deep_luma(frame: Frame) -> np.ndarray | None:

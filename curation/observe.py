@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from curation.media import FOREIGN, MediaError
-from curation.orientation import Orientation
+from curation.orientation import Orientation, orientation
 from curation.tracks import Track
 
 if TYPE_CHECKING:
@@ -78,10 +78,13 @@ class SmallFrames:
 
     def __init__(self, width: int, height: int) -> None:
         """The sizes are as shown."""
+        from av.error import FFmpegError
         from av.video.format import VideoFormat
-        from av.video.reformatter import VideoReformatter
+        from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
-        self._format: Any = VideoFormat("yuv420p")  # a name would be looked up anew for every frame
+        self._format: Any = VideoFormat("yuv420p")  # a name, or a member of an enumeration, would be looked up anew for every frame
+        self._interpolation, self._range = int(Interpolation.FAST_BILINEAR), int(ColorRange.MPEG)
+        self._errors = (FFmpegError, *FOREIGN)
         self.size = fit(width, height, SMALL_PX)
         self._scaler = VideoReformatter()
         self._turn: Orientation | None = None
@@ -92,11 +95,6 @@ class SmallFrames:
 
     def __call__(self, source: "VideoFrame", pts_us: int) -> Frame:
         """The frame as observers see it. Raises MediaError for one that cannot be scaled, as damage makes some."""
-        from av.error import FFmpegError
-        from av.video.reformatter import ColorRange, Interpolation
-
-        from curation.orientation import orientation
-
         if source is self._source and self._turn is not None and self._last is not None:  # the frame before, once more
             return Frame(pts_us, *self._last, source, self._turn, 0.0, True, self._half)
         if self._turn is None:
@@ -108,9 +106,9 @@ class SmallFrames:
         # A scaler keeps the range of its source: every threshold on levels is of limited range.
         try:
             small = self._scaler.reformat(
-                source, width, height, self._format, interpolation=Interpolation.FAST_BILINEAR, dst_color_range=ColorRange.MPEG, threads=1
+                source, width, height, self._format, interpolation=self._interpolation, dst_color_range=self._range, threads=1
             )
-        except (FFmpegError, *FOREIGN) as e:
+        except self._errors as e:
             found = f"{source.width} x {source.height} in {source.format.name}"
             raise MediaError("decode_error", f"expected a frame that can be made small, found one of {found} ({e})") from e
         planes = small.planes
@@ -150,4 +148,4 @@ def _is_same(a: np.ndarray, b: np.ndarray) -> bool:
 
 def _view(plane: Any, width: int, height: int) -> np.ndarray:
     """The plane without a copy; it holds the scaler's own small frame alive, which nobody else writes to."""
-    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :width]
+    return np.ndarray((height, width), np.uint8, plane, strides=(plane.line_size, 1))

@@ -13,6 +13,7 @@ import numpy as np
 from curation import frame_quality
 from curation.hdr import shown_luma
 from curation.observe import FILTERED_WITHIN_US, SMALL_PX, Frame, fit
+from curation.ranks import median, quantile
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
 
@@ -137,7 +138,7 @@ def repeated_share(steps: np.ndarray, cfg: QualityConfig) -> float | None:
     steps = steps[1:]
     if not len(steps) or np.isnan(steps).any():
         return None
-    large = float(np.quantile(steps, 0.95))
+    large = quantile(steps, 0.95)
     if large < cfg.moving_levels:
         return 0.0
     repeats = steps <= max(cfg.repeat_levels, cfg.repeat_share * large)
@@ -160,7 +161,7 @@ def _in_swing(side: np.ndarray, run: np.ndarray, large: float, cfg: QualityConfi
         return True
     if len(run) < SWING_FRAMES or cfg.freeze_ratio * run[0] > side[0]:
         return False
-    return bool(side[:2].max() >= cfg.swing_share * np.median(side) or side[:SETTLE_FRAMES].max() >= cfg.abrupt_share * large)
+    return bool(side[:2].max() >= cfg.swing_share * median(side) or side[:SETTLE_FRAMES].max() >= cfg.abrupt_share * large)
 
 
 def _cadence_share(steps: np.ndarray, cfg: QualityConfig) -> float:
@@ -177,7 +178,7 @@ def _cadence_share(steps: np.ndarray, cfg: QualityConfig) -> float:
     if likeness[lag] < cfg.cadence_likeness:
         return 0.0
     # Weak at its place in every round, which a change of speed is not.
-    usual = np.array([np.median(steps[place::lag]) for place in range(lag)])
+    usual = np.array([median(steps[place::lag]) for place in range(lag)])
     weak = usual <= cfg.weak_share * usual.max()
     if weak.mean() >= 0.5:
         weak |= np.roll(~weak, 1)  # of two strong places on end one is the coder's: it spreads a new picture over two frames

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from curation import transitions
+from curation.ranks import median
 from curation.tracks import Track, Tracks
 
 _US = Fraction(1, 1_000_000)
@@ -324,7 +325,7 @@ def false_cuts(score: np.ndarray, pts_us: np.ndarray, threshold: float, gap_us: 
     high = np.flatnonzero(score >= threshold)
     first, end = (np.searchsorted(pts_us, pts_us[high] + d) for d in (-_AROUND_US, _AROUND_US + 1))
     # The median of a window is wanted only where the score is high at all: rarely.
-    peaks = [i for i, a, b in zip(high, first, end, strict=True) if score[i] >= 2 * np.median(score[a:b])]
+    peaks = [i for i, a, b in zip(high, first, end, strict=True) if score[i] >= 2 * median(score[a:b])]
     count, last = 0, -(1 << 62)
     for i in peaks:
         if pts_us[i] - last >= gap_us:

@@ -156,17 +156,14 @@ def planes(frames: "Sequence[AudioFrame]", channels: int | None = None) -> np.nd
     kind = _PLAIN.get(format_.name)
     if kind is None or channels >= 8:
         return np.concatenate([_other_planes(f) for f in frames], axis=1)
-    # A plane may be longer than the samples in it.
-    parts = [[np.frombuffer(cast(Any, plane), kind) for plane in f.planes] for f in frames]
     sizes = [f.samples for f in frames]
-    if format_.is_planar:
-        raw = np.stack([np.concatenate([p[c][:n] for p, n in zip(parts, sizes, strict=True)]) for c in range(channels)])
-    else:
-        raw = np.ascontiguousarray(
-            np.concatenate([p[0][: n * channels] for p, n in zip(parts, sizes, strict=True)]).reshape(-1, channels).T
-        )
-    if raw.shape[1] != sum(sizes):
-        raise ValueError(f"expected {sum(sizes)} samples of sound, found {raw.shape[1]}")
+    width = 1 if format_.is_planar else channels
+    by_plane = zip(*(cast(Any, f).planes for f in frames), strict=True)
+    # A plane may be longer than the samples in it.
+    joined = [np.concatenate([np.frombuffer(p, kind)[: n * width] for p, n in zip(ps, sizes, strict=True)]) for ps in by_plane]
+    raw = np.stack(joined[:channels]) if format_.is_planar else np.ascontiguousarray(joined[0].reshape(-1, channels).T)
+    if raw.shape != (channels, sum(sizes)):
+        raise ValueError(f"expected {channels} x {sum(sizes)} samples of sound, found {raw.shape}")
     return raw if kind is np.float32 else raw.astype(np.float32) * np.float32(1 / 32768)
 
 

@@ -7,7 +7,6 @@ numbers are the track "transitions". Which of them mean a transition is learned:
 generated joins of real clips (`benchmarks/train_transitions.py`), reads the track and gives a probability for each sample.
 """
 
-from bisect import bisect_left
 from functools import cache
 from pathlib import Path
 
@@ -150,7 +149,8 @@ def _by_blocks(a: np.ndarray, m: np.ndarray, b: np.ndarray) -> tuple[np.ndarray,
 def inputs(samples: Track, shots: Track) -> np.ndarray:
     """What the network reads, float32 [samples, features], about -3 to 3: the fields and the frames' changes around each sample."""
     known = ~np.isnan(samples.values[:, 2 :: len(_PER_WINDOW)])
-    columns = [_scaled(name.split("_")[0], np.nan_to_num(samples[name])) for name in FIELDS]
+    values = np.nan_to_num(samples.values)
+    columns = [_scaled(name.split("_")[0], values[:, i]) for i, name in enumerate(FIELDS)]
     return np.column_stack([*columns, *known.T, *_changes_around(samples.pts_us, shots)]).astype(np.float32)
 
 
@@ -168,12 +168,15 @@ def _changes_around(samples_us: np.ndarray, shots: Track) -> tuple[np.ndarray, .
     """Largest and summed change of the frames within one sample, and the largest within four, in logarithms."""
     change = np.nan_to_num(shots["change"])
     total = np.concatenate([[0.0], np.cumsum(change, dtype=np.float64)])
-    found = np.zeros((len(samples_us), 3))
-    for i, t in enumerate(samples_us.tolist()):
-        low, high = bisect_left(shots.pts_us, t - SAMPLE_US), bisect_left(shots.pts_us, t + SAMPLE_US + 1)
-        first, end = bisect_left(shots.pts_us, t - 4 * SAMPLE_US), bisect_left(shots.pts_us, t + 4 * SAMPLE_US + 1)
-        found[i] = change[low:high].max(initial=0.0), total[high] - total[low], change[first:end].max(initial=0.0)
-    return tuple((np.log1p(found) / 2).T)
+    near, around = (np.searchsorted(shots.pts_us, (samples_us - reach, samples_us + reach + 1)) for reach in (SAMPLE_US, 4 * SAMPLE_US))
+    found = np.stack([_largest(change, *near), total[near[1]] - total[near[0]], _largest(change, *around)])
+    return tuple(np.log1p(found) / 2)
+
+
+def _largest(change: np.ndarray, first: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """The largest change from each first frame to before its end, float64; 0 where there is none."""
+    each = np.maximum.reduceat(np.append(change, 0.0), np.stack([first, end], 1).ravel())[::2]
+    return np.where(end > first, each, 0.0)
 
 
 LAYERS = ((1, True), (2, True), (4, True), (1, False))
@@ -187,7 +190,8 @@ def probabilities(x: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:
     for i, (dilation, wide) in enumerate(LAYERS):
         w, b = weights[f"w{i}"], weights[f"b{i}"]  # [out, in, taps], [out]
         if wide:
-            padded = np.pad(x, ((dilation, dilation), (0, 0)))
+            edge = np.zeros((dilation, x.shape[1]), x.dtype)
+            padded = np.concatenate([edge, x, edge])
             taps = [padded[k * dilation : k * dilation + len(x)] @ w[:, :, k].T for k in range(3)]
             x = np.maximum(taps[0] + taps[1] + taps[2] + b, 0)
         else:

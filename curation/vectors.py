@@ -22,6 +22,7 @@ from curation.media import FOREIGN
 from curation.motion import VECTOR_CODECS
 from curation.observe import Frame
 from curation.orientation import side_data
+from curation.ranks import median
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
 
@@ -111,7 +112,7 @@ class VectorWatch:
     def _mean_px(self, before: np.ndarray, after: np.ndarray, scale: float) -> float:
         """Mean length of the vectors between two small planes, in px of the coded picture, of which a small px has `scale`."""
         still = cv2.absdiff(before, after)
-        if not still.any():
+        if not cv2.countNonZero(still):
             return 0.0
         flow = self._flow.calc(before, after, None)  # type: ignore[call-overload]
         height, width = before.shape
@@ -128,7 +129,7 @@ class VectorWatch:
                 flow,
             )
         )
-        aside = np.hypot(*(mean[..., i] - np.median(mean[..., i]) for i in (0, 1)))
+        aside = np.hypot(*(mean[..., i] - median(mean[..., i]) for i in (0, 1)))
         # A long vector has to explain more, as it costs an encoder more bits: 5 % of the change a px.
         gains = error_still - error > 0.05 * error_still * np.minimum(length, 3)
         return float(np.where(gains & (aside * scale <= _REACH_PX), length, 0).mean()) * scale
@@ -155,8 +156,10 @@ class VectorSampler:
     def push(self, packet: "Packet") -> None:
         """The next packet of the video, before it is decoded."""
         # A frame that is shown after all before it: with it begin the frames that refer to it.
-        anchor = packet.pts is None or packet.pts > self._latest
-        self._latest = max(self._latest, self._latest if packet.pts is None else packet.pts)
+        pts = packet.pts
+        anchor = pts is None or pts > self._latest
+        if pts is not None and anchor:
+            self._latest = pts
         self._wait -= 1
         fed = len(self._order)
         if self._running and (not packet.size or (fed >= RUN_PACKETS and anchor) or fed >= RUN_LONGEST):
@@ -165,7 +168,7 @@ class VectorSampler:
         if not self._running and not (self._wait <= 0 and anchor and packet.size and self._start(packet)):
             return
         fed = len(self._order)
-        self._order[fed if packet.pts is None else packet.pts] = fed
+        self._order[fed if pts is None else pts] = fed
         self._decode(packet)
 
     def finish(self) -> list[tuple[int, float]]:
