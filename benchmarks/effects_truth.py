@@ -27,8 +27,8 @@ class Case:
     frames: list[np.ndarray]
 
 
-def read_frames(path: Path, limit: int = 160, from_s: float = 0) -> list[np.ndarray]:
-    """The first frames of a video from a time on at SIZE, RGB, at FPS by repeating or leaving out; empty for a short one."""
+def read_frames(path: Path, limit: int = 160, from_s: float = 0, to_s: float = float("inf")) -> list[np.ndarray]:
+    """The first frames of a video in a stretch of time at SIZE, RGB, at FPS by repeating or leaving out; empty for a short one."""
     import av
 
     frames: list[np.ndarray] = []
@@ -42,6 +42,8 @@ def read_frames(path: Path, limit: int = 160, from_s: float = 0) -> list[np.ndar
             at = float(frame.pts * stream.time_base)
             if first is None:
                 first, due = at, at + from_s
+            if at >= first + to_s:
+                break
             picture = None
             while at >= due - 1e-3 and len(frames) < limit:
                 picture = frame.to_ndarray(format="rgb24", width=SIZE[0], height=SIZE[1]) if picture is None else picture
@@ -196,10 +198,11 @@ EFFECTS: dict[str, Callable[[list[np.ndarray], np.random.Generator], list[np.nda
 }
 
 
-def cases(videos: list[Path], pictures: list[Path], seed: int = 1, from_s: float = 0) -> Iterator[Case]:
-    """Every video, from that time on, as it is and under each effect, and every picture as a Ken Burns clip and in slideshows of three with cross-fades."""
-    for number, path in enumerate(videos):
-        frames = read_frames(path, from_s=from_s)
+def cases(shots: list[tuple[Path, float, float]], pictures: list[Path], seed: int = 1) -> Iterator[Case]:
+    """Every shot (a video, from when, until when) as it is and under each effect; every picture as a Ken Burns clip, and in slideshows of
+    three with cross-fades."""
+    for number, (path, from_s, to_s) in enumerate(shots):
+        frames = read_frames(path, from_s=from_s, to_s=to_s)
         if not frames:
             continue
         yield Case(path.name, "none", frames[:N_FRAMES])

@@ -11,13 +11,15 @@ class Figure:
     subject: str  # shots, motion, borders …
     what: str  # e.g. 'hard cuts, F1, real videos'
     value: float
-    target: float
+    target: float | None  # None: told beside the others, nothing is promised
     on: str  # e.g. '85 labelled videos, 101 cuts'
     at_least: bool = True  # False: the value must be at most the target
 
     @property
     def holds(self) -> bool:
-        """Whether the target is met."""
+        """Whether the target, if there is one, is met."""
+        if self.target is None:
+            return True
         return self.value >= self.target if self.at_least else self.value <= self.target
 
 
@@ -27,5 +29,6 @@ def as_table(figures: Iterable[Figure]) -> str:
     for f in figures:
         sign = "≥" if f.at_least else "≤"
         mark = "" if f.holds else " **missed**"
-        lines.append(f"| {f.subject} | {f.what} | {f.value:.3f}{mark} | {sign} {f.target:g} | {f.on} |")
+        target = "–" if f.target is None else f"{sign} {f.target:g}"
+        lines.append(f"| {f.subject} | {f.what} | {f.value:.3f}{mark} | {target} | {f.on} |")
     return "\n".join(lines)
