@@ -25,6 +25,20 @@ def _imports(tree: ast.AST) -> set[str]:
     return names
 
 
+def _pins(path: Path) -> set[str]:
+    """The lines of a list of pinned packages that hold on every platform."""
+    return {line.strip() for line in path.read_text().splitlines() if "==" in line and ";" not in line}
+
+
+def test_the_reader_of_paddleocr_has_what_all_tests_need() -> None:
+    """What tests/conftest.py imports is in the second environment's list too, at the same versions."""
+    needed = {name.split(".")[0] for name in _imports(ast.parse((ROOT / "tests" / "conftest.py").read_text()))}
+    every, paddle = _pins(ROOT / "requirements.txt"), _pins(ROOT / "requirements-paddle.txt")
+    of_tests = {pin for pin in every if pin.split("==")[0] in needed}
+    assert {pin.split("==")[0] for pin in of_tests} >= {"pytest", "hypothesis"}
+    assert of_tests <= paddle
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_packages_import_in_one_direction(path: Path) -> None:
     """manifests <- curation, manifests <- training, and only pipelines imports all three; manifests needs no engine or media library."""
