@@ -72,9 +72,8 @@ class KFilter:
         self._n += len(samples)
         self._graph.push(frame)
         weighted: Any = self._graph.pull()
-        return np.frombuffer(weighted.planes[0], np.float64)[
-            : weighted.samples
-        ]  # precision f64 gives doubles; a view, which holds the frame
+        # Precision f64 gives doubles; a view, which holds the frame.
+        return np.frombuffer(weighted.planes[0], np.float64)[: weighted.samples]
 
 
 TRUE_PEAK_REACH = 12

@@ -34,12 +34,13 @@ def ingest(run: Curation, inputs: list[str]) -> int:
     _tell_of_left_out_rights(run)
     listings = to_table(Listing, list_inputs(inputs))
     run.do(plan.INGEST, inputs=listings)
-    given = {source for found in _inputs_of(listings).values() for source in found}
+    inputs_of = _inputs_of(listings)
+    given = {source for found in inputs_of.values() for source in found}
     sources = _source_numbers(run.store, given)
     if unused := unused_defaults(run.config.ingest, given):
         run.progress.say(f"ingest.source_defaults: {', '.join(unused)}: no such source among these inputs")
     rows = run.outputs(plan.INGEST, listings)
-    found = [redact(a) if a.blocked else a for a in merge_copies(_with_rights(run, listings, rows, sources, table))]
+    found = [redact(a) if a.blocked else a for a in merge_copies(_with_rights(run, inputs_of, rows, sources, table))]
     known = {a.asset_id: a for a in from_table(Asset, run.store.read("assets"))}
     first = max(max((a.asset_no for a in known.values()), default=-1) + 1, ledger.next_number(run.store.files("decisions"), "asset"))
     came = {a.asset_id for a in found}
@@ -88,10 +89,11 @@ def _tell_of_left_out_rights(run: Curation) -> None:
         run.progress.say(f"the last curation took rights from {before}, this one does not: give it again with --rights, or they are gone")
 
 
-def _with_rights(run: Curation, listings: pa.Table, rows: pa.Table, sources: dict[str, int], table: RightsTable | None) -> Iterable[Asset]:
+def _with_rights(
+    run: Curation, inputs_of: dict[str, tuple[str, ...]], rows: pa.Table, sources: dict[str, int], table: RightsTable | None
+) -> Iterable[Asset]:
     """Every listed file as an asset with all that is stated of it: beside it, in the rights table, of its source."""
     config = run.config.ingest
-    inputs_of = _inputs_of(listings)
     run.noted = rows.select(["asset_id", "uri", jobs.NOTED])
     for asset, key in zip(from_table(Asset, rows), rows.column("key").to_pylist(), strict=True):
         placed = dataclasses.replace(asset, source_no=sources[inputs_of[key][0]])
