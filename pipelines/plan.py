@@ -47,12 +47,12 @@ def _caption_rests(row: dict[str, Any], config: CurateConfig, place: Place) -> b
     return quarantine.is_quarantined(place.quarantine, row["asset_id"], jobs.counted_of_caption(row["clip_id"], config), config.quarantine)
 
 
-def _pixels_to_decode(row: dict[str, Any]) -> float:
-    """Predicted cost of decoding an asset: pixels x frames; HEVC, VP9 and AV1 cost about twice H.264."""
-    frames = row["n_frames"] or (row["duration_us"] or 0) / 1e6 * 30
-    return float((row["width"] or 1) * (row["height"] or 1) * max(frames, 1)) * (
-        2.0 if row["vcodec"] in ("hevc", "vp9", "av1", "libdav1d") else 1.0
-    )
+def _seconds_to_scan(row: dict[str, Any]) -> float:
+    """Predicted seconds of a core for decoding and measuring an asset: 0.8 ns a pixel, twice that of HEVC, VP9 and AV1, and what a frame
+    and a file cost whatever their size (fitted to the real media by `benchmarks/workers.py`'s times; rank correlation 0.90)."""
+    frames = max(row["n_frames"] or (row["duration_us"] or 0) / 1e6 * 30, 1)
+    pixels = frames * (row["width"] or 1) * (row["height"] or 1)
+    return 0.06 + 1.7e-4 * frames + 0.8e-9 * pixels * (2 if row["vcodec"] in ("hevc", "vp9", "av1", "libdav1d") else 1)
 
 
 INGEST = Stage(
@@ -72,7 +72,7 @@ SCAN = Stage(
     name="scan", shape="map", version=scan.VERSION, reads=_ASSET, key="asset_id", make=jobs.make_scan,
     writes={"rows": _ASSET, "tracks": tracks.SCHEMA, "keyframes": keyframes.SCHEMA, "sound": soundtrack.SCHEMA},
     # One asset a unit: decoding is the dearest step, and a crash may cost no more than the asset at hand.
-    depends_on=lambda c: (c.scan, PROBE.version), unit_rows=lambda c: 1, cost=_pixels_to_decode, again=may_pass, rests=partial(_asset_rests, "scan"),
+    depends_on=lambda c: (c.scan, PROBE.version), unit_rows=lambda c: 1, cost=_seconds_to_scan, again=may_pass, rests=partial(_asset_rests, "scan"),
 )  # fmt: skip
 
 
@@ -129,7 +129,7 @@ ENCODE = Stage(
     writes={"rows": jobs.ENCODED_SCHEMA, "payload": jobs.PAYLOAD_SCHEMA},
     # The shape that its set wants is in the row's key: another set, or another shape of one, encodes the clips that are in it.
     depends_on=lambda c: encode.made_by(c.encode, c.scan.media), unit_rows=lambda c: 2,
-    cost=lambda row: _pixels_to_decode(row["asset"]),
+    cost=lambda row: _seconds_to_scan(row["asset"]),
     again=lambda row: may_pass(row) or row["error_code"] == "ffmpeg_failed", rests=_clip_rests,
 )  # fmt: skip
 WRITE_SHARDS = Stage(
