@@ -32,7 +32,7 @@ VIDEOS = (
 )  # fmt: skip
 """Filmed or animated, neither static nor erratic; the first shot of each is 5 s or longer."""
 OTHER_VIDEOS = {
-    "bbb_rabbit_356p_33s.mp4": 16.2, "bbb_intro_720p_30s.webm": 23.2, "traffic_720p.mp4": 14.0, "seattle_shaky_pan.avi": 8.0,
+    "bbb_rabbit_356p_33s.mp4": 16.2, "bbb_intro_720p_30s.webm": 6.0, "traffic_720p.mp4": 14.0, "seattle_shaky_pan.avi": 8.0,
     "climbing_portrait.mp4": 8.0, "nasa_rocket_text_52s.mkv": 39.0, "fishes.wmv": 7.2, "london_pan_240p60.mp4": 8.0,
 }  # fmt: skip
 """These from so many seconds on: not what was looked at."""
@@ -53,8 +53,8 @@ UNTOLD = "ramp dropped"
 """Told apart, without a target: frames left out leave no trace (docs/decisions/013-speed-ramps.md)."""
 STILL_RULES, WILD_RULES = ("static", "slideshow"), ("jitter", "shake", "unsteady")
 LEAST_SHOT_US = 2_500_000
-SEED = 47
-"""Of the generated cases; 1 to 5, 11 to 14, 23, 31, 41 to 46 and 48 were looked at while settings were chosen, or since."""
+SEED = 53
+"""Of the generated cases; 1 to 5, 11 to 14, 23, 31 and 41 to 50 were looked at while settings were chosen, or since."""
 
 
 def scanned(path: Path) -> tuple[Any, dict[str, Track]]:

@@ -17,13 +17,14 @@ from curation.shots import false_cuts
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
 
-VERSION = "5"
+VERSION = "6"
 COLUMNS = ("shots_per_s", "slideshow_score", "loop_score", "strobe_per_s", "speed_ramp")
 NEEDS = ("shots", "motion", "camera", "signature", "bends")
 
 SIGNATURE_US = 83_333
 """Spacing of the signatures: each second frame at 24 a second, so that a period is met within one."""
 _CELLS = (16, 9)
+_BLACK = 16
 _FAINT = 0.004
 """A bend, or a share of a step, of a made frame once coded."""
 DRIFT_LOOKS = 5
@@ -48,9 +49,11 @@ class EffectsConfig:
     least_loop_us: int = 650_000
     restless_share: float = 0.25  # of the cells: those that change most are compared
     loop_noise: float = 0.3  # levels by which equal pictures differ once coded
-    strobe_levels: float = 8.0  # mean luma jumps by as much, and back
-    ramp_window_us: int = 600_000  # cadences of stretches of so long are compared …
-    ramp_apart: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5)  # … so many stretches apart: a change of pace may be eased
+    strobe_levels: float = 8.0  # mean luma jumps by as much, and back …
+    strobe_share: float = 0.15  # … or, in a dark picture, by this share of what it is above black …
+    strobe_faint: float = 1.5  # … and so many levels
+    ramp_windows_us: tuple[int, ...] = (400_000, 500_000, 550_000, 600_000, 650_000)  # cadences of stretches of so long are compared …
+    ramp_apart: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)  # … so many stretches apart: a change of pace may be eased, or go unseen
     ramp_pace: float = 1.25  # the faster one moves at least so many times as much …
     ramp_most: float = 3.0  # … and no more than so many times what its cadence says: else it came to rest
     ramp_even: float = 10.0  # no half of the slower one moves so many times as much as the other: what stops or fades has no pace
@@ -62,7 +65,7 @@ class EffectsConfig:
     made_contrast: float = 2.5  # of a cadence the other frames bend, or move, so many times as much as the made ones
     repeat_share: float = 0.12  # a frame repeats when it moves by less than this share of what the frames around do
     cadence_made: int = 7  # a cadence has at most so many mixtures or repeats on end …
-    cadence_new: int = 4  # … and so many others
+    cadence_new: int = 5  # … and so many others
 
 
 class SignatureObserver:
@@ -188,37 +191,46 @@ def _apart(cells: np.ndarray, later: np.ndarray, longest: int) -> list[float]:
 
 
 def strobe_per_s(luma: np.ndarray, seconds: float, cfg: EffectsConfig) -> float | None:
-    """How often a second the mean luma jumps one way and at once back, each time by `strobe_levels`; None for fewer than 8 frames."""
+    """How often a second the mean luma jumps one way and at once back, each time by `strobe_levels`, in a dark picture by `strobe_share`
+    of it; None for fewer than 8 frames."""
     if len(luma) < 8:
         return None
     jumps = np.diff(luma)
-    large = jumps[np.abs(jumps) >= cfg.strobe_levels]
+    least = np.clip(cfg.strobe_share * (np.maximum(luma[1:], luma[:-1]) - _BLACK), cfg.strobe_faint, cfg.strobe_levels)
+    large = jumps[np.abs(jumps) >= least]
     return float((np.sign(large[1:]) != np.sign(large[:-1])).sum() / seconds) if len(large) > 1 else 0.0
 
 
 def speed_ramp(bends: Track, motion: Track, cfg: EffectsConfig) -> float | None:
-    """By how much the share of repeated or mixed frames falls from a stretch to a faster one near it, 0 to 1; 0 for an even cadence.
+    """By how much the share of repeated or mixed frames falls from a stretch to a faster one near it, 0 to 1; 0 for an even cadence. The median
+    over stretches of several lengths: a single one meets an accident now and then.
 
     Footage slowed down afterwards has fewer pictures than frames, at a regular cadence; film at an even rate that was converted has it
     throughout. A change of pace without a cadence (frames left out, a fast camera) looks as if the scene changed its pace: not seen here.
-    None for clips shorter than two stretches.
+    None for clips shorter than two of the longest ones.
     """
     # The first two frames are compared with some outside the clip.
     step, bend = motion["motion"][2:].astype(np.float64), np.nan_to_num(bends["bend"][2:].astype(np.float64))
     usual_us = float(np.median(np.diff(motion.pts_us))) if len(motion) > 1 else 0.0
-    width = max(6, round(cfg.ramp_window_us / usual_us)) if usual_us else 0
-    if not width or len(step) < 2 * width:
+    widths = [max(6, round(us / usual_us)) for us in cfg.ramp_windows_us] if usual_us else []
+    if not widths or len(step) < 2 * max(widths):
         return None
+    return median(np.array([_fall_of_cadence(step, bend, width, cfg) for width in widths]))
+
+
+def _fall_of_cadence(step: np.ndarray, bend: np.ndarray, width: int, cfg: EffectsConfig) -> float:
+    """The largest fall between stretches of `width` frames; 0 where none of the slower ones has a cadence."""
     frames = made_frames(step, bend, width, cfg)
-    share, pace = _windows(frames.made, width).mean(1), _windows(step, width).mean(1)
     regular = _windows(_run(frames.made), width).max(1) <= cfg.cadence_made
     regular &= _windows(_run(~frames.made), width).max(1) <= cfg.cadence_new
     regular &= _contrast(frames, width) >= cfg.made_contrast
-    known = _windows(frames.known, width).mean(1) >= cfg.between_known
-    repeats = _windows(frames.repeats, width).min(1)
-    halves = _windows(step, width // 2).mean(1)
+    pace, halves = _windows(step, width).mean(1), _windows(step, width // 2).mean(1)
     halves = np.sort([halves[: len(pace)], halves[width - width // 2 :]], 0)
     slow = regular & (pace >= cfg.ramp_moving) & (halves[1] <= cfg.ramp_even * halves[0])
+    if not slow.any():
+        return 0.0
+    share, repeats = _windows(frames.made, width).mean(1), _windows(frames.repeats, width).min(1)
+    known = _windows(frames.known, width).mean(1) >= cfg.between_known
     falls = [0.0]
     for apart in cfg.ramp_apart:
         lag = width + round(apart * width)

@@ -58,6 +58,9 @@ def test_a_strobe_is_counted_and_a_fade_is_not() -> None:
     """Light on and off every two frames turns twelve times a second; a fade to black never turns; few frames are unknown."""
     assert strobe_per_s(np.tile([50.0, 50, 120, 120], 30), 5.0, CFG) == pytest.approx(11.6, abs=0.5)
     assert strobe_per_s(np.linspace(200, 16, 120), 5.0, CFG) == 0
+    assert strobe_per_s(np.tile([27.0, 27, 24, 24], 30), 5.0, CFG) == pytest.approx(11.6, abs=0.5), "a quarter of what is above black"
+    assert strobe_per_s(np.tile([127.0, 127, 124, 124], 30), 5.0, CFG) == 0, "the same levels of a bright picture"
+    assert strobe_per_s(np.tile([17.0, 17, 16, 16], 30), 5.0, CFG) == 0, "noise of black"
     assert strobe_per_s(np.array([1.0, 100, 1]), 0.1, CFG) is None
 
 
@@ -68,14 +71,14 @@ def ramp_of(tmp_path: Path, frames: list[np.ndarray], fps: int = 24) -> float | 
     return speed_ramp(found["bends"], found["motion"], CFG)
 
 
-def ramp_score(step: np.ndarray, bend: np.ndarray) -> float | None:
+def ramp_score(step: np.ndarray, bend: np.ndarray, cfg: EffectsConfig = CFG) -> float | None:
     """The score of these steps and bends at 24 frames a second."""
     times = np.arange(len(step)) * 41_667
     motion, bends = (
         Track(name=name, fields=(name,), pts_us=times, values=v[:, None].astype(np.float32), pictures=np.zeros(0))
         for name, v in (("motion", step), ("bend", bend))
     )
-    return speed_ramp(bends, motion, CFG)
+    return speed_ramp(bends, motion, cfg)
 
 
 def mixture(frames: list[np.ndarray], at: float) -> np.ndarray:
@@ -85,7 +88,7 @@ def mixture(frames: list[np.ndarray], at: float) -> np.ndarray:
 
 
 def test_a_ramp_is_a_cadence_in_the_slower_part_alone(tmp_path: Path) -> None:
-    """A pan slowed to a third by repeats or by mixtures scores over the rule's 0.28; even, or slowed throughout, it scores low."""
+    """A pan slowed to a third by repeats or by mixtures scores over the rule's 0.33; even, or slowed throughout, it scores low."""
     source = pan(1, 130, dx=3)
     turn = [float(t) for t in range(60)] + [60 + k / 3 for k in range(60)]
     assert ramp_of(tmp_path, [source[int(t)] for t in turn]) > 0.5
@@ -120,6 +123,23 @@ def test_a_cadence_stands_out_and_is_gone_in_the_faster_part() -> None:
     assert ramp_score(step, np.concatenate([np.tile([0.01, 0.01, 0.1], 14)[:40], fast])) > 0.5
     assert ramp_score(step, np.concatenate([np.tile([0.03, 0.03, 0.07], 14)[:40], fast])) == 0
     assert ramp_score(step, np.concatenate([np.tile([0.01, 0.01, 0.1], 14)[:40], fast / 10])) < 0.1
+
+
+def test_a_ramp_is_told_across_a_stretch_that_shows_nothing() -> None:
+    """Between the slower part and the faster one there may be a second in which nothing moves, so that neither pace nor cadence is seen."""
+    slow, fast = np.tile([0.01, 0.01, 0.1], 14)[:36], np.full(40, 0.08)
+    step, bend = np.concatenate([np.full(36, 1.0), np.full(34, 0.05), np.full(40, 2.5)]), np.concatenate([slow, np.full(34, 0.02), fast])
+    assert ramp_score(step, bend) > 0.5
+
+
+def test_one_length_of_stretch_decides_nothing() -> None:
+    """Repeats of film at 16 pictures a second, interrupted by a splice: some lengths of stretch take that for a ramp, their median does not."""
+    bend = np.tile([0.0, 0.0, 0.3], 20)
+    step = np.tile([2.0, 0.05, 2.0], 20)
+    step[24:33], bend[24:33] = 2.6, 0.2
+    alone = [ramp_score(step, bend, EffectsConfig(ramp_windows_us=(us,))) for us in CFG.ramp_windows_us]
+    assert ramp_score(step, bend) == float(np.median(alone))
+    assert max(alone) >= 0.33 > float(np.median(alone))
 
 
 def test_a_bend_is_none_for_mixtures_and_repeats(tmp_path: Path) -> None:
