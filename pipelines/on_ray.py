@@ -26,9 +26,8 @@ R = TypeVar("R")
 
 _OBJECT_STORE_BYTES = 256 << 20
 """Enough: units are kilobytes and results are counts. Ray's default takes 30 % of the machine's memory."""
-
-
 _MOST_UNITS = 8
+"""Of a task: what a worker that dies may have to do again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +47,8 @@ class EngineConfig:
 def run(units: list[tuple[Stage, Unit]], config: Any, place: Place, engine: EngineConfig) -> Iterator[dict[str, int]]:
     """Every unit is done by the job of its stage when the iterator ends; yields the counts of each as it finishes.
 
-    Units of several stages may come together where none needs what another makes: one start of the engine serves them all.
+    Units of several stages may come together where none needs what another makes and their costs are of one kind: one start of the engine
+    serves them all.
     """
     if not units:
         return
@@ -186,7 +186,7 @@ def block_sizes(costs: Sequence[float], workers: int) -> list[int]:
 
     Ray Data looks each 0.1 s for output and for tasks that ended, so a worker rests for 0.17 s between two tasks: a third of its time on
     short clips. Shares that shrink let workers end together (factoring: Hummel, Schonberg and Flynn 1992), down to a twelfth of a worker's
-    share of all; eight is what a worker that dies may have to do again.
+    share of all.
     """
     sizes = list[int]()
     left, held = math.fsum(costs), 0.0
