@@ -25,6 +25,7 @@ SIGNATURE_US = 83_333
 """Spacing of the signatures: each second frame at 24 a second, so that a period is met within one."""
 _CELLS = (16, 9)
 _BLACK = 16
+"""Luma of black where range is limited, as in most video; of full range dark pictures need a little less to count as strobing."""
 _FAINT = 0.004
 """A bend, or a share of a step, of a made frame once coded."""
 DRIFT_LOOKS = 5
@@ -58,7 +59,7 @@ class EffectsConfig:
         0.5,
         1.0,
         1.5,
-    )  # … so many stretches apart: a change of pace may be eased, and further apart any film drifts
+    )  # … so many stretches apart: changes of pace are eased, and in time any film drifts
     ramp_pace: float = 1.25  # the faster one moves at least so many times as much …
     ramp_most: float = 3.0  # … and no more than so many times what its cadence says: else it came to rest
     ramp_even: float = 10.0  # no half of the slower one moves so many times as much as the other: what stops or fades has no pace
@@ -197,7 +198,7 @@ def _apart(cells: np.ndarray, later: np.ndarray, longest: int) -> list[float]:
 
 def strobe_per_s(luma: np.ndarray, seconds: float, cfg: EffectsConfig) -> float | None:
     """How often a second the mean luma jumps one way and at once back, each time by `strobe_levels`, in a dark picture by `strobe_share`
-    of it; None for fewer than 8 frames."""
+    of what it is above black; None for fewer than 8 frames."""
     if len(luma) < 8:
         return None
     jumps = np.diff(luma)

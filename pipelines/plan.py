@@ -49,7 +49,7 @@ def _caption_rests(row: dict[str, Any], config: CurateConfig, place: Place) -> b
 
 def _seconds_to_scan(row: dict[str, Any]) -> float:
     """Predicted seconds of a core for decoding and measuring an asset: 0.8 ns a pixel, twice that of HEVC, VP9 and AV1, and what a frame
-    and a file cost whatever their size (fitted to the real media by `benchmarks/workers.py`'s times; rank correlation 0.90)."""
+    and a file cost whatever their size (a fit to what 91 real videos took; rank correlation 0.90)."""
     frames = max(row["n_frames"] or (row["duration_us"] or 0) / 1e6 * 30, 1)
     pixels = frames * (row["width"] or 1) * (row["height"] or 1)
     return 0.06 + 1.7e-4 * frames + 0.8e-9 * pixels * (2 if row["vcodec"] in ("hevc", "vp9", "av1", "libdav1d") else 1)
