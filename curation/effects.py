@@ -54,12 +54,7 @@ class EffectsConfig:
     strobe_share: float = 0.15  # … or, in a dark picture, by this share of what it is above black …
     strobe_faint: float = 1.5  # … and so many levels
     ramp_windows_us: tuple[int, ...] = (400_000, 500_000, 550_000, 600_000, 650_000)  # cadences of stretches of so long are compared …
-    ramp_apart: tuple[float, ...] = (
-        0.0,
-        0.5,
-        1.0,
-        1.5,
-    )  # … so many stretches apart: changes of pace are eased, and in time any film drifts
+    ramp_apart: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5)  # … so many stretches apart: changes of pace are eased, any film drifts
     ramp_pace: float = 1.25  # the faster one moves at least so many times as much …
     ramp_most: float = 3.0  # … and no more than so many times what its cadence says: else it came to rest
     ramp_even: float = 10.0  # no half of the slower one moves so many times as much as the other: what stops or fades has no pace
