@@ -34,6 +34,9 @@ from training.tasks.make import make_task
 pytestmark = [pytest.mark.train, pytest.mark.timeout(900)]
 
 START, STEPS = 2, 6
+# Adam's step of a gradient that is nearly 0 has the sign of its rounding; with this eps it follows the gradient, and two orders of summing
+# stay together (4e-7 after six steps; with 1e-8 it was 3e-4 on one processor)
+EPS = 1e-3
 SIZES = TAEConfig(base_channels=4, channel_mult=(1, 1, 1, 1), n_res_blocks=1, latent_channels=4, norm_groups=2)
 IMAGE = TrainConfig(
     stage="image_ae",
@@ -46,7 +49,7 @@ IMAGE = TrainConfig(
     model=dataclasses.replace(SIZES, temporal=False),
     data=DataConfig(size_px=16, resize_px=16, n_frames=1, global_batch=4, holdout_share=0.3, validate_clips=8),
     loss=TAELossConfig(outlier_weight=1.0),
-    optim=OptimConfig(lr=3e-3, warmup_steps=1),
+    optim=OptimConfig(lr=3e-3, eps=EPS, warmup_steps=1),
     engine=EngineConfig(persistence_threshold=0, timeout_s=120),
 )
 
@@ -85,7 +88,7 @@ def config(images: Path) -> TrainConfig:
             gan_start_step=START,
             discriminator=DiscriminatorConfig(base_channels=4, levels=2, norm_groups=2),
         ),
-        adversary=OptimConfig(lr=1e-2, warmup_steps=1),
+        adversary=OptimConfig(lr=1e-2, eps=EPS, warmup_steps=1),
     )
 
 
@@ -171,8 +174,8 @@ def test_two_processes_learn_what_a_plain_loop_learns(config: TrainConfig, datas
             optimisers[name].step()
             optimisers[name].zero_grad()
             found = logged[batch.step]
-            assert found[f"{prefix}loss"] == pytest.approx(float(loss), rel=1e-4), (batch.step, name)
-            assert found[f"{prefix}grad_norm"] == pytest.approx(float(norm), rel=1e-2), (batch.step, name)
+            assert found[f"{prefix}loss"] == pytest.approx(float(loss), rel=1e-5), (batch.step, name)
+            assert found[f"{prefix}grad_norm"] == pytest.approx(float(norm), rel=1e-4), (batch.step, name)
 
 
 def test_a_parent_that_does_not_fit_is_refused(config: TrainConfig, dataset: Path, videos: Path, tmp_path: Path) -> None:

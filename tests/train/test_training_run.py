@@ -43,21 +43,20 @@ CONFIG = TrainConfig(
     model=TAEConfig(base_channels=8, channel_mult=(1, 1, 1, 1), n_res_blocks=1, norm_groups=4),
     data=DataConfig(size_px=16, resize_px=16, n_frames=9, global_batch=4, holdout_share=0.2, validate_clips=3),
     loss=TAELossConfig(outlier_weight=1.0),
-    optim=OptimConfig(lr=2e-3, warmup_steps=2),
+    # Adam's step of a gradient that is nearly 0 has the sign of its rounding; with this eps it follows the gradient, and two orders of
+    # summing stay together (3e-7 after eight steps; with 1e-8 they drift threefold a step)
+    optim=OptimConfig(lr=2e-3, eps=1e-3, warmup_steps=2),
     # nothing stays gathered, so that every parameter is really sharded although all are small
     engine=EngineConfig(persistence_threshold=0, timeout_s=120),
 )
 
 
 def assert_same_course(rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
-    """Losses and norms are equal but for rounding, which grows about threefold a step (to 1e-4 in eight, by machine and clips).
-
-    So four steps are held to what rounding cannot reach, and the later ones to a loss that no wrong clip or weight would give.
-    """
+    """Losses and norms are equal but for rounding."""
     assert [r["rolling_digest"] for r in rows] == [r["rolling_digest"] for r in expected]
     for n, (row, wanted) in enumerate(zip(rows, expected, strict=True)):
-        assert row["loss"] == pytest.approx(wanted["loss"], rel=1e-5 if n < 4 else 1e-3), n
-        assert row["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=1e-3 if n < 4 else 0.1), n
+        assert row["loss"] == pytest.approx(wanted["loss"], rel=1e-5), n
+        assert row["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=1e-4), n
 
 
 def run(config: TrainConfig, dataset: Path, out: Path) -> list[str]:
