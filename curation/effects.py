@@ -4,7 +4,7 @@ Movie Gen drops static, slideshow-like, jittery and special-effect clips (Data, 
 describe; these are ours, on tracks that other observers leave and a small signature of the picture.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -12,12 +12,13 @@ import numpy as np
 
 from curation.global_motion import besides_model, grid_px, similarity_motion
 from curation.observe import Frame
+from curation.ramps import RampConfig, speed_ramp
 from curation.ranks import median
 from curation.shots import false_cuts
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
 
-VERSION = "6"
+VERSION = "7"
 COLUMNS = ("shots_per_s", "slideshow_score", "loop_score", "strobe_per_s", "speed_ramp")
 NEEDS = ("shots", "motion", "camera", "signature", "bends")
 
@@ -26,8 +27,6 @@ SIGNATURE_US = 83_333
 _CELLS = (16, 9)
 _BLACK = 16
 """Luma of black where range is limited, as in most video; of full range dark pictures need a little less to count as strobing."""
-_FAINT = 0.004
-"""A bend, or a share of a step, of a made frame once coded."""
 DRIFT_LOOKS = 5
 """Half a second: a thing that moves by itself goes on for so long, an error of following a point does not."""
 
@@ -53,54 +52,26 @@ class EffectsConfig:
     strobe_levels: float = 8.0  # mean luma jumps by as much, and back …
     strobe_share: float = 0.15  # … or, in a dark picture, by this share of what it is above black …
     strobe_faint: float = 1.5  # … and so many levels
-    ramp_windows_us: tuple[int, ...] = (400_000, 500_000, 550_000, 600_000, 650_000)  # cadences of stretches of so long are compared …
-    ramp_apart: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5)  # … so many stretches apart: changes of pace are eased, any film drifts
-    ramp_pace: float = 1.25  # the faster one moves at least so many times as much …
-    ramp_most: float = 3.0  # … and no more than so many times what its cadence says: else it came to rest
-    ramp_even: float = 10.0  # no half of the slower one moves so many times as much as the other: what stops or fades has no pace
-    ramp_moving: float = 0.1  # levels a frame on the small plane: what moves less shows no cadence
-    between_bend: float = 0.04  # a frame is a mixture of its neighbours when it bends less than this …
-    between_share: float = 0.5  # … and than this share of what a fifth of the frames around bend by, their knots …
-    between_knots: float = 0.03  # … which are at least so strong; where they are not, or not in so large a share of a stretch …
-    between_known: float = 0.8  # … it shows no absence of mixtures
-    made_contrast: float = 2.5  # of a cadence the other frames bend, or move, so many times as much as the made ones
-    repeat_share: float = 0.12  # a frame repeats when it moves by less than this share of what the frames around do
-    cadence_made: int = 7  # a cadence has at most so many mixtures or repeats on end …
-    cadence_new: int = 5  # … and so many others
+    ramp: RampConfig = field(default_factory=RampConfig)
 
 
 class SignatureObserver:
-    """Tracks `signature`, the luma of 16 x 9 cells twelve times a second, 1.7 KB a second; and `bends`, every frame.
-
-    Bend: by how much the way from the frame before the last over the last to this one is longer than straight on, 1 - |c - a| / (|c - b|
-    + |b - a|), in mean absolute luma. 0 where the frame between is a mixture of its neighbours, or repeats one.
-    """
+    """Track `signature`, the luma of 16 x 9 cells twelve times a second, 1.7 KB a second."""
 
     def __init__(self) -> None:
-        self._recorder, self._bends = Recorder("signature", ()), Recorder("bends", ("bend",))
+        self._recorder = Recorder("signature", ())
         self._due = -(1 << 62)
-        self._last: list[np.ndarray] = []  # the last two small planes
-        self._step = 0.0
 
     def push(self, frame: Frame) -> None:
-        """The frame's bend is noted, and its cells when it is due."""
-        self._bends.add(frame.pts_us, self._bend(frame))
+        """The frame's cells are noted when it is due."""
         if frame.pts_us < self._due:
             return
         self._due = max(self._due + SIGNATURE_US, frame.pts_us + SIGNATURE_US // 2)
         self._recorder.add(frame.pts_us, picture=cv2.resize(frame.half(), _CELLS, interpolation=cv2.INTER_AREA))
 
-    def _bend(self, frame: Frame) -> float:
-        last, self._last = self._last, [*self._last[-1:], frame.y]
-        if last and last[-1].shape != frame.y.shape:
-            self._last, last = [frame.y], []
-        step_before, self._step = self._step, frame.change if last else 0.0
-        way = step_before + self._step
-        return 1 - cv2.norm(frame.y, last[0], cv2.NORM_L1) / (way * frame.y.size) if len(last) == 2 and way else float("nan")
-
     def finish(self) -> list[Track]:
-        """Both tracks."""
-        return [self._recorder.track(), self._bends.track()]
+        """The track."""
+        return [self._recorder.track()]
 
 
 def measure_effects(clip: Clip, tracks: Tracks, cfg: EffectsConfig) -> dict[str, Any]:
@@ -114,7 +85,7 @@ def measure_effects(clip: Clip, tracks: Tracks, cfg: EffectsConfig) -> dict[str,
         "slideshow_score": slideshow_score(camera, cfg),
         "loop_score": loop_score(signature, cfg),
         "strobe_per_s": strobe_per_s(motion["luma"], seconds, cfg),
-        "speed_ramp": speed_ramp(bends, motion, cfg),
+        "speed_ramp": speed_ramp(bends, motion, cfg.ramp),
     }
 
 
@@ -200,89 +171,3 @@ def strobe_per_s(luma: np.ndarray, seconds: float, cfg: EffectsConfig) -> float 
     least = np.clip(cfg.strobe_share * (np.maximum(luma[1:], luma[:-1]) - _BLACK), cfg.strobe_faint, cfg.strobe_levels)
     large = jumps[np.abs(jumps) >= least]
     return float((np.sign(large[1:]) != np.sign(large[:-1])).sum() / seconds) if len(large) > 1 else 0.0
-
-
-def speed_ramp(bends: Track, motion: Track, cfg: EffectsConfig) -> float | None:
-    """By how much the share of repeated or mixed frames falls from a stretch to a faster one near it, 0 to 1; 0 for an even cadence. The median
-    over stretches of several lengths: a single one meets an accident now and then.
-
-    Footage slowed down afterwards has fewer pictures than frames, at a regular cadence; film at an even rate that was converted has it
-    throughout. A change of pace without a cadence (frames left out, a fast camera) looks as if the scene changed its pace: not seen here.
-    None for clips shorter than two of the longest ones.
-    """
-    # The first two frames are compared with some outside the clip.
-    step, bend = motion["motion"][2:].astype(np.float64), np.nan_to_num(bends["bend"][2:].astype(np.float64))
-    usual_us = float(np.median(np.diff(motion.pts_us))) if len(motion) > 1 else 0.0
-    widths = [max(6, round(us / usual_us)) for us in cfg.ramp_windows_us] if usual_us else []
-    if not widths or len(step) < 2 * max(widths):
-        return None
-    return median(np.array([_fall_of_cadence(step, bend, width, cfg) for width in widths]))
-
-
-def _fall_of_cadence(step: np.ndarray, bend: np.ndarray, width: int, cfg: EffectsConfig) -> float:
-    """The largest fall between stretches of `width` frames; 0 where none of the slower ones has a cadence."""
-    frames = made_frames(step, bend, width, cfg)
-    regular = _windows(_run(frames.made), width).max(1) <= cfg.cadence_made
-    regular &= _windows(_run(~frames.made), width).max(1) <= cfg.cadence_new
-    regular &= _contrast(frames, width) >= cfg.made_contrast
-    pace, halves = _windows(step, width).mean(1), _windows(step, width // 2).mean(1)
-    halves = np.sort([halves[: len(pace)], halves[width - width // 2 :]], 0)
-    slow = regular & (pace >= cfg.ramp_moving) & (halves[1] <= cfg.ramp_even * halves[0])
-    if not slow.any():
-        return 0.0
-    share, repeats = _windows(frames.made, width).mean(1), _windows(frames.repeats, width).min(1)
-    known = _windows(frames.known, width).mean(1) >= cfg.between_known
-    falls = [0.0]
-    for apart in cfg.ramp_apart:
-        lag = width + round(apart * width)
-        first, second = slice(0, max(0, len(share) - lag)), slice(lag, None)
-        for one, other in ((first, second), (second, first)):
-            ratio = pace[other] / np.maximum(pace[one], 1e-6)
-            said = (1 - share[other]) / np.maximum(1 - share[one], 0.1)
-            faster = (ratio >= cfg.ramp_pace) & (ratio <= cfg.ramp_most * said) & (known[other] | repeats[one])
-            falls.append(float(np.where(slow[one] & faster, share[one] - share[other], 0.0).max(initial=0.0)))
-    return max(falls)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MadeFrames:
-    """Which frames were made from others [n]; whether by repeats; whether mixtures are to be told there; and what is small for made ones."""
-
-    made: np.ndarray
-    repeats: np.ndarray
-    known: np.ndarray
-    sign: np.ndarray
-
-
-def made_frames(step: np.ndarray, bend: np.ndarray, width: int, cfg: EffectsConfig) -> MadeFrames:
-    """Repeats where they are frequent, told by the step as a share of the largest around; else mixtures of their neighbours, by the bend."""
-    fifth = max(1, width // 5)
-    around = [_windows(np.pad(v, (width // 2, width - 1 - width // 2), "edge"), width) for v in (step, bend)]
-    most, knots = (np.partition(v, width - n, axis=1)[:, width - n] for v, n in zip(around, (fifth, max(2, fifth)), strict=True))
-    repeats = step < cfg.repeat_share * most
-    mixed = (bend < np.minimum(cfg.between_bend, cfg.between_share * knots)) & (knots >= cfg.between_knots) & ~repeats
-    # Beside a repeat the way is straight by itself, so there bends tell nothing.
-    often = np.convolve(repeats, np.ones(width), "same") >= 0.25 * width
-    return MadeFrames(
-        made=np.where(often, repeats, mixed),
-        repeats=often,
-        known=often | (knots >= cfg.between_knots),
-        sign=np.where(often, step / np.maximum(most, 1e-6), bend),
-    )
-
-
-def _contrast(frames: MadeFrames, width: int) -> np.ndarray:
-    """How many times as large the sign of the other frames is as that of the made ones, their means in each stretch."""
-    made, sign = _windows(frames.made, width), _windows(frames.sign, width)
-    of_made, of_others = (sign * made).sum(1) / np.maximum(made.sum(1), 1), (sign * ~made).sum(1) / np.maximum((~made).sum(1), 1)
-    return np.asarray(of_others / (of_made + _FAINT))
-
-
-def _windows(values: np.ndarray, width: int) -> np.ndarray:
-    return np.asarray(np.lib.stride_tricks.sliding_window_view(values, width))
-
-
-def _run(flags: np.ndarray) -> np.ndarray:
-    """How many flags on end are set up to each place."""
-    places = np.arange(len(flags))
-    return np.asarray(places - np.maximum.accumulate(np.where(flags, -1, places)))

@@ -12,6 +12,7 @@ import numpy as np
 
 from curation import probe, stills
 from curation.audio import SoundObserver
+from curation.bends import BendObserver
 from curation.borders import BordersObserver, border_track_of_picture
 from curation.clock import is_variable
 from curation.cut_series import ShotObserver
@@ -32,7 +33,7 @@ from curation.tracks import Track
 from curation.vectors import VectorWatch
 from manifests.records import Asset
 
-VERSION = "9"
+VERSION = "10"
 """Version of what is observed: a change of any observer is a new one."""
 
 
@@ -115,6 +116,7 @@ def video_observers(asset: Asset, log: DecodeLog) -> list[Observer]:
         MotionWatch(),
         GlobalMotionObserver(),
         SignatureObserver(),
+        BendObserver(),
         BordersObserver(),
         QualityObserver(),
         HashObserver(),

@@ -1,0 +1,132 @@
+"""Speed ramps: footage whose pace changes because it was slowed down afterwards, told by the frames that were made for it.
+
+Three evidences, of which the strongest counts: a cadence of repeats or mixtures in the slower part alone; motion that changes at the knots
+of a slower pace, and motion that keeps between them (knots.py). The two latter see made frames that are no mixtures of their neighbours,
+as those by optical flow.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from curation.knots import KnotsConfig, changes_at_knots, keeps_between_knots
+from curation.ranks import median
+from curation.tracks import Track
+
+_FAINT = 0.004
+"""A bend, or a share of a step, of a made frame once coded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RampConfig:
+    """How ramps are measured. Values are ours, chosen on generated effects of seeds that the benchmark leaves out (benchmarks/accuracy_effects.py)."""
+
+    windows_us: tuple[int, ...] = (400_000, 500_000, 550_000, 600_000, 650_000)  # cadences of stretches of so long are compared …
+    apart: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5)  # … so many stretches apart: changes of pace are eased, any film drifts
+    pace: float = 1.25  # the faster one moves at least so many times as much …
+    most: float = 3.0  # … and no more than so many times what its cadence says: else it came to rest
+    even: float = 10.0  # no half of the slower one moves so many times as much as the other: what stops or fades has no pace
+    moving: float = 0.1  # levels a frame on the small plane: what moves less shows no cadence
+    between_bend: float = 0.04  # a frame is a mixture of its neighbours when it bends less than this …
+    between_share: float = 0.5  # … and than this share of what a fifth of the frames around bend by, their knots …
+    between_knots: float = 0.03  # … which are at least so strong; where they are not, or not in so large a share of a stretch …
+    between_known: float = 0.8  # … it shows no absence of mixtures
+    made_contrast: float = 2.5  # of a cadence the other frames bend, or move, so many times as much as the made ones
+    repeat_share: float = 0.12  # a frame repeats when it moves by less than this share of what the frames around do
+    cadence_made: int = 7  # a cadence has at most so many mixtures or repeats on end …
+    cadence_new: int = 5  # … and so many others
+    changes_weight: float = 0.0667  # a z-score of changes at knots counts as much as such a fall of a cadence …
+    keeps_weight: float = 0.12  # … and one of what keeps between them
+    knots: KnotsConfig = field(default_factory=KnotsConfig)
+
+
+def speed_ramp(bends: Track, motion: Track, cfg: RampConfig) -> float | None:
+    """How surely a stretch was slowed down beside a faster one, 0 to 1, in units of the first of three evidences; the strongest counts.
+
+    The fall of the share of repeated or mixed frames from the slower stretch to the faster; the median over stretches of several lengths, as a
+    single one meets an accident now and then. Motion that changes at knots, and that keeps between them (see `knots.py`).
+
+    Footage slowed down afterwards has fewer pictures than frames, at a regular cadence; film at an even rate that was converted has it
+    throughout. A change of pace without a cadence (frames left out, a fast camera) looks as if the scene changed its pace: not seen here.
+    None for clips shorter than two of the longest stretches.
+    """
+    # The first two frames are compared with some outside the clip.
+    bends, step = bends.between(int(motion.pts_us[2]), 1 << 62) if len(motion) > 2 else bends, motion["motion"][2:].astype(np.float64)
+    usual_us = float(np.median(np.diff(motion.pts_us))) if len(motion) > 1 else 0.0
+    widths = [max(6, round(us / usual_us)) for us in cfg.windows_us] if usual_us else []
+    if not widths or len(step) < 2 * max(widths):
+        return None
+    bend = np.nan_to_num(bends["bend"].astype(np.float64))
+    fall = median(np.array([_fall_of_cadence(step, bend, width, cfg) for width in widths]))
+    changes = cfg.changes_weight * changes_at_knots(bends, step, cfg.knots)
+    keeps = cfg.keeps_weight * keeps_between_knots(bends, step, cfg.knots)
+    return min(1.0, max(fall, changes, keeps))
+
+
+def _fall_of_cadence(step: np.ndarray, bend: np.ndarray, width: int, cfg: RampConfig) -> float:
+    """The largest fall between stretches of `width` frames; 0 where none of the slower ones has a cadence."""
+    frames = made_frames(step, bend, width, cfg)
+    regular = _windows(_run(frames.made), width).max(1) <= cfg.cadence_made
+    regular &= _windows(_run(~frames.made), width).max(1) <= cfg.cadence_new
+    regular &= _contrast(frames, width) >= cfg.made_contrast
+    pace, halves = _windows(step, width).mean(1), _windows(step, width // 2).mean(1)
+    halves = np.sort([halves[: len(pace)], halves[width - width // 2 :]], 0)
+    slow = regular & (pace >= cfg.moving) & (halves[1] <= cfg.even * halves[0])
+    if not slow.any():
+        return 0.0
+    share, repeats = _windows(frames.made, width).mean(1), _windows(frames.repeats, width).min(1)
+    known = _windows(frames.known, width).mean(1) >= cfg.between_known
+    falls = [0.0]
+    for apart in cfg.apart:
+        lag = width + round(apart * width)
+        first, second = slice(0, max(0, len(share) - lag)), slice(lag, None)
+        for one, other in ((first, second), (second, first)):
+            ratio = pace[other] / np.maximum(pace[one], 1e-6)
+            said = (1 - share[other]) / np.maximum(1 - share[one], 0.1)
+            faster = (ratio >= cfg.pace) & (ratio <= cfg.most * said) & (known[other] | repeats[one])
+            falls.append(float(np.where(slow[one] & faster, share[one] - share[other], 0.0).max(initial=0.0)))
+    return max(falls)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeFrames:
+    """Which frames were made from others [n]; whether by repeats; whether mixtures are to be told there; and what is small for made ones."""
+
+    made: np.ndarray
+    repeats: np.ndarray
+    known: np.ndarray
+    sign: np.ndarray
+
+
+def made_frames(step: np.ndarray, bend: np.ndarray, width: int, cfg: RampConfig) -> MadeFrames:
+    """Repeats where they are frequent, told by the step as a share of the largest around; else mixtures of their neighbours, by the bend."""
+    fifth = max(1, width // 5)
+    around = [_windows(np.pad(v, (width // 2, width - 1 - width // 2), "edge"), width) for v in (step, bend)]
+    most, knots = (np.partition(v, width - n, axis=1)[:, width - n] for v, n in zip(around, (fifth, max(2, fifth)), strict=True))
+    repeats = step < cfg.repeat_share * most
+    mixed = (bend < np.minimum(cfg.between_bend, cfg.between_share * knots)) & (knots >= cfg.between_knots) & ~repeats
+    # Beside a repeat the way is straight by itself, so there bends tell nothing.
+    often = np.convolve(repeats, np.ones(width), "same") >= 0.25 * width
+    return MadeFrames(
+        made=np.where(often, repeats, mixed),
+        repeats=often,
+        known=often | (knots >= cfg.between_knots),
+        sign=np.where(often, step / np.maximum(most, 1e-6), bend),
+    )
+
+
+def _contrast(frames: MadeFrames, width: int) -> np.ndarray:
+    """How many times as large the sign of the other frames is as that of the made ones, their means in each stretch."""
+    made, sign = _windows(frames.made, width), _windows(frames.sign, width)
+    of_made, of_others = (sign * made).sum(1) / np.maximum(made.sum(1), 1), (sign * ~made).sum(1) / np.maximum((~made).sum(1), 1)
+    return np.asarray(of_others / (of_made + _FAINT))
+
+
+def _windows(values: np.ndarray, width: int) -> np.ndarray:
+    return np.asarray(np.lib.stride_tricks.sliding_window_view(values, width))
+
+
+def _run(flags: np.ndarray) -> np.ndarray:
+    """How many flags on end are set up to each place."""
+    places = np.arange(len(flags))
+    return np.asarray(places - np.maximum.accumulate(np.where(flags, -1, places)))

@@ -1,0 +1,93 @@
+"""Speed ramps by the cadence of made frames: each is told from a change of pace that was filmed."""
+
+from pathlib import Path
+
+import numpy as np
+
+from curation.bends import FIELDS, GRID, BendObserver
+from curation.motion import MotionWatch
+from curation.ramps import RampConfig, speed_ramp
+from curation.scan import tracks_of
+from curation.tracks import Track, by_name
+from tests.media_makers import pan, write_video
+
+CFG = RampConfig()
+
+
+def ramp_of(tmp_path: Path, frames: list[np.ndarray], fps: int = 24) -> float | None:
+    """The score of the frames as a video."""
+    path = str(write_video(tmp_path / "ramp.mp4", frames, fps=fps))
+    found = by_name(tracks_of(path, [BendObserver(), MotionWatch()]))
+    return speed_ramp(found["bends"], found["motion"], CFG)
+
+
+def ramp_score(step: np.ndarray, bend: np.ndarray, cfg: RampConfig = CFG) -> float | None:
+    """The score of these steps and bends at 24 frames a second."""
+    times, still = np.arange(len(step)) * 41_667, np.zeros((len(step), GRID[0] * GRID[1], 4), np.uint8)
+    motion = Track(name="motion", fields=("motion",), pts_us=times, values=step[:, None].astype(np.float32))
+    rows = np.stack([bend, np.zeros(len(step)), np.zeros(len(step))], 1).astype(np.float32)
+    bends = Track(name="bends", fields=FIELDS, pts_us=times, values=rows, pictures=still)
+    return speed_ramp(bends, motion, cfg)
+
+
+def mixture(frames: list[np.ndarray], at: float) -> np.ndarray:
+    """The picture between two frames, as editors blend it."""
+    before, part = int(at), at - int(at)
+    return np.asarray(frames[before] * (1 - part) + frames[before + 1] * part).astype(np.uint8)
+
+
+def test_a_ramp_is_a_cadence_in_the_slower_part_alone(tmp_path: Path) -> None:
+    """A pan slowed to a third by repeats or by mixtures scores over the rule's 0.33; even, or slowed throughout, it scores low."""
+    source = pan(1, 130, dx=3)
+    turn = [float(t) for t in range(60)] + [60 + k / 3 for k in range(60)]
+    assert ramp_of(tmp_path, [source[int(t)] for t in turn]) > 0.5
+    assert ramp_of(tmp_path, [mixture(source, t) for t in turn]) > 0.4
+    assert ramp_of(tmp_path, source[:120]) < 0.1
+    assert ramp_of(tmp_path, [source[i // 3] for i in range(120)]) < 0.2
+    assert ramp_of(tmp_path, source[:20]) is None
+
+
+def test_rest_and_a_slower_camera_are_no_ramps(tmp_path: Path) -> None:
+    """A camera that comes to rest, and one that goes on at a third of its pace, have no cadence and score below the rule's 0.33."""
+    source, slow = pan(1, 60, dx=3), pan(1, 240, dx=1)[177:237]
+    assert ramp_of(tmp_path, source + source[-1:] * 60) < 0.2
+    assert ramp_of(tmp_path, source + slow) < 0.33
+
+
+def test_a_fade_that_ends_is_no_ramp() -> None:
+    """A fade's frames are mixtures of their neighbours as those of slowed footage are; what it ends in hardly moves, so it scores 0."""
+    step = np.array([5.0] * 48 + [0.25] * 40)
+    bend = np.array([0.005] * 42 + [0.02] * 6 + [0.24] * 40)
+    bend[45:47] = 0.03
+    assert ramp_score(step, bend) == 0
+
+
+def test_a_cadence_stands_out_and_is_gone_in_the_faster_part() -> None:
+    """Mixtures that bend a tenth as much as the frames between, slower before a faster part that bends: a ramp; half as much: none.
+
+    Nor is one told where the faster part does not bend, as in a fade: no mixtures can be told there.
+    """
+    step = np.array([1.0] * 40 + [2.5] * 40)
+    fast = np.full(40, 0.08)
+    assert ramp_score(step, np.concatenate([np.tile([0.01, 0.01, 0.1], 14)[:40], fast])) > 0.5
+    assert ramp_score(step, np.concatenate([np.tile([0.03, 0.03, 0.07], 14)[:40], fast])) == 0
+    assert ramp_score(step, np.concatenate([np.tile([0.01, 0.01, 0.1], 14)[:40], fast / 10])) < 0.1
+
+
+def test_a_slow_change_of_pace_is_no_ramp() -> None:
+    """A zoom whose frames of one kind are coded as mixtures, and that gets faster over seconds while that cadence fades, scores below the
+    rule's 0.33: what is a long time apart is not compared."""
+    step = np.geomspace(0.8, 2.4, 240)
+    strength = np.clip(np.linspace(0.1, 0.45, 240), 0, 0.4)
+    bend = np.where(np.arange(240) % 2 == 0, 0.013 + (strength - 0.1) * 0.3, 0.1)
+    assert ramp_score(step, bend) < 0.33
+
+
+def test_one_length_of_stretch_decides_nothing() -> None:
+    """Repeats of film at 16 pictures a second, interrupted by a splice: some lengths of stretch take that for a ramp, their median does not."""
+    bend = np.tile([0.0, 0.0, 0.3], 20)
+    step = np.tile([2.0, 0.05, 2.0], 20)
+    step[24:33], bend[24:33] = 2.6, 0.2
+    alone = [ramp_score(step, bend, RampConfig(windows_us=(us,))) for us in CFG.windows_us]
+    assert ramp_score(step, bend) == float(np.median(alone))
+    assert max(alone) >= 0.33 > float(np.median(alone))
