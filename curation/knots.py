@@ -53,17 +53,19 @@ def changes_at_knots(bends: Track, step: np.ndarray, cfg: KnotsConfig) -> float:
     change = np.sum([_ranked(s.astype(np.float64), cfg.change_usual) for s in signals], 0)
     if not np.any(change):
         return 0.0
-    sums = np.zeros((sought.sum(), cfg.n_phases, n + 1), np.float32)
-    np.cumsum(_knots(paces[sought], n, cfg.n_phases) * (change / change.std()).astype(np.float32), 2, out=sums[..., 1:])
-    for frames, fit in fits.items():
-        at = np.flatnonzero(fit.any(0))
-        if not len(at):
-            continue
-        first, end = np.maximum(0, at - cfg.change_beside), np.minimum(n, at + frames + cfg.change_beside)
-        inside = sums[..., at + frames] - sums[..., at]
-        outside = (sums[..., end] - sums[..., first] - inside) / np.maximum(end - first - frames, 1)
-        z = (inside / frames - np.maximum(outside, 0)).max(1) * np.sqrt(frames)
-        best = max(best, float(z[fit[sought][:, at]].max()))
+    change = (change / change.std()).astype(np.float32)
+    for some in _portions(np.flatnonzero(sought), cfg.n_phases * n):
+        sums = np.zeros((len(some), cfg.n_phases, n + 1), np.float32)
+        np.cumsum(_knots(paces[some], n, cfg.n_phases) * change, 2, out=sums[..., 1:])
+        for frames, fit in fits.items():
+            at = np.flatnonzero(fit[some].any(0))
+            if not len(at):
+                continue
+            first, end = np.maximum(0, at - cfg.change_beside), np.minimum(n, at + frames + cfg.change_beside)
+            inside = sums[..., at + frames] - sums[..., at]
+            outside = (sums[..., end] - sums[..., first] - inside) / np.maximum(end - first - frames, 1)
+            z = (inside / frames - np.maximum(outside, 0)).max(1) * np.sqrt(frames)
+            best = max(best, float(z[fit[some][:, at]].max()))
     return best
 
 
@@ -84,19 +86,28 @@ def keeps_between_knots(bends: Track, step: np.ndarray, cfg: KnotsConfig) -> flo
     size = np.linalg.norm(motion, axis=1)
     usual = np.maximum(np.median(_windows(np.pad(size, 4, "edge"), 9), 1), cfg.keep_faint_px * np.sqrt(motion.shape[1]))
     motion *= (np.minimum(1, _SPIKE * usual / np.maximum(size, 1e-9)) / usual)[:, None]  # frames of size 1
-    parts = np.stack([motion[i : i + frames] for i in looked * cfg.keep_every])
+    kept, freedom = (v[known] for v in _keeping(cfg))
+    best = 0.0
+    for some in _portions(looked, motion[:frames].size + kept.shape[0] * kept.shape[1]):
+        parts = np.stack([motion[i : i + frames] for i in some * cfg.keep_every])
+        best = _largest_gain(parts, kept, freedom, fits[known][:, some], best, cfg)
+    return float(best * np.sqrt(frames))
+
+
+def _largest_gain(parts: np.ndarray, kept: np.ndarray, freedom: np.ndarray, fits: np.ndarray, best: float, cfg: KnotsConfig) -> float:
+    """The largest gain of these stretches [n, frames, motion], or `best` where it is larger."""
+    n, frames = parts.shape[:2]
     alike = (parts @ parts.transpose(0, 2, 1)).astype(np.float32)
     whole = np.trace(alike, axis1=1, axis2=2)
-    kept, freedom = (v[known] for v in _keeping(cfg))
-    left = whole - (kept.reshape(-1, frames * frames) @ alike.reshape(len(looked), -1).T).reshape(len(kept), cfg.n_phases, -1)
+    left = whole - (kept.reshape(-1, frames * frames) @ alike.reshape(n, -1).T).reshape(len(kept), cfg.n_phases, n)
     left = left / (frames - freedom)[..., None] + cfg.keep_error
-    gain = np.where(fits[known][:, looked], 1 - left.min(1) / np.median(left, 1), 0)
-    best, pace = 0.0, np.argmax(gain, 0)
+    gain = np.where(fits, 1 - left.min(1) / np.median(left, 1), 0)
+    pace = np.argmax(gain, 0)
     for w in np.argsort(-gain.max(0)):  # no sure gain is over the plain one
         if gain[pace[w], w] <= best:
             break
         best = max(best, min(gain[pace[w], w], _sure_gain(parts[w], kept[pace[w]].reshape(-1, frames, frames), cfg)))
-    return float(best * np.sqrt(frames))
+    return best
 
 
 def _sure_gain(motion: np.ndarray, kept: np.ndarray, cfg: KnotsConfig) -> float:
@@ -105,6 +116,11 @@ def _sure_gain(motion: np.ndarray, kept: np.ndarray, cfg: KnotsConfig) -> float:
     usual = np.median(left, 0)
     left = np.minimum(left, cfg.keep_cap * np.median(usual)).sum(1) + cfg.keep_error * len(motion)
     return float(1 - left.min() / np.median(left))
+
+
+def _portions(items: np.ndarray, size: int) -> list[np.ndarray]:
+    """The items in portions that take some megabytes where each takes `size` numbers: a clip may be hours long."""
+    return np.array_split(items, max(1, -(-len(items) * size >> 20)))
 
 
 def _paces(cfg: KnotsConfig) -> np.ndarray:

@@ -99,6 +99,15 @@ def test_short_clips_hold_no_evidence() -> None:
     assert speed_ramp(bends.between(0, 400_000), motion.between(0, 400_000), RampConfig()) is None
 
 
+def test_a_ramp_in_a_long_clip_is_found() -> None:
+    """After six minutes of film, which are worked on in portions, the same ramp shows as much as alone."""
+    ramp = slowed(shaken(1, 200), 0.31)
+    alone = keeps_between_knots(*track_of(ramp, 0), CFG), changes_at_knots(*track_of(ramp, 0), CFG)
+    whole = track_of(np.concatenate([shaken(2, 8640), ramp]), 0)
+    assert keeps_between_knots(*whole, CFG) >= alone[0] - 1e-3
+    assert changes_at_knots(*whole, CFG) > 0.8 * alone[1]
+
+
 def test_settings_reach_what_they_name() -> None:
     """Other paces find other ramps: those from 0.4 on do not find one of 0.23."""
     bends, steps = track_of(slowed(shaken(1, 200), 0.23))
