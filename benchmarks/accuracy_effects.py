@@ -56,8 +56,8 @@ STILL_RULES, WILD_RULES = ("static", "slideshow"), ("jitter", "shake", "unsteady
 LEAST_SHOT_US = 2_500_000
 MARGIN_S, MOST_FRAMES = 0.1, 960
 """Of a shot that is coded anew: what is left out at either end, and the most frames."""
-SEED = 63
-"""Of the generated cases, and 64 of a second draw: neither was looked at before. 1 to 5, 11 to 14, 23, 31, 41 to 50, 53, 54, 61 and 62 were
+SEED = 65
+"""Of the generated cases, and 66 of a second draw: neither was looked at before. 1 to 5, 11 to 14, 23, 31, 41 to 50, 53, 54 and 61 to 64 were
 looked at while settings were chosen, or since: draw others before anything is changed."""
 
 
