@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view as windows
 
 from curation.bends import cells_motion
 from curation.tracks import Track
@@ -84,7 +85,7 @@ def keeps_between_knots(bends: Track, step: np.ndarray, cfg: KnotsConfig) -> flo
         return 0.0
     motion = cells_motion(bends).reshape(len(step), -1)
     size = np.linalg.norm(motion, axis=1)
-    usual = np.maximum(np.median(_windows(np.pad(size, 4, "edge"), 9), 1), cfg.keep_faint_px * np.sqrt(motion.shape[1]))
+    usual = np.maximum(np.median(windows(np.pad(size, 4, "edge"), 9), 1), cfg.keep_faint_px * np.sqrt(motion.shape[1]))
     motion *= (np.minimum(1, _SPIKE * usual / np.maximum(size, 1e-9)) / usual)[:, None]  # frames of size 1
     kept, freedom = (v[known] for v in _keeping(cfg))
     best = 0.0
@@ -130,10 +131,10 @@ def _paces(cfg: KnotsConfig) -> np.ndarray:
 def _fits(step: np.ndarray, frames: int, paces: np.ndarray, cfg: KnotsConfig) -> np.ndarray:
     """Where stretches of so many frames are slower than one near them by what each pace says, [paces, n - frames + 1]."""
     reach = cfg.fast_near - cfg.fast_frames + 1
-    fast = np.pad(_windows(step, cfg.fast_frames).mean(1), cfg.fast_near)
-    most, slow = _windows(fast, reach).max(1), _windows(step, frames).mean(1)
+    fast = np.pad(windows(step, cfg.fast_frames).mean(1), cfg.fast_near)
+    most, slow = windows(fast, reach).max(1), windows(step, frames).mean(1)
     ratio = np.maximum(most[: len(slow)], most[frames + cfg.fast_near :][: len(slow)]) / np.maximum(slow, 1e-6)
-    halves = _windows(step, frames // 2).mean(1)
+    halves = windows(step, frames // 2).mean(1)
     halves = np.sort([halves[: len(slow)], halves[frames - frames // 2 :]], 0)
     steady = (slow >= cfg.moving) & (halves[1] <= cfg.even * halves[0])
     agrees = paces[:, None] * ratio
@@ -173,10 +174,6 @@ def _unevenness(motion: np.ndarray) -> np.ndarray:
 
 def _ranked(values: np.ndarray, beside: int) -> np.ndarray:
     """Where each is among those of so many places before and after, -1 the least to 1 the most; 0 for nan."""
-    around = _windows(np.pad(values, beside, constant_values=np.nan), 2 * beside + 1)
+    around = windows(np.pad(values, beside, constant_values=np.nan), 2 * beside + 1)
     less, more = (around < values[:, None]).sum(1), (around > values[:, None]).sum(1)
     return np.asarray(np.where(np.isnan(values), 0, (less - more) / np.maximum(1, less + more)))
-
-
-def _windows(values: np.ndarray, width: int) -> np.ndarray:
-    return np.asarray(np.lib.stride_tricks.sliding_window_view(values, width))

@@ -8,6 +8,7 @@ as those by optical flow.
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view as windows
 
 from curation.knots import KnotsConfig, changes_at_knots, keeps_between_knots
 from curation.ranks import median
@@ -66,16 +67,16 @@ def speed_ramp(bends: Track, motion: Track, cfg: RampConfig) -> float | None:
 def _fall_of_cadence(step: np.ndarray, bend: np.ndarray, width: int, cfg: RampConfig) -> float:
     """The largest fall between stretches of `width` frames; 0 where none of the slower ones has a cadence."""
     frames = made_frames(step, bend, width, cfg)
-    regular = _windows(_run(frames.made), width).max(1) <= cfg.cadence_made
-    regular &= _windows(_run(~frames.made), width).max(1) <= cfg.cadence_new
+    regular = windows(_run(frames.made), width).max(1) <= cfg.cadence_made
+    regular &= windows(_run(~frames.made), width).max(1) <= cfg.cadence_new
     regular &= _contrast(frames, width) >= cfg.made_contrast
-    pace, halves = _windows(step, width).mean(1), _windows(step, width // 2).mean(1)
+    pace, halves = windows(step, width).mean(1), windows(step, width // 2).mean(1)
     halves = np.sort([halves[: len(pace)], halves[width - width // 2 :]], 0)
     slow = regular & (pace >= cfg.moving) & (halves[1] <= cfg.even * halves[0])
     if not slow.any():
         return 0.0
-    share, repeats = _windows(frames.made, width).mean(1), _windows(frames.repeats, width).min(1)
-    known = _windows(frames.known, width).mean(1) >= cfg.between_known
+    share, repeats = windows(frames.made, width).mean(1), windows(frames.repeats, width).min(1)
+    known = windows(frames.known, width).mean(1) >= cfg.between_known
     falls = [0.0]
     for apart in cfg.apart:
         lag = width + round(apart * width)
@@ -101,7 +102,7 @@ class MadeFrames:
 def made_frames(step: np.ndarray, bend: np.ndarray, width: int, cfg: RampConfig) -> MadeFrames:
     """Repeats where they are frequent, told by the step as a share of the largest around; else mixtures of their neighbours, by the bend."""
     fifth = max(1, width // 5)
-    around = [_windows(np.pad(v, (width // 2, width - 1 - width // 2), "edge"), width) for v in (step, bend)]
+    around = [windows(np.pad(v, (width // 2, width - 1 - width // 2), "edge"), width) for v in (step, bend)]
     most, knots = (np.partition(v, width - n, axis=1)[:, width - n] for v, n in zip(around, (fifth, max(2, fifth)), strict=True))
     repeats = step < cfg.repeat_share * most
     mixed = (bend < np.minimum(cfg.between_bend, cfg.between_share * knots)) & (knots >= cfg.between_knots) & ~repeats
@@ -117,13 +118,9 @@ def made_frames(step: np.ndarray, bend: np.ndarray, width: int, cfg: RampConfig)
 
 def _contrast(frames: MadeFrames, width: int) -> np.ndarray:
     """How many times as large the sign of the other frames is as that of the made ones, their means in each stretch."""
-    made, sign = _windows(frames.made, width), _windows(frames.sign, width)
+    made, sign = windows(frames.made, width), windows(frames.sign, width)
     of_made, of_others = (sign * made).sum(1) / np.maximum(made.sum(1), 1), (sign * ~made).sum(1) / np.maximum((~made).sum(1), 1)
     return np.asarray(of_others / (of_made + _FAINT))
-
-
-def _windows(values: np.ndarray, width: int) -> np.ndarray:
-    return np.asarray(np.lib.stride_tricks.sliding_window_view(values, width))
 
 
 def _run(flags: np.ndarray) -> np.ndarray:
