@@ -134,12 +134,16 @@ def _fits(step: np.ndarray, frames: int, paces: np.ndarray, cfg: KnotsConfig) ->
     fast = np.pad(windows(step, cfg.fast_frames).mean(1), cfg.fast_near)
     most, slow = windows(fast, reach).max(1), windows(step, frames).mean(1)
     ratio = np.maximum(most[: len(slow)], most[frames + cfg.fast_near :][: len(slow)]) / np.maximum(slow, 1e-6)
-    halves = windows(step, frames // 2).mean(1)
-    halves = np.sort([halves[: len(slow)], halves[frames - frames // 2 :]], 0)
-    steady = (slow >= cfg.moving) & (halves[1] <= cfg.even * halves[0])
     agrees = paces[:, None] * ratio
-    fit: np.ndarray = (agrees >= cfg.fast_agrees[0]) & (agrees <= cfg.fast_agrees[1]) & (ratio >= cfg.fast_ratio) & steady
-    return fit
+    fit = (agrees >= cfg.fast_agrees[0]) & (agrees <= cfg.fast_agrees[1]) & (ratio >= cfg.fast_ratio)
+    return np.asarray(fit & steady(step, frames, cfg.moving, cfg.even))
+
+
+def steady(step: np.ndarray, frames: int, moving: float, even: float) -> np.ndarray:
+    """Which stretches of so many frames have a pace, [n - frames + 1]: they move by `moving` a frame, and no half `even` times as much as the other."""
+    halves = windows(step, frames // 2).mean(1)
+    halves = np.sort([halves[: len(step) - frames + 1], halves[frames - frames // 2 :]], 0)
+    return np.asarray((windows(step, frames).mean(1) >= moving) & (halves[1] <= even * halves[0]))
 
 
 def _knots(paces: np.ndarray, n: int, n_phases: int) -> np.ndarray:

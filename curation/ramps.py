@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view as windows
 
-from curation.knots import KnotsConfig, changes_at_knots, keeps_between_knots
+from curation.knots import KnotsConfig, changes_at_knots, keeps_between_knots, steady
 from curation.ranks import median
 from curation.tracks import Track
 
@@ -51,12 +51,12 @@ def speed_ramp(bends: Track, motion: Track, cfg: RampConfig) -> float | None:
     throughout. A change of pace without a cadence (frames left out, a fast camera) looks as if the scene changed its pace: not seen here.
     None for clips shorter than two of the longest stretches.
     """
-    # The first two frames are compared with some outside the clip.
-    bends, step = bends.between(int(motion.pts_us[2]), 1 << 62) if len(motion) > 2 else bends, motion["motion"][2:].astype(np.float64)
+    step = motion["motion"][2:].astype(np.float64)  # the first two frames are compared with some outside the clip
     usual_us = float(np.median(np.diff(motion.pts_us))) if len(motion) > 1 else 0.0
     widths = [max(6, round(us / usual_us)) for us in cfg.windows_us] if usual_us else []
     if not widths or len(step) < 2 * max(widths):
         return None
+    bends = bends.between(int(motion.pts_us[2]), 1 << 62)
     bend = np.nan_to_num(bends["bend"].astype(np.float64))
     fall = median(np.array([_fall_of_cadence(step, bend, width, cfg) for width in widths]))
     changes = cfg.changes_weight * changes_at_knots(bends, step, cfg.knots)
@@ -70,9 +70,7 @@ def _fall_of_cadence(step: np.ndarray, bend: np.ndarray, width: int, cfg: RampCo
     regular = windows(_run(frames.made), width).max(1) <= cfg.cadence_made
     regular &= windows(_run(~frames.made), width).max(1) <= cfg.cadence_new
     regular &= _contrast(frames, width) >= cfg.made_contrast
-    pace, halves = windows(step, width).mean(1), windows(step, width // 2).mean(1)
-    halves = np.sort([halves[: len(pace)], halves[width - width // 2 :]], 0)
-    slow = regular & (pace >= cfg.moving) & (halves[1] <= cfg.even * halves[0])
+    pace, slow = windows(step, width).mean(1), regular & steady(step, width, cfg.moving, cfg.even)
     if not slow.any():
         return 0.0
     share, repeats = windows(frames.made, width).mean(1), windows(frames.repeats, width).min(1)

@@ -174,7 +174,9 @@ class Clip:
     slideshow_score: float | None = _score("share of looks that show a still picture moved slowly and evenly as one")
     loop_score: float | None = _score("how much better pictures agree one period later than in between: 1 a perfect loop")
     strobe_per_s: float | None = _score("how often the mean luma jumps and jumps back", "1/s")
-    speed_ramp: float | None = _score("fall of the share of repeated or mixed frames from a stretch to a faster one: 0 an even cadence")
+    speed_ramp: float | None = _score(
+        "how surely a stretch was slowed down beside a faster one, by the frames made for it; 0 shows nothing of it"
+    )
     border_share: float | None = _score("share of the picture covered by borders of any kind")
     border_top: int | None = _small("border at the top, at full size", "px")
     border_bottom: int | None = _small("border at the bottom, at full size", "px")

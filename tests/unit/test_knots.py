@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from curation.bends import FIELDS, GRID, BendObserver, cells_motion
-from curation.knots import KnotsConfig, changes_at_knots, keeps_between_knots
+from curation.knots import KnotsConfig, changes_at_knots, keeps_between_knots, steady
 from curation.observe import Frame, after
 from curation.orientation import Orientation
 from curation.ramps import RampConfig, speed_ramp
@@ -83,11 +83,23 @@ def test_beside_a_rest_nothing_is_told() -> None:
 
 
 def test_one_frame_out_of_line_is_no_evidence() -> None:
-    """A single jolt in a slow stretch, twenty times its motion, fits some knots by accident, and is not told as a ramp."""
-    velocity = np.concatenate([shaken(1, N_FAST), 0.3 * shaken(2, N_SLOW)])
-    velocity[N_FAST + 30] *= 20
-    bends, steps = track_of(velocity)
-    assert RampConfig().keeps_weight * keeps_between_knots(bends, steps, CFG) < 0.33
+    """A single jolt in an even slow pan fits some knots by accident: told if it may weigh as much as it does, and not with the setting."""
+    velocity = np.tile([1.5, 0.5], (N_FAST + N_SLOW, 1))
+    velocity[N_FAST:] *= 0.3
+    velocity[N_FAST + 30] *= -3
+    bends, steps = track_of(velocity, 0.002)
+    jolt, capped = (
+        RampConfig().keeps_weight * keeps_between_knots(bends, steps, replace(CFG, keep_cap=cap)) for cap in (1e9, CFG.keep_cap)
+    )
+    assert jolt >= 0.33 > capped
+
+
+def test_what_comes_to_rest_has_no_pace() -> None:
+    """A stretch is steady where both of its halves move alike, within a factor, and enough; one that comes to rest is not."""
+    rest = np.concatenate([np.full(24, 8.0), np.full(24, 1.0)])
+    assert steady(np.full(50, 2.0), 48, 0.1, 3.0).all() and steady(np.full(50, 2.0), 48, 0.1, 3.0).shape == (3,)
+    assert not steady(rest, 48, 0.1, 3.0).any() and steady(rest, 48, 0.1, 10.0).all()
+    assert not steady(np.full(48, 0.05), 48, 0.1, 3.0).any()
 
 
 def test_short_clips_hold_no_evidence() -> None:

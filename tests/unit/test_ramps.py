@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from curation.bends import FIELDS, GRID, BendObserver
@@ -9,7 +10,7 @@ from curation.motion import MotionWatch
 from curation.ramps import RampConfig, speed_ramp
 from curation.scan import tracks_of
 from curation.tracks import Track, by_name
-from tests.media_makers import pan, write_video
+from tests.media_makers import pan, scene, write_video
 
 CFG = RampConfig()
 
@@ -45,6 +46,27 @@ def test_a_ramp_is_a_cadence_in_the_slower_part_alone(tmp_path: Path) -> None:
     assert ramp_of(tmp_path, source[:120]) < 0.1
     assert ramp_of(tmp_path, [source[i // 3] for i in range(120)]) < 0.2
     assert ramp_of(tmp_path, source[:20]) is None
+
+
+def test_made_frames_that_are_no_mixtures_are_told_once_coded(tmp_path: Path) -> None:
+    """A hand-held pan slowed to 0.31 by frames moved a part of the way, coded as H.264: a ramp, though the cadence alone tells none; one that
+    is filmed at that pace is none."""
+    picture = cv2.GaussianBlur(scene(1, 700, 400), (5, 5), 0)
+
+    def shown(path_px: np.ndarray) -> list[np.ndarray]:
+        return [cv2.warpAffine(picture, np.float32([[1, 0, -x], [0, 1, -y]]), (320, 192)) for x, y in path_px]
+
+    rng = np.random.Generator(np.random.Philox(key=4))
+    way = np.array([5.0, 60.0]) + np.cumsum(np.array([4.0, 0.0]) + rng.normal(0, 1.0, (80, 2)), 0)
+    at = np.concatenate([np.arange(40), 39 + 0.31 * np.arange(1, 81)])
+    ramp = np.stack([np.interp(at, np.arange(80), way[:, k]) for k in (0, 1)], 1)
+    slow = np.concatenate([way[:40], way[39] + np.cumsum(0.31 * (np.array([4.0, 0.0]) + rng.normal(0, 1.0, (80, 2))), 0)])
+    scores = {}
+    for name, path_px in (("ramp", ramp), ("slow", slow)):
+        path = str(write_video(tmp_path / f"{name}.mp4", shown(path_px), fps=24))
+        found = by_name(tracks_of(path, [BendObserver(), MotionWatch()]))
+        scores[name] = [speed_ramp(found["bends"], found["motion"], c) for c in (CFG, RampConfig(changes_weight=0, keeps_weight=0))]
+    assert scores["ramp"][0] >= 0.33 > max(scores["ramp"][1], *scores["slow"])
 
 
 def test_rest_and_a_slower_camera_are_no_ramps(tmp_path: Path) -> None:
