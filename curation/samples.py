@@ -5,7 +5,7 @@ drawn or come from the scikit-image wheel. `truth.json` is the same byte for byt
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -55,7 +55,7 @@ class Truth:
 
 
 def generate(folder: Path, on_file: Callable[[str], None] | None = None) -> Path:
-    """The folder holds the whole sample set and `truth.json`, whose path is returned; a complete folder is left as it is.
+    """The folder holds the whole sample set and `truth.json`, whose path is returned; of a set that was complete only lost files are written.
 
     `on_file` is called, in the calling thread, with the name of each media file as it is finished.
     Raises `SamplesError` where the folder holds a set of another version.
@@ -65,18 +65,22 @@ def generate(folder: Path, on_file: Callable[[str], None] | None = None) -> Path
         found = json.loads(done.read_text()).get("version")
         if found != GENERATOR_VERSION:
             raise SamplesError(f"{done}: samples of version {found}, expected {GENERATOR_VERSION}; give an empty folder")
-        return done
     folder.mkdir(parents=True, exist_ok=True)
     # longest work first, so that no thread is left alone with a long film at the end
     tasks = [_film_task(folder, film) for film in sorted(FILMS, key=_cost, reverse=True)] + [_small_task(folder)]
+    if done.exists():
+        tasks = [task for task in tasks if not _all_there(folder, task.names)]
     with ThreadPoolExecutor(WORKERS) as pool:
-        for finished in as_completed([pool.submit(task) for task in tasks]):
-            for name in finished.result():
+        for finished in as_completed(written := {pool.submit(task.write): task.names for task in tasks}):
+            finished.result()
+            for name in written[finished]:
                 if on_file:
                     on_file(name)
     for name, fields in sidecars().items():
-        writers.write_bytes(folder / f"{name}.json", _json(fields))
-    writers.write_bytes(done, _json(truth()))
+        if not (done.exists() and _all_there(folder, [f"{name}.json"])):
+            writers.write_bytes(folder / f"{name}.json", _json(fields))
+    if not done.exists():
+        writers.write_bytes(done, _json(truth()))
     return done
 
 
@@ -213,24 +217,35 @@ def _cost(film: Film) -> int:
     return n_frames(film) * film.width * film.height * (1 + sum(c.of == film.name for c in COPIES))
 
 
-def _film_task(folder: Path, film: Film) -> Callable[[], list[str]]:
-    """Writes the film and its copies; gives their names."""
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """Files that are written together, by a call."""
 
-    def task() -> list[str]:
+    names: tuple[str, ...]
+    write: Callable[[], None]
+
+
+def _all_there(folder: Path, names: Iterable[str]) -> bool:
+    return all((folder / name).is_file() for name in names)
+
+
+def _film_task(folder: Path, film: Film) -> _Task:
+    """The film and its copies."""
+    copies = [copy for copy in COPIES if copy.of == film.name]
+
+    def write() -> None:
         path = folder / film.name
         writers.write_film(path, film)
-        copies = [copy for copy in COPIES if copy.of == film.name]
         for copy in copies:
             writers.write_copy(folder / copy.name, copy, film, path)
-        return [film.name, *(copy.name for copy in copies)]
 
-    return task
+    return _Task((film.name, *(copy.name for copy in copies)), write)
 
 
-def _small_task(folder: Path) -> Callable[[], list[str]]:
-    """Writes images, sounds and broken files; gives their names."""
+def _small_task(folder: Path) -> _Task:
+    """Images, sounds and broken files."""
 
-    def task() -> list[str]:
+    def write() -> None:
         for image in IMAGES:
             writers.write_image(folder / image.name, image.scene, image.width, image.height, image.rotation)
         for name, sound, seconds in SOUNDS:
@@ -242,9 +257,8 @@ def _small_task(folder: Path) -> Callable[[], list[str]]:
         whole = (folder / TRUNCATED.name).read_bytes()
         # the index (moov) is at the end of the file, so what is left has none
         writers.write_bytes(folder / TRUNCATED.name, whole[: len(whole) * 6 // 10])
-        return [i.name for i in IMAGES] + [name for name, _, _ in SOUNDS] + [*BROKEN]
 
-    return task
+    return _Task((*(i.name for i in IMAGES), *(name for name, _, _ in SOUNDS), *BROKEN), write)
 
 
 def _json(value: object) -> bytes:

@@ -266,6 +266,22 @@ def test_second_run_does_nothing(folder: Path) -> None:
 
 
 @pytest.mark.engine
+def test_lost_files_are_written_again(folder: Path) -> None:
+    """Of a complete set that lost a film and a sidecar, both come back; nothing else is written but the film's copies. The set's other tests
+    come after, so what came back is looked at as all is."""
+    film, sidecar = "tilt_up.mp4", f"{IMAGES[0].name}.json"
+    family = [film, *(copy.name for copy in COPIES if copy.of == film)]
+    before, fields = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}, (folder / sidecar).read_bytes()
+    (folder / film).unlink()
+    (folder / sidecar).unlink()
+    made: list[str] = []
+    samples.generate(folder, made.append)
+    assert made == family and (folder / sidecar).read_bytes() == fields
+    after = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
+    assert after.keys() == before.keys() and {name for name in after if after[name] != before[name]} == {*family, sidecar}
+
+
+@pytest.mark.engine
 def test_videos_are_what_the_truth_says(folder: Path, known: dict[str, Any]) -> None:
     """Every video has the stated size, turn, frames, duration and sound; every cut is at its time and seen; borders are black."""
     for name, truth in known.items():
