@@ -1,5 +1,6 @@
 """Clips with known effects, made of real ones: Ken Burns slideshows, loops, strobes, speed ramps, frozen tails; and the clips as they are."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -27,31 +28,38 @@ class Case:
     frames: list[np.ndarray]
 
 
-def read_frames(path: Path, limit: int = 160, from_s: float = 0, to_s: float = float("inf")) -> list[np.ndarray]:
-    """The first frames of a video in a stretch of time at SIZE, RGB, at FPS by repeating or leaving out; empty for a short one."""
+def read_frames(path: Path, limit: int = 160, from_s: float = 0, to_s: float = float("inf"), converted: bool = False) -> list[np.ndarray]:
+    """The first frames of a video in a stretch of time at SIZE, RGB; empty for a short one.
+
+    Each frame once, of 50 or 60 a second every second one: shown at FPS, all at one pace. Or `converted` to FPS as players do, by repeating
+    and leaving out, which makes a cadence of its own.
+    """
     import av
 
     frames: list[np.ndarray] = []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        first: float | None = None
-        due = 0.0
+        every = max(1, round(float(stream.average_rate or FPS) / FPS))
+        first, due, n = None, 0.0, 0
         for frame in container.decode(stream):
             if frame.pts is None:
                 continue
             at = float(frame.pts * stream.time_base)
             if first is None:
                 first, due = at, at + from_s
-            if at >= first + to_s:
+            if at >= first + to_s or len(frames) >= limit:
                 break
-            picture = None
-            while at >= due - 1e-3 and len(frames) < limit:
-                picture = frame.to_ndarray(format="rgb24", width=SIZE[0], height=SIZE[1]) if picture is None else picture
-                frames.append(picture)
-                due += 1 / FPS
-            if len(frames) >= limit:
-                break
-    return frames if len(frames) >= N_FRAMES else []
+            if at < first + from_s - 1e-3:
+                continue
+            if converted:
+                times = max(0, math.floor((at - due + 1e-3) * FPS) + 1)
+                due += times / FPS
+            else:
+                times = int(n % every == 0)
+                n += 1
+            if times:
+                frames += [frame.to_ndarray(format="rgb24", width=SIZE[0], height=SIZE[1])] * times
+    return frames[:limit] if len(frames) >= N_FRAMES else []
 
 
 def read_picture(path: Path) -> np.ndarray:

@@ -18,7 +18,7 @@ from curation.shots import false_cuts
 from curation.tracks import Recorder, Track, Tracks
 from manifests.records import Clip
 
-VERSION = "7"
+VERSION = "8"
 COLUMNS = ("shots_per_s", "slideshow_score", "loop_score", "strobe_per_s", "speed_ramp")
 NEEDS = ("shots", "motion", "camera", "signature", "bends")
 

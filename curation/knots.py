@@ -6,13 +6,14 @@ from it: of where motion changes, and of how it keeps in between. Even pans show
 what a slower pan would have shown.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view as windows
 
-from curation.bends import cells_motion
+from curation.bends import cells_motion, turns
 from curation.tracks import Track
 
 _SPIKE = 1.3
@@ -28,7 +29,8 @@ class KnotsConfig:
     n_phases: int = 8  # … and with the first knot in so many places
     change_frames: tuple[int, ...] = (30, 42, 54)  # motion is to change at the knots of so many frames …
     change_beside: int = 48  # … and no longer at those of so many frames before and after
-    change_usual: int = 12  # what a frame shows is ranked among so many before and after
+    change_usual: int = 12  # what a frame shows is ranked among so many before and after …
+    turn_faint: float = 0.02  # … turns only where they differ by more: those of an even pan do by less, in the encoder's order
     keep_frames: int = 48  # motion is to keep between the knots of so many frames …
     keep_every: int = 4  # … looked at from each so many frames on …
     keep_error: float = 0.01  # … but for so much of it, squared …
@@ -47,12 +49,24 @@ def changes_at_knots(bends: Track, step: np.ndarray, cfg: KnotsConfig) -> float:
 
     A z-score, the largest over stretches, paces and places of the first knot; 0 where nothing is slower. `step` [n]: levels a frame.
     """
+    return _at_knots(lambda: (bends["unlike"], bends["turn"], _unevenness(cells_motion(bends))), step, 0.0, cfg)
+
+
+def turns_at_knots(bends: Track, step: np.ndarray, cfg: KnotsConfig) -> float:
+    """How far the way over two and three frames turns there, a z-score as above: mixtures at a slow pace differ by less than coding does from
+    one to the next."""
+    return _at_knots(lambda: (turns(bends, 2), turns(bends, 3)), step, cfg.turn_faint, cfg)
+
+
+def _at_knots(signals: Callable[[], Sequence[np.ndarray]], step: np.ndarray, faint: float, cfg: KnotsConfig) -> float:
+    """How much larger the signals, ranked and added, are at knots."""
     n, paces, best = len(step), _paces(cfg), 0.0
     fits = {f: _fits(step, f, paces, cfg) for f in cfg.change_frames if n >= f + cfg.fast_frames}
     sought = np.any([f.any(1) for f in fits.values()], 0) if fits else np.zeros(len(paces), bool)
-    signals = (bends["unlike"], bends["turn"], _unevenness(cells_motion(bends))) if sought.any() else ()
-    change = np.sum([_ranked(s.astype(np.float64), cfg.change_usual) for s in signals], 0)
-    if not np.any(change):
+    if not sought.any():
+        return 0.0
+    change = np.sum([_ranked(s.astype(np.float64), cfg.change_usual, faint) for s in signals()], 0)
+    if not change.any():
         return 0.0
     change = (change / change.std()).astype(np.float32)
     for some in _portions(np.flatnonzero(sought), cfg.n_phases * n):
@@ -176,8 +190,8 @@ def _unevenness(motion: np.ndarray) -> np.ndarray:
     return np.concatenate([[np.nan], changes])
 
 
-def _ranked(values: np.ndarray, beside: int) -> np.ndarray:
-    """Where each is among those of so many places before and after, -1 the least to 1 the most; 0 for nan."""
+def _ranked(values: np.ndarray, beside: int, faint: float) -> np.ndarray:
+    """Where each is among those of so many places before and after, -1 the least to 1 the most; what differs by up to `faint` is alike. 0 for nan."""
     around = windows(np.pad(values, beside, constant_values=np.nan), 2 * beside + 1)
-    less, more = (around < values[:, None]).sum(1), (around > values[:, None]).sum(1)
-    return np.asarray(np.where(np.isnan(values), 0, (less - more) / np.maximum(1, less + more)))
+    less, more = (around < values[:, None] - faint).sum(1), (around > values[:, None] + faint).sum(1)
+    return np.asarray(np.where(np.isnan(values), 0, (less - more) / np.maximum(1, (~np.isnan(around)).sum(1) - 1)))

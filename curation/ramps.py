@@ -1,8 +1,9 @@
 """Speed ramps: footage whose pace changes because it was slowed down afterwards, told by the frames that were made for it.
 
-Three evidences, of which the strongest counts: a cadence of repeats or mixtures in the slower part alone; motion that changes at the knots
-of a slower pace, and motion that keeps between them (knots.py). The two latter see made frames that are no mixtures of their neighbours,
-as those by optical flow.
+Four evidences, of which the strongest counts: a cadence of repeats or mixtures in the slower part alone; a way that turns, and motion that
+changes, at the knots of a slower pace, and motion that keeps between them (knots.py). The latter two see made frames that are no mixtures of
+their neighbours, as those by optical flow. Encoders make mixtures of their own (B-frames), and conversions repeats; so a cadence counts with
+how far the way turns at the knots of its pace.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view as windows
 
-from curation.knots import KnotsConfig, changes_at_knots, keeps_between_knots, steady
+from curation.knots import KnotsConfig, changes_at_knots, keeps_between_knots, steady, turns_at_knots
 from curation.ranks import median
 from curation.tracks import Track
 
@@ -36,16 +37,22 @@ class RampConfig:
     repeat_share: float = 0.12  # a frame repeats when it moves by less than this share of what the frames around do
     cadence_made: int = 7  # a cadence has at most so many mixtures or repeats on end …
     cadence_new: int = 5  # … and so many others
-    changes_weight: float = 0.0667  # a z-score of changes at knots counts as much as such a fall of a cadence …
+    cadence_weight: float = 0.767  # a fall of a cadence counts so much …
+    cadence_turns: float = 0.065  # … and with it so much a z-score of turns at knots …
+    cadence_usual: float = 1.5  # … over what even pans show …
+    cadence_least: float = 1.0  # … where it is as large as this: of the others none agrees with a change of pace
+    turns_weight: float = 0.087  # alone, a z-score of turns at knots counts so much …
+    changes_weight: float = 0.0667  # … one of changes at knots so much …
     keeps_weight: float = 0.12  # … and one of what keeps between them
     knots: KnotsConfig = field(default_factory=KnotsConfig)
 
 
 def speed_ramp(bends: Track, motion: Track, cfg: RampConfig) -> float | None:
-    """How surely a stretch was slowed down beside a faster one, 0 to 1, in units of the first of three evidences; the strongest counts.
+    """How surely a stretch was slowed down beside a faster one, 0 to 1; of the evidences the strongest counts.
 
-    The fall of the share of repeated or mixed frames from the slower stretch to the faster; the median over stretches of several lengths, as a
-    single one meets an accident now and then. Motion that changes at knots, and that keeps between them (see `knots.py`).
+    The fall of the share of repeated or mixed frames from the slower stretch to the faster, the median over stretches of several lengths, as a
+    single one meets an accident now and then; with it, turns at knots. These alone; motion that changes at knots, and that keeps between them
+    (see `knots.py`).
 
     Footage slowed down afterwards has fewer pictures than frames, at a regular cadence; film at an even rate that was converted has it
     throughout. A change of pace without a cadence (frames left out, a fast camera) looks as if the scene changed its pace: not seen here.
@@ -59,9 +66,11 @@ def speed_ramp(bends: Track, motion: Track, cfg: RampConfig) -> float | None:
     bends = bends.between(int(motion.pts_us[2]), 1 << 62)
     bend = np.nan_to_num(bends["bend"].astype(np.float64))
     fall = median(np.array([_fall_of_cadence(step, bend, width, cfg) for width in widths]))
+    turns = turns_at_knots(bends, step, cfg.knots)
+    cadence = cfg.cadence_weight * fall + cfg.cadence_turns * (turns - cfg.cadence_usual) if fall and turns >= cfg.cadence_least else 0.0
     changes = cfg.changes_weight * changes_at_knots(bends, step, cfg.knots)
     keeps = cfg.keeps_weight * keeps_between_knots(bends, step, cfg.knots)
-    return min(1.0, max(fall, changes, keeps))
+    return min(1.0, max(cadence, cfg.turns_weight * turns, changes, keeps))
 
 
 def _fall_of_cadence(step: np.ndarray, bend: np.ndarray, width: int, cfg: RampConfig) -> float:

@@ -33,7 +33,7 @@ from curation.tracks import Track
 from curation.vectors import VectorWatch
 from manifests.records import Asset
 
-VERSION = "10"
+VERSION = "11"
 """Version of what is observed: a change of any observer is a new one."""
 
 

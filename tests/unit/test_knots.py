@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from curation.bends import FIELDS, GRID, BendObserver, cells_motion
-from curation.knots import KnotsConfig, changes_at_knots, keeps_between_knots, steady
+from curation.bends import FIELDS, GRID, BendObserver, cells_motion, turns
+from curation.knots import KnotsConfig, changes_at_knots, keeps_between_knots, steady, turns_at_knots
 from curation.observe import Frame, after
 from curation.orientation import Orientation
 from curation.ramps import RampConfig, speed_ramp
@@ -42,9 +42,18 @@ def track_of(velocity: np.ndarray, noise: float = 0.02) -> tuple[Track, np.ndarr
     steps = np.linalg.norm(velocity, axis=1)
     unlike = np.abs(np.diff(steps, prepend=steps[0])) / (steps + np.roll(steps, 1))
     turned = np.sum(velocity * np.roll(velocity, 1, 0), 1) / (steps * np.roll(steps, 1))
-    values = np.stack([np.zeros(n), -turned, unlike], 1).astype(np.float32)
+    way = np.concatenate([np.zeros((1, 2)), np.cumsum(velocity, 0)])
+    values = np.stack([np.zeros(n), -turned, turned_over(way, 2), turned_over(way, 3), unlike], 1).astype(np.float32)
     pictures = motion.reshape(n, cells, 2).view(np.uint8).reshape(n, cells, 4)
     return Track(name="bends", fields=FIELDS, pts_us=np.arange(n) * 41_667, values=values, pictures=pictures), steps
+
+
+def turned_over(way: np.ndarray, lag: int) -> np.ndarray:
+    """Minus the cosine between steps so many frames long, from twice as many before each place of the way [n + 1, 2] but the first."""
+    step = way[lag:] - way[:-lag]
+    length = np.linalg.norm(step, axis=1)
+    found = -np.sum(step[lag:] * step[:-lag], 1) / np.maximum(length[lag:] * length[:-lag], 1e-9)
+    return np.concatenate([np.full(2 * lag - 1, np.nan), found])
 
 
 def slowed(velocity: np.ndarray, pace: float) -> np.ndarray:
@@ -56,7 +65,7 @@ def slowed(velocity: np.ndarray, pace: float) -> np.ndarray:
 
 @pytest.mark.parametrize("pace", [0.23, 0.31, 0.47])
 def test_made_frames_keep_their_motion_and_change_it_at_knots(pace: float) -> None:
-    """A shaken camera slowed down afterwards shows both evidences, over what counts as a ramp; one that is slow by itself shows neither."""
+    """A shaken camera slowed down afterwards shows both evidences of motion, over what counts as a ramp; one that is slow by itself shows neither."""
     ramp, slow = slowed(shaken(1, 200), pace), np.concatenate([shaken(1, N_FAST), pace * shaken(2, N_SLOW)])
     weights = RampConfig()
     for velocity, is_ramp in ((ramp, True), (slow, False)):
@@ -70,7 +79,21 @@ def test_an_even_pan_and_an_even_pace_show_nothing() -> None:
     even = slowed(np.tile([1.5, 0.5], (200, 1)), 0.31)
     assert keeps_between_knots(*track_of(even), CFG) * RampConfig().keeps_weight < 0.33
     throughout = slowed(shaken(1, 200), 0.31)[N_FAST:]
-    assert keeps_between_knots(*track_of(throughout), CFG) == 0 == changes_at_knots(*track_of(throughout), CFG)
+    for evidence in (keeps_between_knots, changes_at_knots, turns_at_knots):
+        assert evidence(*track_of(throughout), CFG) == 0
+
+
+def test_faint_turns_are_alike() -> None:
+    """An even pan that gets slower and turns by a hundredth at each third frame, as encoders make it: told as knots where so little counts, and
+    not with the setting."""
+    bends, steps = track_of(np.concatenate([np.tile([1.5, 0.5], (N_FAST, 1)), np.tile([0.5, 0.17], (N_SLOW, 1))]))
+    values = bends.values.copy()
+    for name in ("turn_2", "turn_3"):
+        values[:, FIELDS.index(name)] = -0.9
+        values[N_FAST::3, FIELDS.index(name)] += 0.01
+    bends = replace(bends, values=values)
+    assert RampConfig().turns_weight * turns_at_knots(bends, steps, replace(CFG, turn_faint=0)) >= 0.33
+    assert turns_at_knots(bends, steps, CFG) == 0
 
 
 def test_beside_a_rest_nothing_is_told() -> None:
@@ -105,7 +128,7 @@ def test_what_comes_to_rest_has_no_pace() -> None:
 def test_short_clips_hold_no_evidence() -> None:
     """Fewer frames than a stretch and a faster one beside it: 0, whatever they show; the ramp's score is then that of its cadence, or none."""
     bends, steps = track_of(slowed(shaken(1, 200), 0.31)[:36])
-    assert changes_at_knots(bends, steps, CFG) == 0 == keeps_between_knots(bends, steps, CFG)
+    assert changes_at_knots(bends, steps, CFG) == turns_at_knots(bends, steps, CFG) == 0 == keeps_between_knots(bends, steps, CFG)
     motion = Track(name="motion", fields=("motion",), pts_us=bends.pts_us, values=steps[:, None].astype(np.float32))
     assert speed_ramp(bends, motion, RampConfig()) == 0
     assert speed_ramp(bends.between(0, 400_000), motion.between(0, 400_000), RampConfig()) is None
@@ -143,13 +166,15 @@ def test_cells_say_how_they_move() -> None:
 
 
 def test_a_row_a_frame_whatever_waits() -> None:
-    """130 frames, more than are worked out at once: a row each in their order, the same as of a part of them alone where both have two steps."""
+    """130 frames, more than are worked out at once: a row each in their order, the same as of a part of them alone where both have two steps
+    of every length; before that nothing is said."""
     rng = np.random.Generator(np.random.Philox(key=5))
     frames = [rng.integers(16, 235, (90, 160), dtype=np.uint8) for _ in range(130)]
     whole, part = watched(frames), watched(frames[60:])
     assert (whole.pts_us == np.arange(130) * 41_667).all()
-    assert np.isnan(whole.values[:2]).all() and not np.isnan(whole.values[2:]).any()
-    np.testing.assert_array_equal(whole.values[62:], part.values[2:])
+    for name, n in {"bend": 2, "turn": 2, "turn_2": 4, "turn_3": 6, "unlike": 2}.items():
+        assert np.isnan(whole[name][:n]).all() and not np.isnan(whole[name][n:]).any()
+    np.testing.assert_array_equal(whole.values[66:], part.values[6:])
     np.testing.assert_array_equal(whole.pictures[61:], part.pictures[1:])
 
 
@@ -162,6 +187,25 @@ def test_a_bend_is_none_for_mixtures() -> None:
     assert np.isnan(bends[[0, 1, 3, 4]]).all()
     assert bends[2] == pytest.approx(0, abs=0.02)
     assert bends[5] == pytest.approx(1)
+
+
+def test_longer_turns_are_about_the_same_frame() -> None:
+    """Light that rises up to the tenth frame and falls after it comes back about that frame whatever the length of the steps, and goes straight
+    on elsewhere; near the ends, and where a step would begin more than two frames before the rows, nothing is known."""
+    levels = [*range(20, 120, 10), *range(103, 30, -7)]
+    track = watched([np.full((90, 160), v, np.uint8) for v in levels])
+    rows = track.between(2 * 41_667, 1 << 62)  # as a measure has them: without the first two frames
+    about = rows["turn"].argmax()
+    assert rows["turn"][about] == pytest.approx(1) and about == 8  # the row after the tenth frame's
+    for lag in (2, 3):
+        found = turns(rows, lag)
+        assert len(found) == len(rows) and found[about] == pytest.approx(1)
+        known = ~np.isnan(found)
+        assert np.flatnonzero(known).tolist() == list(range(lag - 1, len(rows) - lag + 1))
+        far = known & (np.abs(np.arange(len(rows)) - about) >= lag)
+        assert found[far] == pytest.approx(-1)
+    later = track.between(6 * 41_667, 1 << 62)  # rows that look back to frames before them
+    assert np.isnan(turns(later, 3)[:2]).all() and not np.isnan(turns(later, 3)[2:-2]).any()
 
 
 def test_a_turn_is_straight_on_or_back() -> None:

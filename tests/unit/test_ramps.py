@@ -1,5 +1,6 @@
 """Speed ramps by the cadence of made frames: each is told from a change of pace that was filmed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,20 +14,22 @@ from curation.tracks import Track, by_name
 from tests.media_makers import pan, scene, write_video
 
 CFG = RampConfig()
+CADENCE = RampConfig(cadence_weight=1, cadence_turns=0, cadence_least=0, turns_weight=0, changes_weight=0, keeps_weight=0)
+"""The fall of the cadence alone."""
 
 
-def ramp_of(tmp_path: Path, frames: list[np.ndarray], fps: int = 24) -> float | None:
-    """The score of the frames as a video."""
-    path = str(write_video(tmp_path / "ramp.mp4", frames, fps=fps))
+def ramp_of(tmp_path: Path, frames: list[np.ndarray], cfg: RampConfig = CFG) -> float | None:
+    """The score of the frames as a video of 24 a second."""
+    path = str(write_video(tmp_path / "ramp.mp4", frames, fps=24))
     found = by_name(tracks_of(path, [BendObserver(), MotionWatch()]))
-    return speed_ramp(found["bends"], found["motion"], CFG)
+    return speed_ramp(found["bends"], found["motion"], cfg)
 
 
-def ramp_score(step: np.ndarray, bend: np.ndarray, cfg: RampConfig = CFG) -> float | None:
-    """The score of these steps and bends at 24 frames a second."""
+def ramp_score(step: np.ndarray, bend: np.ndarray, cfg: RampConfig = CADENCE) -> float | None:
+    """The fall of the cadence of these steps and bends at 24 frames a second."""
     times, still = np.arange(len(step)) * 41_667, np.zeros((len(step), GRID[0] * GRID[1], 4), np.uint8)
     motion = Track(name="motion", fields=("motion",), pts_us=times, values=step[:, None].astype(np.float32))
-    rows = np.stack([bend, np.zeros(len(step)), np.zeros(len(step))], 1).astype(np.float32)
+    rows = np.stack([bend, *np.zeros((len(FIELDS) - 1, len(step)))], 1).astype(np.float32)
     bends = Track(name="bends", fields=FIELDS, pts_us=times, values=rows, pictures=still)
     return speed_ramp(bends, motion, cfg)
 
@@ -48,25 +51,41 @@ def test_a_ramp_is_a_cadence_in_the_slower_part_alone(tmp_path: Path) -> None:
     assert ramp_of(tmp_path, source[:20]) is None
 
 
+def hand_held(seed: int, n: int, pace: float = 1.0) -> np.ndarray:
+    """Where a camera that pans by 4 px a frame and is held by hand looks [n, 2]; at a pace."""
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    return np.array([5.0, 60.0]) + np.cumsum(pace * (np.array([4.0, 0.0]) + rng.normal(0, 1.0, (n, 2))), 0)
+
+
+def looked_at(path_px: np.ndarray) -> list[np.ndarray]:
+    """What is seen from these places."""
+    picture = cv2.GaussianBlur(scene(1, 900, 400), (5, 5), 0)
+    return [cv2.warpAffine(picture, np.float32([[1, 0, -x], [0, 1, -y]]), (320, 192)) for x, y in path_px]
+
+
+def slow_by_itself(way: np.ndarray, seed: int, pace: float) -> np.ndarray:
+    """The first 40 places of the way, then 80 of another camera at a pace."""
+    return np.concatenate([way[:40], way[39] + hand_held(seed, 80, pace) - [5, 60]])
+
+
 def test_made_frames_that_are_no_mixtures_are_told_once_coded(tmp_path: Path) -> None:
     """A hand-held pan slowed to 0.31 by frames moved a part of the way, coded as H.264: a ramp, though the cadence alone tells none; one that
     is filmed at that pace is none."""
-    picture = cv2.GaussianBlur(scene(1, 700, 400), (5, 5), 0)
-
-    def shown(path_px: np.ndarray) -> list[np.ndarray]:
-        return [cv2.warpAffine(picture, np.float32([[1, 0, -x], [0, 1, -y]]), (320, 192)) for x, y in path_px]
-
-    rng = np.random.Generator(np.random.Philox(key=4))
-    way = np.array([5.0, 60.0]) + np.cumsum(np.array([4.0, 0.0]) + rng.normal(0, 1.0, (80, 2)), 0)
-    at = np.concatenate([np.arange(40), 39 + 0.31 * np.arange(1, 81)])
+    way, pace = hand_held(4, 80), 0.31
+    at = np.concatenate([np.arange(40), 39 + pace * np.arange(1, 81)])
     ramp = np.stack([np.interp(at, np.arange(80), way[:, k]) for k in (0, 1)], 1)
-    slow = np.concatenate([way[:40], way[39] + np.cumsum(0.31 * (np.array([4.0, 0.0]) + rng.normal(0, 1.0, (80, 2))), 0)])
-    scores = {}
-    for name, path_px in (("ramp", ramp), ("slow", slow)):
-        path = str(write_video(tmp_path / f"{name}.mp4", shown(path_px), fps=24))
-        found = by_name(tracks_of(path, [BendObserver(), MotionWatch()]))
-        scores[name] = [speed_ramp(found["bends"], found["motion"], c) for c in (CFG, RampConfig(changes_weight=0, keeps_weight=0))]
-    assert scores["ramp"][0] >= 0.33 > max(scores["ramp"][1], *scores["slow"])
+    ramped, slow = looked_at(ramp), looked_at(slow_by_itself(way, 5, pace))
+    assert ramp_of(tmp_path, ramped) >= 0.33 > max(ramp_of(tmp_path, ramped, CADENCE), ramp_of(tmp_path, slow))
+
+
+def test_mixtures_at_a_slow_pace_are_told_once_coded(tmp_path: Path) -> None:
+    """The same slowed to a fifth by mixtures, which differ by less than coding does from one to the next: told by longer turns alone."""
+    way, pace = hand_held(1, 80), 0.2
+    source = looked_at(way)
+    ramped = [mixture(source, t) for t in np.concatenate([np.arange(40), 39 + pace * np.arange(1, 81)])]
+    without = replace(CFG, turns_weight=0)
+    assert ramp_of(tmp_path, ramped) >= 0.33 > ramp_of(tmp_path, ramped, without)
+    assert ramp_of(tmp_path, looked_at(slow_by_itself(way, 5, pace))) < 0.33
 
 
 def test_rest_and_a_slower_camera_are_no_ramps(tmp_path: Path) -> None:
@@ -96,6 +115,14 @@ def test_a_cadence_stands_out_and_is_gone_in_the_faster_part() -> None:
     assert ramp_score(step, np.concatenate([np.tile([0.01, 0.01, 0.1], 14)[:40], fast / 10])) < 0.1
 
 
+def test_a_cadence_counts_where_the_way_turns_at_its_knots() -> None:
+    """The same cadence without a turn at the knots of its pace, as an encoder's own mixtures show it, is no ramp: the fall of the cadence alone
+    takes it for one."""
+    step = np.array([1.0] * 40 + [2.5] * 40)
+    bend = np.concatenate([np.tile([0.01, 0.01, 0.1], 14)[:40], np.full(40, 0.08)])
+    assert ramp_score(step, bend, CADENCE) > 0.5 and ramp_score(step, bend, CFG) == 0
+
+
 def test_a_slow_change_of_pace_is_no_ramp() -> None:
     """A zoom whose frames of one kind are coded as mixtures, and that gets faster over seconds while that cadence fades, scores below the
     rule's 0.33: what is a long time apart is not compared."""
@@ -110,6 +137,6 @@ def test_one_length_of_stretch_decides_nothing() -> None:
     bend = np.tile([0.0, 0.0, 0.3], 20)
     step = np.tile([2.0, 0.05, 2.0], 20)
     step[24:33], bend[24:33] = 2.6, 0.2
-    alone = [ramp_score(step, bend, RampConfig(windows_us=(us,))) for us in CFG.windows_us]
+    alone = [ramp_score(step, bend, replace(CADENCE, windows_us=(us,))) for us in CFG.windows_us]
     assert ramp_score(step, bend) == float(np.median(alone))
     assert max(alone) >= 0.33 > float(np.median(alone))
