@@ -1,6 +1,6 @@
 """How a picture changes from frame to frame, finely enough to show where footage that was slowed down afterwards changes its motion.
 
-Measured: 50 us a frame, 4 KB a second of video at 24 frames a second.
+Measured: 60 us a frame, 4 KB a second of video at 24 frames a second.
 """
 
 from collections import deque
@@ -64,11 +64,11 @@ class BendObserver:
             self._past.clear()
             self._squares.clear()
         squares = {n: cv2.norm(frame.y, self._past[-n], cv2.NORM_L2SQR) for n in _APART if n <= len(self._past)}
-        turns = [_turn(self._squares[-lag].get(lag), squares[lag], squares.get(2 * lag)) if lag in squares else _NAN for lag in _LAGS]
+        turned = [_turn(self._squares[-lag].get(lag), squares[lag], squares.get(2 * lag)) if lag in squares else _NAN for lag in _LAGS]
         now, bend = _Plane(frame.half(), cv2.spatialGradient(frame.half()), frame.change), _NAN
-        if self._last and turns[0] == turns[0]:
+        if self._last and turned[0] == turned[0]:
             bend = 1 - cv2.norm(frame.y, self._past[-2], cv2.NORM_L1) / ((self._last.change + frame.change) * frame.y.size)
-        self._waiting.append((frame.pts_us, bend, turns))
+        self._waiting.append((frame.pts_us, bend, turned))
         self._cells.append(_products(self._last, now) if self._last and squares.get(1) else _NOTHING)
         self._past.append(frame.y)
         self._squares.append(squares)
@@ -82,8 +82,8 @@ class BendObserver:
         changes = cells[..., 5] if self._changes is None else np.concatenate([self._changes[None], cells[..., 5]])
         unlike = np.abs(np.diff(changes, axis=0)).sum(1) / (changes[1:] + changes[:-1] + _STILL).sum(1)
         unlike = np.concatenate([[np.nan] * (len(cells) - len(unlike)), unlike])
-        for k, (pts_us, bend, turns) in enumerate(self._waiting):
-            self._recorder.add(pts_us, bend, *turns, float(unlike[k]) if turns[0] == turns[0] else _NAN, picture=motion[k])
+        for k, (pts_us, bend, turned) in enumerate(self._waiting):
+            self._recorder.add(pts_us, bend, *turned, float(unlike[k]) if turned[0] == turned[0] else _NAN, picture=motion[k])
         self._changes, self._waiting, self._cells = cells[-1, :, 5], [], []
 
     def finish(self) -> list[Track]:
