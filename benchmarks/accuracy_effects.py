@@ -7,7 +7,8 @@ shake, unsteadiness or cuts a second; the thresholds were chosen on these videos
 and pictures as slideshows (`effects_truth.py`), from a seed that was not looked at while the settings were chosen; the settings for loops,
 strobes and slideshows were chosen on other draws of the same clips, so others that were never looked at are told alone; those for ramps on
 other ramps of the same clips. A ramp is also to be told from every shot of 2.5 s or longer that is no ramp: false alarms on these are told,
-and on the same shots coded as small as the generated clips, where a codec's cadence is taken for an editor's more often.
+and on the same shots coded as small as the generated clips, where a codec's cadence is taken for an editor's more often: each frame once, as
+the generated clips have them, and converted to their rate by repeating and leaving out, which adds a cadence.
 """
 
 import json

@@ -50,9 +50,9 @@ class RampConfig:
 def speed_ramp(bends: Track, motion: Track, cfg: RampConfig) -> float | None:
     """How surely a stretch was slowed down beside a faster one, 0 to 1; of the evidences the strongest counts.
 
-    The fall of the share of repeated or mixed frames from the slower stretch to the faster, the median over stretches of several lengths, as a
-    single one meets an accident now and then; with it, turns at knots. These alone; motion that changes at knots, and that keeps between them
-    (see `knots.py`).
+    These are the fall of the share of repeated or mixed frames from the slower stretch to the faster (the median over stretches of several
+    lengths, as a single one meets an accident now and then) together with turns at knots; such turns alone; motion that changes at knots; and
+    motion that keeps between them (see `knots.py`).
 
     Footage slowed down afterwards has fewer pictures than frames, at a regular cadence; film at an even rate that was converted has it
     throughout. A change of pace without a cadence (frames left out, a fast camera) looks as if the scene changed its pace: not seen here.
