@@ -1,9 +1,9 @@
 """Knots: the frames at which footage that was slowed down afterwards changes its motion, as it reaches the next picture of its source.
 
 Between two pictures of the source a made frame is a part of the way; so motion keeps from frame to frame, and changes where the way to the
-next picture begins. At a pace of r pictures a frame knots come 1/r frames apart, a pattern that film does not have. Two evidences follow
-from it: of where motion changes, and of how it keeps in between. Even pans show neither: what is made between two of their pictures is
-what a slower pan would have shown.
+next picture begins. At a pace of r pictures a frame knots come 1/r frames apart, a pattern that film does not have. Three evidences follow
+from it: of where motion changes, of where the way over some frames turns, and of how motion keeps in between. Even pans show little: what is
+made between two of their pictures is what a slower pan would have shown.
 """
 
 from collections.abc import Callable, Sequence

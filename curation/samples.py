@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from curation import sample_writers as writers
@@ -253,8 +254,10 @@ def _small_task(folder: Path) -> _Task:
         writers.write_bytes(folder / "empty.mp4", b"")
         writers.write_bytes(folder / "notes.mp4", b"These are notes and not a film.\n" * 40)
         writers.write_bytes(folder / "noise.jpg", keyed("noise.jpg").bytes(4096))
-        writers.write_film(folder / TRUNCATED.name, TRUNCATED)
-        whole = (folder / TRUNCATED.name).read_bytes()
+        with TemporaryDirectory() as apart:  # in its place, a kill would leave it whole, and it would count as there
+            path = Path(apart) / TRUNCATED.name
+            writers.write_film(path, TRUNCATED)
+            whole = path.read_bytes()
         # the index (moov) is at the end of the file, so what is left has none
         writers.write_bytes(folder / TRUNCATED.name, whole[: len(whole) * 6 // 10])
 
